@@ -1,0 +1,42 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer; the first of them sets up .venv.
+# Another interpreter: `make demo PYTHON=/path/to/python3.12`. More pytest arguments: `make test ARGS="-k operators"`.
+
+SHELL  := /bin/bash
+PYTHON ?= python3 python3.13 python3.12 python3.11
+ARGS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@$(BIN)/p2l demo
+
+test: $(READY)
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+# A candidate must run (a version manager's shim may not) and be able to make environments.
+# On a GPU machine the exact pin of torch is left out: that pin is what selects the CPU wheel.
+$(READY): pyproject.toml constraints.txt
+	@for candidate in $(PYTHON); do \
+	    if $$candidate -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "No Python 3.11 or newer with the venv module among: $(PYTHON)." >&2; \
+	    echo "Install one, or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$python --version); the packages take a few minutes ..."; \
+	$$python -m venv $(VENV)
+	@if nvidia-smi -L >/dev/null 2>&1; then pin='^torch=='; else pin='^$$'; fi; \
+	grep -v "$$pin" constraints.txt > $(VENV)/constraints.txt
+	@$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev,gcs,s3]'
+	@touch $@

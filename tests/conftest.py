@@ -1,0 +1,35 @@
+"""Fixtures every folder shares: one local Ray cluster and one small model a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from p2l_engine.model import LatentDiffusion
+
+# Ray's workers and the commands that tests start inherit these.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A real local cluster; its logical CPUs leave room for reads and writes beside the actors."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> LatentDiffusion:
+    """The shipped model on the CPU in float32."""
+    from p2l_engine import load_model
+
+    return load_model("tiny", device="cpu", dtype="float32")
