@@ -1,0 +1,140 @@
+import pytest
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler
+
+from p2l_engine.schedule import ddim_step, make_schedule, posterior_mean, read_forward_process
+
+SD14 = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+
+def sd14_schedule(steps, **changes):
+    process = read_forward_process({**SD14, **changes})
+    return process, make_schedule(
+        process.alphas_cumprod, steps, process.set_alpha_to_one, process.steps_offset, process.spacing
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "last"), [(1000, 999, 0), (200, 996, 1), (50, 981, 1), (3, 667, 1), (1, 1, 1)]
+)
+def test_leading_spacing_stays_inside_the_table(steps, first, last):
+    process, schedule = sd14_schedule(steps)
+    assert schedule.timesteps.dtype == torch.int64
+    assert len(schedule.timesteps) == steps
+    assert (schedule.timesteps[0], schedule.timesteps[-1]) == (first, last)
+    assert (schedule.timesteps.diff() < 0).all()
+    assert schedule.alpha_bar[0] == process.alphas_cumprod[first]
+    assert schedule.alpha_bar[-1] == process.alphas_cumprod[last]
+
+
+@pytest.mark.parametrize("steps", [1000, 200, 50, 3])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("to_one", [True, False])
+def test_each_step_starts_where_the_one_before_ended_and_the_last_ends_at_the_final_alpha(
+    steps, spacing, to_one
+):
+    process, schedule = sd14_schedule(steps, timestep_spacing=spacing, set_alpha_to_one=to_one)
+    assert torch.equal(schedule.alpha_bar_prev[:-1], schedule.alpha_bar[1:])
+    assert schedule.alpha_bar_prev[-1] == (1.0 if to_one else process.alphas_cumprod[0])
+    assert (schedule.alpha_bar_prev >= schedule.alpha_bar).all()
+    assert schedule.alpha_bar.dtype == schedule.alpha_bar_prev.dtype == torch.float64
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [3, 20, 50, 200])
+def test_timesteps_are_those_of_diffusers(steps, spacing):
+    _, schedule = sd14_schedule(steps, timestep_spacing=spacing)
+    theirs = DDIMScheduler(num_train_timesteps=1000, steps_offset=1, timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    assert schedule.timesteps.tolist() == theirs.timesteps.tolist()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"beta_schedule": "linear"},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"trained_betas": [0.1, 0.2, 0.3]},
+        {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True},
+    ],
+)
+def test_alphas_are_those_of_diffusers(changes):
+    config = {**SD14, **changes}
+    scheduler = {"PNDMScheduler": PNDMScheduler, "DDIMScheduler": DDIMScheduler}[config["_class_name"]]
+    theirs = scheduler.from_config(config)
+    ours = read_forward_process(config)
+    assert ours.alphas_cumprod.dtype == torch.float64
+    torch.testing.assert_close(ours.alphas_cumprod.float(), theirs.alphas_cumprod, rtol=2e-4, atol=1e-7)
+    assert (ours.alphas_cumprod > 0).all()
+
+
+def test_trajectory_is_that_of_diffusers_ddim_at_50_steps():
+    _, schedule = sd14_schedule(50)
+    theirs = DDIMScheduler.from_config({**SD14, "_class_name": "DDIMScheduler", "clip_sample": False})
+    theirs.set_timesteps(50)
+    start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def predict(z, t):
+        return torch.tanh(z) * (0.5 + t / 2000)
+
+    mine = z = start
+    for t, alpha_bar, alpha_bar_prev in zip(
+        schedule.timesteps.tolist(), schedule.alpha_bar, schedule.alpha_bar_prev, strict=True
+    ):
+        eps = predict(mine, t)
+        mine = ddim_step(posterior_mean(mine, eps, alpha_bar), eps, alpha_bar_prev)
+    for t in theirs.timesteps.tolist():
+        z = theirs.step(predict(z, t), t, z, eta=0.0).prev_sample
+    torch.testing.assert_close(mine, z, rtol=1e-4, atol=1e-5)
+
+
+def test_posterior_mean_undoes_the_forward_process():
+    z0, eps = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z_t = ddim_step(z0, eps, 0.3)
+    torch.testing.assert_close(posterior_mean(z_t, eps, 0.3), z0)
+
+
+def test_float32_latents_stay_float32():
+    _, schedule = sd14_schedule(50)
+    z = torch.ones(1, 4, 2, 2)
+    z0 = posterior_mean(z, z, schedule.alpha_bar[0])
+    assert z0.dtype == ddim_step(z0, z, schedule.alpha_bar_prev[0]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 2.0, True, "50"])
+def test_impossible_step_counts_are_refused(steps):
+    with pytest.raises(ValueError, match="integer from 1 to 1000"):
+        sd14_schedule(steps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name is 'FlowMatchEuler"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid', allowed: linear, scaled_linear"),
+        ({"prediction_type": "sample"}, "prediction_type is 'sample', allowed: epsilon, v_prediction"),
+        ({"timestep_spacing": "odd"}, "timestep_spacing is 'odd'"),
+        ({"beta_end": None}, "beta_end is missing"),
+    ],
+)
+def test_unknown_settings_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_forward_process({**SD14, **changes})
+
+
+def test_defaults_that_a_configuration_leaves_out_are_its_scheduler_class_s():
+    bare = {name: value for name, value in SD14.items() if name not in ("set_alpha_to_one", "steps_offset")}
+    assert not read_forward_process(bare).set_alpha_to_one
+    ddim = read_forward_process({**bare, "_class_name": "DDIMScheduler"})
+    assert (ddim.set_alpha_to_one, ddim.steps_offset, ddim.spacing) == (True, 0, "leading")
