@@ -1,0 +1,1 @@
+"""Benchmarks on the shipped model: ``python -m jobs.benchmark --help``."""

@@ -1,0 +1,32 @@
+"""The console script `p2l`: every command under one name."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs import compare, demo, image, plan, report, restore, shard, verify
+
+app = typer.Typer(
+    name="p2l",
+    help="Restore images with P2L: one picture, or a bucket of them. `p2l COMMAND --help` shows an example.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command("demo")(demo.demo)
+app.command("image")(image.image)
+app.command("shard")(shard.shard)
+app.command("plan")(plan.plan)
+app.command("restore")(restore.restore)
+app.command("report")(report.report)
+app.command("verify")(verify.verify)
+app.command("compare")(compare.compare)
+
+
+def main() -> None:
+    """Run the command named on the command line and exit with its status."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

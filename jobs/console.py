@@ -1,0 +1,85 @@
+"""What every command shares: exit statuses, readable errors, plain tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+output = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class Exit(IntEnum):
+    """Exit statuses of every command."""
+
+    OK = 0
+    """Every row, or every check, is as it should be."""
+    INCOMPLETE = 1
+    """The command could not complete."""
+    BAD_REQUEST = 2
+    """The configuration or the command line is wrong; nothing was started."""
+    ROWS_FAILED = 3
+    """The command completed, and some rows are errors or fail the check."""
+
+
+class BadRequest(Exception):
+    """The command line asks for something that cannot be: a missing file, a folder without images."""
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn a user's mistakes into messages and exit statuses; used as a decorator of each command.
+
+    Faults of the program keep their traceback.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except BadRequest as error:
+        raise _stop(Exit.BAD_REQUEST, str(error)) from None
+    except KeyboardInterrupt:
+        raise _stop(Exit.INCOMPLETE, "stopped; the same command goes on where it left off") from None
+    except Exception as error:
+        from pipeline.config import ConfigError
+        from pipeline.run import RunError
+
+        if isinstance(error, ConfigError):
+            raise _stop(Exit.BAD_REQUEST, *error.problems) from None
+        if isinstance(error, RunError | OSError):
+            raise _stop(Exit.INCOMPLETE, str(error)) from None
+        raise
+
+
+def _stop(status: Exit, *problems: str) -> typer.Exit:
+    for problem in problems:
+        errors.print(f"[bold red]error[/] {escape(problem)}", soft_wrap=True)
+    return typer.Exit(status)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """Print rows of text and numbers; all columns but the first are flush right."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        drawn.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(_cell(value)) for value in row))
+    output.print(drawn)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_alone(command: Callable[..., None]) -> None:
+    """Start one command by itself, for `python -m jobs.<name>`."""
+    typer.run(command)

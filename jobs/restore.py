@@ -1,0 +1,45 @@
+"""`p2l restore`: run a job, or go on with one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs import configs
+from jobs.console import output, readable_errors, run_alone
+
+CONFIG_HELP = "Job file: a path, a URL, or the name of a ready one: " + ", ".join(configs.names()) + "."
+SET_HELP = "Override a setting of the job file; can be repeated."
+
+
+@readable_errors()
+def restore(
+    config: Annotated[str, typer.Argument(help=CONFIG_HELP, show_default=False)],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help=SET_HELP)] = None,
+    shards: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only the input shards whose name matches.")
+    ] = None,
+    retry_errors: Annotated[bool, typer.Option(help="Do again only the rows that failed.")] = False,
+) -> None:
+    """Restore every image of a job. The output is the checkpoint: the same command goes on where a run stopped.
+
+    Exit status: 0 all rows restored; 3 complete, some rows are errors; 1 could not complete; 2 bad request.
+
+    Example: p2l restore sr8 --set input=gs://bucket/shards --set output=gs://bucket/runs/sr8
+    """
+    from pipeline.config import load_config
+    from pipeline.run import run
+
+    summary = run(
+        load_config(configs.locate(config), settings or ()), shards=shards, retry_errors=retry_errors
+    )
+    output.print(
+        f"{summary.ok} of {summary.rows} rows restored, {summary.errors} errors, "
+        f"{summary.seconds:.0f} s: {summary.output}"
+    )
+    raise typer.Exit(summary.exit_status)
+
+
+if __name__ == "__main__":
+    run_alone(restore)
