@@ -75,8 +75,8 @@ def ssim(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float | None
 def lpips(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float:
     """Learned perceptual distance (VGG; 0 is identical) of two uint8 arrays (H, W, 3).
 
-    Needs the extra `metrics`, whose VGG weights torchvision downloads once. Raises ModuleNotFoundError without
-    the extra, and ValueError when the two are not uint8 RGB images of one size.
+    Needs the extra `metrics`, whose VGG weights torchvision downloads once. Raises ModuleNotFoundError
+    without it, and ValueError when the two are not uint8 RGB images of one size.
     """
     _check_pair(reference, image)
     pair = [torch.from_numpy(a.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for a in (reference, image)]
@@ -87,7 +87,8 @@ def lpips(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float:
 def inception_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Inception-v3 features (N, 2048) of uint8 images (N, H, W, 3), for `FeatureSums.of`.
 
-    Needs the extra `metrics`, whose Inception weights are downloaded once. Raises ModuleNotFoundError without it.
+    Needs the extra `metrics`, whose Inception weights are downloaded once. Raises ModuleNotFoundError
+    without it.
     """
     network = _inception_network()
     with torch.no_grad():
@@ -163,5 +164,5 @@ def _inception_network() -> Any:
 
 def _missing_extra(metric: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     return ModuleNotFoundError(
-        f"{metric} needs torchmetrics with torchvision and torch-fidelity; install the extra `metrics` ({error})"
+        f"{metric} needs the extra `metrics` (torchmetrics, torchvision, torch-fidelity): {error}"
     )

@@ -1,0 +1,94 @@
+"""Fill the page's template and write it: one file with its style, script and images inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline import outputs, storage
+from pipeline.report import charts, collect, gallery
+
+SAMPLE = 12  # images drawn evenly from the whole run, besides the best and the worst
+
+
+def write_report(output: str, sample: int = SAMPLE) -> str:
+    """Write `report.html` into the output folder at `output` (any fsspec URL) and return its URL.
+
+    Metrics are read for every row; images only for the rows shown: the two ends of the ranking and `sample`
+    drawn evenly from the rest. Raises FileNotFoundError when the folder holds no run.
+    """
+    outputs.check(output)
+    url = storage.join(output, "report.html")
+    storage.write_text(url, render(output, sample))
+    return url
+
+
+def render(output: str, sample: int = SAMPLE) -> str:
+    """The page as one string."""
+    run, summary = outputs.read_json(output, "run.json"), outputs.read_json(output, "summary.json")
+    config = run.get("config", {})
+    rows = outputs.rows(output, collect.COLUMNS)
+    choices = gallery.choose(rows, sample, int(config.get("seed") or 0))
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
+        title=_title(config),
+        headline=_headline(config),
+        counts=collect.counts(rows),
+        sections=gallery.show(output, choices),
+        histograms=collect.histograms(rows),
+        errors=collect.error_groups(rows),
+        throughput=collect.throughput(rows, summary),
+        settings=tuple(collect.flatten(config)),
+        versions=tuple(collect.flatten(run.get("versions", {}))),
+        fingerprint=run.get("fingerprint"),
+        output=output,
+        chart=(charts.WIDTH, charts.HEIGHT),
+        style=_asset("style.css"),
+        script=_asset("script.js"),
+    )
+
+
+def _asset(name: str) -> Markup:
+    return Markup(resources.files("pipeline.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _named(block: Any) -> tuple[str, dict[str, Any]]:
+    """A configuration block given as a name or as {name, ...}: the name and the other settings."""
+    if isinstance(block, Mapping):
+        return str(block.get("name") or block.get("id") or ""), {
+            k: v for k, v in block.items() if k != "name"
+        }
+    return str(block or ""), {}
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    operator, settings = _named(config.get("operator"))
+    words = operator.replace("_", " ").capitalize() or "Restoration"
+    if factor := settings.get("factor"):
+        words += f" ×{factor}"
+    return words
+
+
+def _headline(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The settings that a reader asks for first."""
+    method, settings = _named(config.get("method"))
+    facts = [
+        ("method", " ".join(filter(None, (method, settings.get("preset") and f"({settings['preset']})")))),
+        ("steps", settings.get("steps")),
+        ("model", _named(config.get("model"))[0]),
+        ("noise σ", config.get("noise")),
+        ("size", config.get("size")),
+        ("seed", config.get("seed")),
+        ("input", config.get("input")),
+    ]
+    return tuple((name, str(value)) for name, value in facts if value not in (None, ""))
