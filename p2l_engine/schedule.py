@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Schedulers of one family: they share the discrete variance-preserving forward process and differ in their solver.
+# One family: they share the discrete variance-preserving forward process and differ in their solver.
 FORWARD_PROCESS_SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -98,11 +98,11 @@ def make_schedule(
 ) -> Schedule:
     """Chooses `steps` of the N training timesteps.
 
-    leading: i * (N // steps) + offset, where the offset is `steps_offset`, made smaller where the first timestep
-    would otherwise pass N - 1. With N = 1000 and steps_offset = 1: 50 steps visit 981 ... 1, and 1000 steps
-    999 ... 0 (not 1000 ... 1, which lies outside the table).
-    trailing: round(N - i * N / steps) - 1, so that the first is always N - 1; `steps_offset` has no part in it.
-    linspace: round of `steps` equal divisions of 0 .. N - 1; `steps_offset` has no part in it.
+    leading: i * (N // steps) + offset, where the offset is `steps_offset`, made smaller where the first
+    timestep would otherwise pass N - 1. With N = 1000 and steps_offset = 1: 50 steps visit 981 ... 1, and
+    1000 steps 999 ... 0 (not 1000 ... 1, which lies outside the table).
+    trailing: round(N - i * N / steps) - 1, so that the first is always N - 1; no offset.
+    linspace: 0 .. N - 1 in `steps` equal divisions, rounded; no offset.
 
     Raises ValueError when `steps` is not an integer in 1 .. N, or `spacing` is unknown.
     """
@@ -124,7 +124,7 @@ def posterior_mean(z_t: Tensor, eps: Tensor, alpha_bar: float | Tensor) -> Tenso
 
 
 def ddim_step(z0: Tensor, eps: Tensor, alpha_bar_prev: float | Tensor) -> Tensor:
-    """z_{t-1} = sqrt(alpha_bar_prev) z_0|t + sqrt(1 - alpha_bar_prev) eps, Eq. 15. z0, eps: any equal shape."""
+    """z_{t-1} = sqrt(alpha_bar_prev) z_0|t + sqrt(1 - alpha_bar_prev) eps, Eq. 15. Any equal shapes."""
     return alpha_bar_prev**0.5 * z0 + (1 - alpha_bar_prev) ** 0.5 * eps
 
 

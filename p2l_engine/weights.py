@@ -1,0 +1,183 @@
+"""From a model's id to a local folder of the files that it uses.
+
+An id is one of
+- `tiny`: the small model inside this package;
+- a folder on this machine;
+- an fsspec URL of a folder (gs://, s3://, file://, memory://), copied once into the cache folder;
+- `owner/name`: a repository of the Hugging Face hub, kept in the hub's own cache.
+"""
+
+import difflib
+import hashlib
+import importlib.resources
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import platformdirs
+from filelock import FileLock
+from fsspec.registry import known_implementations
+
+from p2l_engine import layout
+
+logger = logging.getLogger(__name__)
+
+ALLOWED = (
+    "allowed are 'tiny', a hub id (owner/name), a folder in diffusers' layout, "
+    "or an fsspec URL of one (gs://bucket/folder)"
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check_model_id(model_id: str, revision: str | None = None) -> list[str]:
+    """What is wrong with a model's id, as far as this machine can tell offline; empty when nothing is.
+
+    For a folder and for `tiny` the files and configurations are looked at too. Cheap: reads no weights.
+    """
+    kind = _kind(model_id)
+    problems = []
+    if kind == "unknown":
+        problems = [f"model: got {model_id!r}, {ALLOWED}{_hint(model_id)}"]
+    elif kind == "url":
+        problems = _check_scheme(model_id)
+    elif kind == "local":
+        problems = layout.check_folder(_local_folder(model_id))
+    if revision is not None and kind in ("local", "url"):
+        problems.append(f"revision: got {revision!r}, allowed only with a hub id; {model_id!r} has none")
+    return problems
+
+
+def resolve(model_id: str, revision: str | None = None) -> Path:
+    """The local folder of a model, fetched first where it has to be.
+
+    Raises ValueError when the id is none of the kinds above, or what it names is not a Stable Diffusion 1.x
+    or 2.x model in safetensors; ConnectionError when a fetch was cut short, or the hub is out of reach and
+    its cache lacks the model.
+    """
+    problems = check_model_id(model_id, revision)
+    if problems:
+        raise ValueError("; ".join(problems))
+    kind = _kind(model_id)
+    if kind == "local":
+        return _local_folder(model_id)
+    folder = _from_url(model_id) if kind == "url" else _from_hub(model_id, revision)
+    problems = layout.check_folder(folder)
+    if problems:
+        raise ValueError(f"model {model_id!r}: " + "; ".join(problems))
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where copies of remote folders are kept: $P2L_CACHE, else the platform's user cache."""
+    return Path(os.environ.get("P2L_CACHE") or platformdirs.user_cache_dir("p2l"))
+
+
+def _kind(model_id: str) -> str:
+    if "://" in model_id:
+        return "url"
+    if model_id == "tiny" or (model_id and Path(model_id).expanduser().is_dir()):
+        return "local"
+    return "hub" if _HUB_ID.fullmatch(model_id) else "unknown"
+
+
+def _local_folder(model_id: str) -> Path:
+    if model_id == "tiny":
+        return Path(str(importlib.resources.files("p2l_engine").joinpath("tiny", "weights")))
+    return Path(model_id).expanduser()
+
+
+def _hint(model_id: str) -> str:
+    if difflib.get_close_matches(model_id, ["tiny"]):
+        return "; did you mean 'tiny'?"
+    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
+        return "; there is no such folder on this machine"
+    return ""
+
+
+def _check_scheme(url: str) -> list[str]:
+    scheme = url.split("://")[0].split("::")[0]
+    if scheme not in fsspec.available_protocols():
+        near = difflib.get_close_matches(scheme, fsspec.available_protocols())
+        hint = f"; did you mean {near[0]}://?" if near else ""
+        return [f"model: got {url!r}, {scheme}:// is no protocol that fsspec knows{hint}"]
+    implementation = known_implementations.get(scheme)
+    if implementation and importlib.util.find_spec(implementation["class"].split(".")[0]) is None:
+        return [f"model: got {url!r}, {scheme}:// needs a package: {implementation['err']}"]
+    return []
+
+
+def _from_hub(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def fetch(names: Collection[str]) -> Path:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(names)))
+
+    stems = layout.WEIGHTS.values()
+    try:
+        folder = fetch(
+            [*layout.CONFIGS, *layout.TOKENIZER, *layout.OPTIONAL, *(stem + layout.FULL for stem in stems)]
+        )
+        halves = [stem + layout.HALF for stem in stems if not (folder / (stem + layout.FULL)).is_file()]
+        return fetch(halves) if halves else folder
+    except RevisionNotFoundError as error:
+        raise ValueError(f"model: {repository!r} has no revision {revision!r} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"model: got {repository!r}, neither a folder on this machine nor a hub repository that may be "
+            "read; check the name, or log in (hf auth login) if it is private or gated"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"model: {repository!r} is not in the hub's cache and the hub is out of reach; connect once, or "
+            "give a folder or a bucket's URL that holds the model"
+        ) from error
+
+
+def _from_url(url: str) -> Path:
+    filesystem, root = fsspec.core.url_to_fs(url)
+    found = {
+        path.removeprefix(root).lstrip("/"): info for path, info in filesystem.find(root, detail=True).items()
+    }
+    missing = layout.missing_files(found)
+    if missing:
+        raise ValueError(f"model {url!r}: " + "; ".join(missing))
+    files = {name: found[name] for name in layout.used_files(found)}
+
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    name = f"{Path(root).name}-{_fingerprint(url, files)}"
+    complete, partial = cache / name, cache / f"{name}.partial"
+    with FileLock(cache / f"{name}.lock"):
+        if complete.is_dir():
+            return complete
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that died: nobody else holds the lock
+        logger.info("fetching model %s into %s", url, complete)
+        for relative, info in files.items():
+            target = partial / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(info["name"], str(target))
+            if target.stat().st_size != info["size"]:
+                raise ConnectionError(
+                    f"model {url!r}: {relative} came as {target.stat().st_size} bytes of {info['size']}; "
+                    "try again"
+                )
+        os.replace(partial, complete)  # a whole copy appears under its name in one step
+    return complete
+
+
+def _fingerprint(url: str, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Names one version of a remote folder, so that weights written anew under its URL are fetched anew."""
+    marks = ("ETag", "etag", "generation", "mtime", "created")
+    versions = [
+        (name, info["size"], next((str(info[mark]) for mark in marks if info.get(mark)), ""))
+        for name, info in sorted(files.items())
+    ]
+    return hashlib.sha256(json.dumps([url, versions]).encode()).hexdigest()[:16]
