@@ -1,0 +1,101 @@
+"""Inpainting: A keeps the observed pixels and puts 0 in the holes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from p2l_engine.operators.base import (
+    ImageShape,
+    LinearOperator,
+    Shape,
+    check_batch,
+    check_image_shape,
+    per_image,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Masking(LinearOperator):
+    """A x = m x, one mask an image, or one for all; channels share it.
+
+    mask: (B, 1, H, W) of 0 and 1, 1 = observed; any dtype, kept as bool. ValueError for anything else.
+    """
+
+    mask: Tensor
+    name: str = "inpainting"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", _check_mask(self.mask))
+
+    def measurement_shape(self, image_shape: Shape) -> Shape:
+        return self.image_shape(image_shape)
+
+    def image_shape(self, measurement_shape: Shape) -> ImageShape:
+        shape = check_image_shape(self.name, measurement_shape)
+        if shape[1:] != self.mask.shape[2:]:
+            raise ValueError(
+                f"{self.name}: got an image of height and width {shape[1:]}; "
+                f"allowed: those of the mask, {tuple(self.mask.shape[2:])}"
+            )
+        return shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.measurement_shape(x.shape[1:])
+        check_batch(self.name, "masks", len(self.mask), len(x))
+        return torch.where(self.mask, x, 0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self(y)
+
+    @torch.no_grad()
+    def proximal(self, y: Tensor, x: Tensor, lam: float | Tensor) -> Tensor:
+        """(y + lam x) / (1 + lam) where observed, x in the holes."""
+        weight = per_image(lam, x)
+        return x + self(y - x) / (1 + weight)
+
+    def backproject(self, y: Tensor) -> Tensor:
+        """y, with 0 in the holes."""
+        return self(y)
+
+    def measure(self, x: Tensor, sigma: float, generators: Sequence[torch.Generator]) -> Tensor:
+        """y = m (x + sigma n): holes get no noise."""
+        return self(super().measure(x, sigma, generators))
+
+    def select(self, indices: Sequence[int]) -> LinearOperator:
+        return self if len(self.mask) == 1 else replace(self, mask=self.mask[list(indices)])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        return replace(self, mask=self.mask.to(device))
+
+
+def random_mask(source: torch.Generator, height: int, width: int, share: float) -> Tensor:
+    """A mask (1, H, W) with `share` of the pixels, to the nearest pixel, dropped at random places."""
+    dropped = torch.randperm(height * width, generator=source)[: round(share * height * width)]
+    mask = torch.ones(height * width, dtype=torch.bool)
+    mask[dropped] = False
+    return mask.view(1, height, width)
+
+
+def box_mask(source: torch.Generator, height: int, width: int, share: float) -> Tensor:
+    """A mask (1, H, W) without one box whose sides are `share` of the picture's, at a random place."""
+    tall, wide = max(1, round(share * height)), max(1, round(share * width))
+    top = int(torch.randint(height - tall + 1, (), generator=source))
+    left = int(torch.randint(width - wide + 1, (), generator=source))
+    mask = torch.ones(1, height, width, dtype=torch.bool)
+    mask[:, top : top + tall, left : left + wide] = False
+    return mask
+
+
+def _check_mask(mask: Tensor) -> Tensor:
+    if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
+        raise ValueError(f"masks: got shape {tuple(mask.shape)}; allowed: (images, 1, height, width)")
+    wrong = mask[(mask != 0) & (mask != 1)]
+    if wrong.numel():
+        raise ValueError(
+            f"masks: got {wrong.numel()} values such as {wrong[0].item()}; allowed: 1 where observed "
+            "and 0 where dropped"
+        )
+    return mask.bool()
