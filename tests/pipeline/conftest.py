@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,37 +15,16 @@ from PIL import Image
 from skimage import data
 
 from p2l_engine.metrics import psnr, ssim
+from pipeline.config import load_config
+from pipeline.images import encode_png
+from pipeline.sink import METRICS_SCHEMA, OUTPUT_SCHEMA
 
-PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("key", "source_shard", "status", "error")),
-        *((name, PNG) for name in ("image", "measurement", "reference")),
-        *((name, pa.int32()) for name in ("width", "height")),
-        *((name, pa.float64()) for name in ("psnr", "ssim", "lpips", "residual", "seconds")),
-        ("nfe", pa.int64()),
-        ("seed", pa.int64()),
-        *((name, pa.string()) for name in ("operator", "method", "model", "fingerprint")),
-    ]
-)
-CONFIG = {
-    "input": "photographs/*.parquet",
-    "output": "runs/sr4",
-    "mode": "measure",
-    "model": {"id": "tiny", "dtype": "float32"},
-    "size": 96,
-    "operator": {"name": "super_resolution", "factor": 4},
-    "noise": 0.01,
-    "method": {"name": "p2l", "preset": "tiny", "steps": 200, "projection": None},
-    "seed": 0,
-}
 Row = dict[str, Any]
+SIDE, FACTOR = 48, 4
 
 
-def png(pixels: np.ndarray, path: str = "") -> dict[str, Any]:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": path}
+def png(pixels: np.ndarray) -> dict[str, Any]:
+    return {"bytes": encode_png(pixels), "path": None}
 
 
 def photograph(index: int, side: int) -> np.ndarray:
@@ -62,18 +40,17 @@ def photograph(index: int, side: int) -> np.ndarray:
 def ok_row() -> Callable[..., Row]:
     """An `ok` row: a photograph, pooled, enlarged again and scored. Further settings replace its columns."""
 
-    def build(key: str, index: int = 0, side: int = 96, factor: int = 4, **changes: Any) -> Row:
+    def build(key: str, index: int = 0, side: int = SIDE, factor: int = FACTOR, **changes: Any) -> Row:
         reference = photograph(index, side)
         pooled = reference.reshape(side // factor, factor, side // factor, factor, 3).mean((1, 3)).round()
         measurement = pooled.astype(np.uint8)
         image = np.asarray(Image.fromarray(measurement).resize((side, side), Image.Resampling.BICUBIC))
         row = {
             "key": key,
-            "source_shard": "a",
             "status": "ok",
-            "image": png(image, key),
-            "measurement": png(measurement, key),
-            "reference": png(reference, key),
+            "image": png(image),
+            "measurement": png(measurement),
+            "reference": png(reference),
             "width": side,
             "height": side,
             "psnr": psnr(reference, image),
@@ -82,10 +59,6 @@ def ok_row() -> Callable[..., Row]:
             "seconds": 2.0 + 0.1 * (index % 5),
             "nfe": 400,
             "seed": index,
-            "operator": "super_resolution",
-            "method": "p2l",
-            "model": "tiny",
-            "fingerprint": "f00d",
         }
         return row | changes
 
@@ -95,42 +68,56 @@ def ok_row() -> Callable[..., Row]:
 @pytest.fixture(scope="session")
 def error_row() -> Callable[..., Row]:
     def build(key: str, error: str = "cannot decode the image: truncated file", **changes: Any) -> Row:
-        return {
-            "key": key,
-            "source_shard": "a",
-            "status": "error",
-            "error": error,
-            "fingerprint": "f00d",
-        } | changes
+        return {"key": key, "status": "error", "error": error} | changes
 
     return build
 
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., str]:
-    """Write rows by shard as an output folder and return it; settings given replace those of `CONFIG`."""
+    """Write rows by shard as an input and an output folder; settings given replace those of the job.
+
+    The input holds the reference of each row, or bytes that are no image for a row without one.
+    """
 
     def write(
         restored: Mapping[str, Sequence[Row]],
         unfinished: Mapping[str, Sequence[Row]] | None = None,
         *,
         name: str = "run",
-        rows_a_group: int = 4,
         **settings: Any,
     ) -> str:
-        folder = tmp_path / name
-        folder.mkdir()
-        run = {
-            "config": CONFIG | settings,
-            "fingerprint": "f00d",
-            "versions": {"p2l": "0.1.0", "python": "3.11"},
+        inputs, folder = tmp_path / f"{name}-input", tmp_path / name
+        inputs.mkdir(parents=True)
+        job = {
+            "input": str(inputs),
+            "output": str(folder),
+            "model": "tiny",
+            "size": SIDE,
+            "operator": {"name": "super_resolution", "factor": FACTOR},
+            "method": {"name": "p2l", "steps": 200},
         }
-        (folder / "run.json").write_text(json.dumps(run))
+        config = load_config(job | settings)
+        filled = {
+            "model": "tiny",
+            "operator": json.dumps(config.operator),
+            "method": json.dumps(config.method),
+        }
+        filled["fingerprint"] = config.fingerprint
         for place, shards in (("restored", restored), ("unfinished", unfinished or {})):
             for shard, rows in shards.items():
                 file = folder / place / f"{shard}.parquet"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), file, row_group_size=rows_a_group)
+                stored = [{"source_shard": shard.split("/")[0]} | filled | row for row in rows]
+                pq.write_table(pa.Table.from_pylist(stored, OUTPUT_SCHEMA), file, row_group_size=4)
+                given = [(row["key"], (row.get("reference") or {"bytes": b"?"})["bytes"]) for row in rows]
+                table = pa.table({"key": [key for key, _ in given], "image": [image for _, image in given]})
+                pq.write_table(table, inputs / f"{shard.split('/')[0]}.parquet")
+        every = [filled | row for rows in restored.values() for row in rows]
+        folder.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(every, METRICS_SCHEMA), folder / "metrics.parquet")
+        run = {"config": config.model_dump(mode="json"), "fingerprint": config.fingerprint}
+        (folder / "run.json").write_text(json.dumps(run | {"versions": {"python": "3.11"}}))
         return str(folder)
 
     return write

@@ -1,0 +1,1 @@
+"""Image shards through Ray Data to restored Parquet, resumable at any moment."""

@@ -1,0 +1,300 @@
+"""The job: one validated YAML file, every mistake in it named at once, and the fingerprint that guards a resume."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+from p2l_engine import methods, operators
+from p2l_engine.weights import check_model_id
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline import storage
+
+DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
+DEFAULT_METHOD = {"name": "p2l", "preset": "imagenet"}
+DRAWN = {"motion_blur"}  # operators that draw their kernel, and so never fit a measurement made elsewhere
+SETTINGS_OF_RESULT = ("mode", "model", "size", "fit", "operator", "noise", "prompt", "method", "seed")
+MISTAKE = "\n"  # between the mistakes that one validator finds
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; `problems` has one sentence a mistake."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(_Block):
+    id: str = Field("CompVis/stable-diffusion-v1-4", description="tiny, a hub id, a folder or a URL")
+    revision: str | None = Field(None, description="a hub revision, or null")
+    dtype: Literal["float32", "float64", "float16", "bfloat16"] = Field(
+        "float32", description="float32, float64, float16, bfloat16"
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu, cuda")
+
+
+class JobConfig(_Block):
+    """The job file. A field's description says what is allowed."""
+
+    model_config = ConfigDict(validate_default=True)
+
+    input: tuple[str, ...] = Field(min_length=1, description="a URL, a glob, a folder, or a list of them")
+    output: str = Field(min_length=1, description="a folder or its URL")
+    mode: Literal["measure", "restore"] = Field("measure", description="measure, restore")
+    model: ModelConfig = Field(
+        default_factory=ModelConfig, description="an id, or {id, revision, dtype, device}"
+    )
+    size: tuple[int, int] | None = Field((512, 512), description="a side in pixels, [height, width], or null")
+    fit: Literal["crop", "resize", "pad"] = Field("crop", description="crop, resize, pad")
+    operator: dict[str, Any] = Field(DEFAULT_OPERATOR, description="a block with a name and its settings")
+    noise: float = Field(0.01, ge=0, description="a standard deviation of at least 0, for pixels in [-1, 1]")
+    prompt: str = Field("", description="text")
+    method: dict[str, Any] = Field(DEFAULT_METHOD, description="a block with a name and its settings")
+    seed: int = Field(0, description="a whole number")
+    workers: Literal["auto"] | int | tuple[int, int] = Field(
+        "auto", description="auto, n, or [min, max], from 1"
+    )
+    batch_size: Literal["auto"] | int = Field("auto", description="auto, or a whole number from 1")
+    commit_every: Literal["auto"] | int = Field("auto", description="auto, or a whole number from 1")
+    keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
+        ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
+    )
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return tuple(storage.absolute(url) for url in ([value] if isinstance(value, str) else value or []))
+
+    @field_validator("output")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return storage.absolute(value).rstrip("/")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _id_alone(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: ModelConfig) -> ModelConfig:
+        _raise(check_model_id(value.id, value.revision))
+        return value
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        sides = [value, value] if isinstance(value, int) else value
+        if sides is not None and not (
+            isinstance(sides, list | tuple) and len(sides) == 2 and all(map(_count, sides))
+        ):
+            raise ValueError
+        return sides
+
+    @field_validator("seed", "batch_size", "commit_every", "workers", mode="before")
+    @classmethod
+    def _whole(cls, value: Any, info: Any) -> Any:
+        numbers = value if isinstance(value, list | tuple) else [value]
+        least = None if info.field_name == "seed" else 1
+        if value != "auto" and not (
+            all(_count(number, least) for number in numbers) and list(numbers) == sorted(numbers)
+        ):
+            raise ValueError
+        return value
+
+    @field_validator("operator", "method", mode="before")
+    @classmethod
+    def _with_name(cls, value: Any, info: Any) -> Any:
+        """A block without a name is about the default one; a name alone is a block."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "name" not in value:
+            default = DEFAULT_OPERATOR if info.field_name == "operator" else DEFAULT_METHOD
+            return default | value
+        return value
+
+    @field_validator("operator")
+    @classmethod
+    def _known_operator(cls, value: dict[str, Any]) -> dict[str, Any]:
+        settings = {key: setting for key, setting in value.items() if key != "name"}
+        _raise(operators.validate(value["name"], settings))
+        return {"name": value["name"], **operators.resolve(value["name"], settings)}
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
+        if "operator" not in info.data:  # wrong itself, and said so; a preset cannot be looked up
+            return value
+        _raise(methods.validate(value, info.data["operator"]["name"]))
+        method = methods.from_block(value, info.data["operator"]["name"])
+        return {"name": "adjoint"} if method.name == "adjoint" else method.model_dump(mode="json")
+
+    @model_validator(mode="after")
+    def _measured_elsewhere(self) -> JobConfig:
+        drawn = self.operator["name"] in DRAWN or self.operator.get("mask", "given") != "given"
+        if self.mode == "restore" and drawn:
+            raise ValueError(
+                f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; allowed: what "
+                "made the measurements: inpainting {mask: given} with a mask column, blur {kernel: given} with a "
+                "kernel column, or an operator without either"
+            )
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that change results, flat: {"method.steps": 1000, ...}."""
+        values = self.model_dump(mode="json", include=set(SETTINGS_OF_RESULT))
+        values["model"].pop("device")
+        return _flat(values)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of a hash over `settings`; two runs of one fingerprint give the same images."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def operator_settings(self) -> dict[str, Any]:
+        return {key: value for key, value in self.operator.items() if key != "name"}
+
+
+def load_config(source: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> JobConfig:
+    """A job file (path or URL) or its content, with overrides such as "method.steps=50" on top.
+
+    An override's value is read as YAML. Raises ConfigError with all mistakes at once, before anything is loaded.
+    """
+    raw = _read(source) if isinstance(source, str) else json.loads(json.dumps(source))
+    problems = [problem for override in overrides if (problem := _apply(raw, override))]
+    try:
+        config = JobConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError([*problems, *_sentences(error)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def changed_settings(stored: Mapping[str, Any], config: JobConfig) -> list[str]:
+    """What differs between a run's stored `settings` and these: "method.steps: 1000 -> 50"."""
+    now = config.settings
+    absent = "(absent)"
+    return [
+        f"{name}: {_show(stored.get(name, absent))} -> {_show(now.get(name, absent))}"
+        for name in sorted({*stored, *now})
+        if stored.get(name, absent) != now.get(name, absent)
+    ]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for text; people mean the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+
+
+def _read(source: str) -> dict[str, Any]:
+    try:
+        raw = _yaml(storage.read_text(source))
+    except FileNotFoundError:
+        raise ConfigError([f"{source}: there is no such file"]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError([f"{source}: cannot be read as YAML: {error}"]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            [f"{source}: got {type(raw).__name__}; allowed: settings, one `name: value` a line"]
+        )
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> str | None:
+    """Sets one `a.b=c` in place; the mistake in it, if there is one."""
+    path, equals, text = override.partition("=")
+    names = path.strip().split(".")
+    if not equals or not all(names):
+        return f"override {override!r}: allowed is setting=value, such as method.steps=50"
+    try:
+        value = _yaml(text)
+    except yaml.YAMLError as error:
+        return f"override {override!r}: the value is not YAML: {error}"
+    block = raw
+    for name in names[:-1]:
+        inner = block.get(name)
+        if isinstance(inner, str) and name in ("model", "operator", "method"):
+            inner = {"id" if name == "model" else "name": inner}
+        block[name] = inner if isinstance(inner, dict) else {}
+        block = block[name]
+    block[names[-1]] = value
+    return None
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    """Each mistake once: a setting of several allowed types fails once for each of them."""
+    return list(dict.fromkeys(sentence for problem in error.errors() for sentence in _sentence(problem)))
+
+
+def _sentence(problem: ErrorDetails) -> list[str]:
+    """One mistake as: path: got what; allowed: what."""
+    location = [str(part) for part in problem["loc"] if isinstance(part, str)]
+    fields = (
+        ModelConfig.model_fields
+        if location[:1] == ["model"] and len(location) > 1
+        else JobConfig.model_fields
+    )
+    name, path = (
+        (location[-1] if fields is ModelConfig.model_fields else location[0] if location else ""),
+        ".".join(location),
+    )
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return [f"{path}: unknown setting; allowed: {', '.join(fields)}{hint}"]
+    if problem["type"] == "missing":
+        return [f"{path}: is missing; allowed: {fields[name].description}"]
+    if problem["type"] == "value_error" and str(problem["ctx"]["error"]):
+        prefix = f"{path}." if path in ("operator", "method") else ""
+        return [f"{prefix}{line}" for line in message.split(MISTAKE)]
+    return [
+        f"{name if name in fields else path}: got {problem['input']!r}; allowed: {fields[name].description}"
+    ]
+
+
+def _raise(problems: Sequence[str]) -> None:
+    if problems:
+        raise ValueError(MISTAKE.join(problems))
+
+
+def _count(value: Any, least: int | None = 1) -> bool:
+    return type(value) is int and (least is None or value >= least)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _show(value: Any) -> str:
+    return value if value == "(absent)" else json.dumps(value)

@@ -1,0 +1,84 @@
+"""How far a run is: a live bar on a terminal, a line every 30 seconds without one; on standard error."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """Counts committed rows. total: rows of the run. done: those committed before this start."""
+
+    def __init__(self, total: int, done: int, *, interval: float = SECONDS_BETWEEN_LINES) -> None:
+        self.total, self.before, self.done, self.errors = total, done, done, 0
+        self._interval = interval
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._start = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._lines, daemon=True)
+        self._bar = Bar(
+            TextColumn("restoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, rate="")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._console.is_terminal:
+            self._bar.stop()
+        else:
+            self._thread.join()
+            self._console.print(self.line())
+
+    def advance(self, rows: int, errors: int) -> None:
+        self.done += rows
+        self.errors += errors
+        self._bar.update(self._task, completed=self.done, rate=self._rate())
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(text)
+
+    def line(self) -> str:
+        return f"restored {self.done} of {self.total} rows, {self._rate()}"
+
+    def _rate(self) -> str:
+        """Images a second since this start, the time left at that rate, and errors."""
+        new = self.done - self.before
+        if not new:
+            return f"no image yet, {self.errors} errors"
+        rate = new / max(time.monotonic() - self._start, 1e-9)
+        left = _clock((self.total - self.done) / rate)
+        return f"{rate:.3g} images/s, {left} left, {self.errors} errors"
+
+    def _lines(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._console.print(self.line())
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,125 @@
+"""What is done, read from the output itself, and the step from many small commits to one file a shard.
+
+restored/<shard>.parquet     a whole shard, each key once, in the input's order
+unfinished/<shard>/*.parquet commits of a shard that is not whole yet, or rows done again by --retry-errors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.sink import (
+    METRICS_SCHEMA,
+    OUTPUT_SCHEMA,
+    ROWS_IN_GROUP,
+    open_writer,
+    restored_url,
+    unfinished_url,
+)
+
+
+def restored_shards(output: str) -> set[str]:
+    """Names of the shards that are whole."""
+    return {
+        name.removesuffix(".parquet") for name in storage.find(storage.join(output, "restored"), ".parquet")
+    }
+
+
+def unfinished_shards(output: str) -> set[str]:
+    """Names of the shards that have commits not yet made one file."""
+    return {name.split("/")[0] for name in storage.find(storage.join(output, "unfinished"), ".parquet")}
+
+
+def remove_leftovers(output: str) -> int:
+    """Removes files that a killed process began to write; how many there were."""
+    names = storage.find(output, storage.LEFTOVER_SUFFIX)
+    for name in names:
+        storage.remove(storage.join(output, name))
+    return len(names)
+
+
+def files_of(output: str, shard: str) -> list[str]:
+    """Every file that holds rows of a shard: the whole one first, where there is one, then its commits by name."""
+    folder = unfinished_url(output, shard)
+    commits = [storage.join(folder, name) for name in storage.find(folder, ".parquet")]
+    whole = restored_url(output, shard)
+    return [whole, *commits] if storage.exists(whole) else commits
+
+
+def done_keys(output: str, shard: str, *, count_errors: bool) -> set[str]:
+    """Keys of a shard that have a row; those with an error row only where `count_errors`."""
+    return {
+        row.key
+        for url in files_of(output, shard)
+        for row in _index(url)
+        if count_errors or row.status == "ok"
+    }
+
+
+def has_errors(output: str, shard: str) -> bool:
+    """Whether a whole shard has an error row."""
+    return any(row.status == "error" for row in _index(restored_url(output, shard)))
+
+
+class _Place(NamedTuple):
+    """Where a row stands: in the `row`-th place of a row group of a file."""
+
+    key: str
+    status: str
+    url: str
+    group: int
+    row: int
+
+
+def _index(url: str) -> Iterator[_Place]:
+    with storage.open_read(url) as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            cells = parquet.read_row_group(group, columns=["key", "status"]).to_pydict()
+            for row, (key, status) in enumerate(zip(cells["key"], cells["status"], strict=True)):
+                yield _Place(key, status, url, group, row)
+
+
+def compact(output: str, shard: str, keys: Sequence[str]) -> None:
+    """Makes one file of a shard's rows in the order of `keys`, its own, then removes the commits.
+
+    A key with several rows keeps one that is ok, if any is. May be stopped and begun again at any moment: the one file
+    appears whole before the first commit goes. Raises RuntimeError when a key has no row.
+    """
+    files = files_of(output, shard)
+    places: dict[str, _Place] = {}
+    for place in (place for url in files for place in _index(url)):
+        if place.key not in places or places[place.key].status != "ok":
+            places[place.key] = place
+    missing = [key for key in keys if key not in places]
+    if missing:
+        raise RuntimeError(f"shard {shard}: {len(missing)} keys have no row, the first is {missing[0]!r}")
+    whole = restored_url(output, shard)
+    with storage.write_whole(whole) as file, open_writer(file) as writer:
+        for start in range(0, len(keys), ROWS_IN_GROUP):
+            wanted = [places[key] for key in keys[start : start + ROWS_IN_GROUP]]
+            found = [_row_group(place.url, place.group).slice(place.row, 1) for place in wanted]
+            writer.write_table(pa.concat_tables(found), ROWS_IN_GROUP)
+    _row_group.cache_clear()
+    for url in files:
+        if url != whole:
+            storage.remove(url)
+    storage.remove_empty_folder(unfinished_url(output, shard))
+
+
+@lru_cache(maxsize=4)  # commits hold neighbours, so rows in order come from few row groups at a time
+def _row_group(url: str, group: int) -> pa.Table:
+    with storage.open_read(url) as file:
+        return pq.ParquetFile(file).read_row_group(group, columns=OUTPUT_SCHEMA.names).cast(OUTPUT_SCHEMA)
+
+
+def metrics_of(output: str, shard: str) -> pa.Table:
+    """The rows of a whole shard without images."""
+    with storage.open_read(restored_url(output, shard)) as file:
+        return pq.ParquetFile(file).read(columns=METRICS_SCHEMA.names).cast(METRICS_SCHEMA)

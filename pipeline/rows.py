@@ -1,0 +1,61 @@
+"""The row that travels from a source to an actor."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+INPUT_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source_shard", pa.string()),
+        ("image", pa.binary()),
+        ("mask", pa.binary()),
+        ("kernel", pa.binary()),
+        ("prompt", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+class SourceError(ValueError):
+    """An input that cannot be listed or read, or whose keys are wrong; the message names it."""
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """image, mask, kernel: encoded images, or arrays as .npy bytes. error: why the row cannot be read, if it cannot."""
+
+    key: str
+    source_shard: str
+    image: bytes | None = None
+    mask: bytes | None = None
+    kernel: bytes | None = None
+    prompt: str | None = None
+    error: str | None = None
+
+    @staticmethod
+    def table(found: Sequence[InputRow]) -> pa.Table:
+        return pa.Table.from_pylist([asdict(row) for row in found], schema=INPUT_SCHEMA)
+
+
+def as_bytes(value: object) -> bytes | None:
+    """A cell of an input table as bytes: encoded bytes, Hugging Face's struct of bytes and path, or nested numbers.
+
+    Numbers become a .npy file. Raises ValueError for anything else.
+    """
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes | None) and "bytes" in value:
+        return value["bytes"]
+    if isinstance(value, list):
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(value, dtype=np.float32), allow_pickle=False)
+        return buffer.getvalue()
+    raise ValueError(
+        f"expected encoded bytes, a struct with bytes, or nested numbers, got {type(value).__name__}"
+    )

@@ -1,0 +1,142 @@
+"""What there is to do: the keys of every shard, checked, and which of them are not done yet.
+
+Runs as Ray Data tasks, one a shard, that read keys and never images. A task hands back one bit and one 64-bit hash a
+row, so that the driver holds about 8 bytes a row at any scale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from pipeline import resume, sources
+from pipeline.rows import SourceError
+from pipeline.sources import Shard
+
+SHOWN = 10  # of each kind of mistake
+
+
+@dataclass(frozen=True)
+class Work:
+    """rows: in the shard. wanted: packed bits, one a row, of those still to be restored. left: how many these are."""
+
+    shard: Shard
+    rows: int
+    wanted: bytes
+    left: int
+
+    def flags(self) -> list[bool]:
+        return np.unpackbits(np.frombuffer(self.wanted, np.uint8), count=self.rows).astype(bool).tolist()
+
+
+def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str]) -> list[Work]:
+    """The work of the shards named in `open_shards`; the keys of all shards are checked.
+
+    Raises SourceError naming every key that is missing, not text, or there twice in the run.
+    """
+    found = (
+        ray.data.from_items(
+            [asdict(shard) | {"open": shard.name in open_shards} for shard in shards],
+            override_num_blocks=len(shards),
+        )
+        .map_batches(
+            _scan_shard,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+            fn_kwargs={"output": output, "retry_errors": retry_errors},
+        )
+        .take_all()
+    )
+    by_name = {str(item["name"]): item for item in found}
+    mistakes = [text for shard in shards for text in by_name[shard.name]["problems"]]
+    hashes = [np.frombuffer(by_name[shard.name]["hashes"], np.uint64) for shard in shards]
+    mistakes += _repeated(shards, hashes)
+    if mistakes:
+        raise SourceError("\n".join(mistakes))
+    return [
+        Work(shard, item["rows"], item["wanted"], item["left"])
+        for shard in shards
+        if shard.name in open_shards and (item := by_name[shard.name])
+    ]
+
+
+def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
+    item = batch.to_pylist()[0]
+    is_open = item.pop("open")
+    shard = Shard(**item | {"files": tuple(item["files"])})
+    try:
+        keys = sources.keys(shard)
+        problems = _bad_keys(shard, keys)
+    except (SourceError, OSError) as error:
+        keys, problems = [], [str(error)]
+    done = resume.done_keys(output, shard.name, count_errors=not retry_errors) if is_open else set()
+    wanted = np.array([key not in done for key in keys], dtype=bool)
+    summary = {
+        "name": shard.name,
+        "rows": len(keys),
+        "wanted": np.packbits(wanted).tobytes(),
+        "left": int(wanted.sum()),
+        "hashes": np.array([_hash(key) for key in keys], dtype=np.uint64).tobytes(),
+        "problems": problems,
+    }
+    return pa.Table.from_pylist([summary], schema=_SCANNED)
+
+
+_SCANNED = pa.schema(
+    [
+        ("name", pa.string()),
+        ("rows", pa.int64()),
+        ("wanted", pa.binary()),
+        ("left", pa.int64()),
+        ("hashes", pa.binary()),
+        ("problems", pa.list_(pa.string())),
+    ]
+)
+
+
+def _hash(key: object) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+
+
+def _bad_keys(shard: Shard, keys: Sequence[object]) -> list[str]:
+    missing = [row for row, key in enumerate(keys) if key is None or key == ""]
+    wrong = [(row, key) for row, key in enumerate(keys) if key is not None and not isinstance(key, str)]
+    problems = []
+    if missing:
+        problems.append(f"{shard.url}: {len(missing)} rows without a key: rows {_some(missing)}")
+    if wrong:
+        shown = _some([f"{key!r} ({type(key).__name__}, row {row})" for row, key in wrong])
+        problems.append(f"{shard.url}: {len(wrong)} keys that are not text: {shown}")
+    return problems
+
+
+def _repeated(shards: Sequence[Shard], hashes: Sequence[np.ndarray]) -> list[str]:
+    """Names the keys that occur twice, reading again only the shards that hold one of their hashes."""
+    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    suspects = values[counts > 1]
+    if not len(suspects):
+        return []
+    places: dict[str, list[str]] = {}
+    for shard, of_shard in zip(shards, hashes, strict=True):
+        rows = np.flatnonzero(np.isin(of_shard, suspects))
+        if len(rows):
+            keys = sources.keys(shard)
+            for row in rows.tolist():
+                if isinstance(keys[row], str) and keys[row]:
+                    places.setdefault(str(keys[row]), []).append(f"{shard.name} row {row}")
+    repeated = {key: where for key, where in places.items() if len(where) > 1}
+    if not repeated:
+        return []
+    shown = _some([f"{key!r} ({', '.join(where)})" for key, where in repeated.items()])
+    return [f"{len(repeated)} keys occur more than once: {shown}"]
+
+
+def _some(items: Sequence[object]) -> str:
+    shown = ", ".join(str(item) for item in items[:SHOWN])
+    return shown if len(items) <= SHOWN else f"{shown}, and {len(items) - SHOWN} more"

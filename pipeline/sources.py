@@ -1,0 +1,181 @@
+"""Shards of images on any fsspec URL, and the rows in them.
+
+| input                                   | shards                      | key of a row |
+|-----------------------------------------|-----------------------------|--------------|
+| Parquet file                            | one a file                  | column `key` |
+| WebDataset tar                          | one a file                  | a member's path up to the first dot of its name |
+| folder or pattern of images             | IMAGES_PER_SHARD at a time, in order of path | path below the folder |
+
+A shard is named by its path below the input's folder (the part before the first wildcard), with `/` written as `--`
+and without its ending; the images of a folder are `<folder>-00000`, `<folder>-00001`, ... Names never depend on what
+else the input lists, so they stay the same when files are added.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.images import SUFFIXES as IMAGE_SUFFIXES
+from pipeline.parquet_source import parquet_keys, parquet_rows
+from pipeline.rows import InputRow, SourceError
+from pipeline.tar_source import tar_keys, tar_rows
+
+IMAGES_PER_SHARD = 256
+MAX_IMAGE_BYTES = 256 * 2**20
+
+Kind = Literal["parquet", "tar", "images"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """name: unique in a run. url: the file, or the folder of `files`. files: paths below it, for images only."""
+
+    name: str
+    kind: Kind
+    url: str
+    files: tuple[str, ...] = ()
+
+
+def list_shards(inputs: Sequence[str]) -> list[Shard]:
+    """The shards of files, globs and folders (searched recursively), sorted by name.
+
+    Raises SourceError, with every problem at once, for an input where there is nothing, a folder that mixes kinds,
+    and two shards of one name.
+    """
+    shards: list[Shard] = []
+    problems: list[str] = []
+    for url in inputs:
+        try:
+            shards += _shards_of(url)
+        except SourceError as error:
+            problems.append(str(error))
+    by_name = defaultdict(list)
+    for shard in shards:
+        by_name[shard.name].append(shard.url)
+    problems += [
+        f"shard name {name!r} belongs to {' and '.join(urls)}; rename one, or give each its own run and output"
+        for name, urls in sorted(by_name.items())
+        if len(urls) > 1
+    ]
+    if problems:
+        raise SourceError("\n".join(problems))
+    return sorted(shards, key=lambda shard: shard.name)
+
+
+def keys(shard: Shard) -> list[object]:
+    """The key of each row as it stands in the shard, in order; None where there is none."""
+    if shard.kind == "parquet":
+        return parquet_keys(shard.url)
+    if shard.kind == "tar":
+        return list(tar_keys(shard.url))
+    return list(shard.files)
+
+
+def rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
+    """The rows at the positions where `wanted` (one flag a row) is true, in order; a bounded number in memory.
+
+    A row that cannot be read comes with its `error` set.
+    """
+    if shard.kind == "parquet":
+        return parquet_rows(shard.url, shard.name, wanted)
+    if shard.kind == "tar":
+        return tar_rows(shard.url, shard.name, wanted)
+    return _image_rows(shard, wanted)
+
+
+def _shards_of(url: str) -> list[Shard]:
+    root, names = _files_of(url)
+    kinds: dict[Kind, list[str]] = {
+        "parquet": [name for name in names if name.endswith(".parquet")],
+        "tar": [name for name in names if name.endswith(".tar")],
+        "images": [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)],
+    }
+    found = [kind for kind, members in kinds.items() if members]
+    if not found:
+        raise SourceError(
+            f"input {url}: no .parquet, .tar or image ({' '.join(IMAGE_SUFFIXES)}) files among {len(names)} found"
+        )
+    if len(found) > 1:
+        raise SourceError(
+            f"input {url} mixes {' and '.join(found)}; name one kind, for example {url}/*.parquet"
+        )
+    if found == ["images"]:
+        return list(_image_shards(root, kinds["images"]))
+    return [
+        Shard(_name_of(name.rsplit(".", 1)[0]), found[0], storage.join(root, name))
+        for name in kinds[found[0]]
+    ]
+
+
+def _files_of(url: str) -> tuple[str, list[str]]:
+    """The folder of an input and the sorted paths below it that the input means."""
+    fs, path = storage.split(url)
+    if re.search(r"[*?\[]", path):
+        fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
+        root = posixpath.dirname(fixed)
+        found = (
+            [name for name in fs.glob(path) if not fs.isdir(name)] if storage.is_local(fs) else fs.glob(path)
+        )
+        paths = [_below(root, name) for name in found]
+    elif fs.isfile(path):
+        root, name = posixpath.split(path)
+        paths = [name]
+    else:
+        root = path
+        paths = storage.find(fs.unstrip_protocol(path))
+    visible = [name for name in paths if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    return fs.unstrip_protocol(root), sorted(visible)
+
+
+def _below(root: str, path: str) -> str:
+    return path[len(root) :].lstrip("/")
+
+
+def _name_of(path: str) -> str:
+    return path.replace("/", "--")
+
+
+def _image_shards(root: str, names: Sequence[str]) -> Iterator[Shard]:
+    folder = posixpath.basename(root.rstrip("/")) or "images"
+    for number, start in enumerate(range(0, len(names), IMAGES_PER_SHARD)):
+        files = tuple(names[start : start + IMAGES_PER_SHARD])
+        yield Shard(f"{folder}-{number:05d}", "images", root, files)
+
+
+def _image_rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
+    for name, want in zip(shard.files, wanted, strict=True):
+        if want:
+            yield _read_image(shard, name)
+
+
+def _read_image(shard: Shard, name: str) -> InputRow:
+    try:
+        with storage.open_read(storage.join(shard.url, name)) as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except OSError as error:
+        return InputRow(key=name, source_shard=shard.name, error=f"cannot read the file: {error}")
+    if len(data) > MAX_IMAGE_BYTES:
+        return InputRow(
+            key=name, source_shard=shard.name, error=f"file too large: more than {MAX_IMAGE_BYTES:,} bytes"
+        )
+    return InputRow(key=name, source_shard=shard.name, image=data)
+
+
+def blocks(found: Iterable[InputRow], size: int) -> Iterator[pa.Table]:
+    """Rows as Arrow tables of at most `size`, so that few images are in memory at once."""
+    held: list[InputRow] = []
+    for row in found:
+        held.append(row)
+        if len(held) == size:
+            yield InputRow.table(held)
+            held = []
+    if held:
+        yield InputRow.table(held)

@@ -1,0 +1,129 @@
+"""metrics.parquet and summary.json: what came out of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import resume, sink, storage
+
+METRICS = ("psnr", "ssim", "residual", "seconds")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+KEYS_SHOWN = 10  # for each cause of errors; metrics.parquet has them all
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """rows, ok, errors: of the shards that were asked for. seconds: of this command."""
+
+    output: str
+    rows: int
+    ok: int
+    errors: int
+    seconds: float
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every row is ok, 3 when some are errors."""
+        return 3 if self.errors else 0
+
+
+def metrics_url(output: str) -> str:
+    return storage.join(output, "metrics.parquet")
+
+
+def summary_url(output: str) -> str:
+    return storage.join(output, "summary.json")
+
+
+def write(output: str, fingerprint: str, planned: Sequence[str], restored_now: int, seconds: float) -> None:
+    """Writes metrics.parquet, then summary.json, which thereby says that both are up to date.
+
+    planned: shards of the input. restored_now: rows that this command restored in `seconds`.
+    """
+    shards = sorted(resume.restored_shards(output))
+    with (
+        storage.write_whole(metrics_url(output)) as file,
+        sink.open_writer(file, sink.METRICS_SCHEMA) as writer,
+    ):
+        for shard in shards:
+            writer.write_table(resume.metrics_of(output, shard))
+    with storage.open_read(metrics_url(output)) as file:
+        table = pq.ParquetFile(file).read(columns=["key", "status", "error", "nfe", *METRICS])
+    statuses = table.column("status")
+    ok = pc.sum(pc.equal(statuses, "ok")).as_py() or 0
+    summary = {
+        "fingerprint": fingerprint,
+        "complete": set(planned) <= set(shards),
+        "shards": {"planned": len(planned), "restored": len(set(planned) & set(shards))},
+        "rows": table.num_rows,
+        "ok": ok,
+        "error_rows": table.num_rows - ok,
+        "metrics": {name: _statistics(table.column(name)) for name in METRICS},
+        "errors": _causes(table.filter(pc.equal(statuses, "error"))),
+        "nfe": pc.sum(table.column("nfe")).as_py() or 0,
+        "this_start": {
+            "rows": restored_now,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(restored_now / seconds, 4) if seconds else None,
+        },
+    }
+    storage.write_text(summary_url(output), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def count(output: str, shards: Sequence[str], seconds: float) -> RunSummary:
+    """The rows of the given shards, counted in metrics.parquet."""
+    with storage.open_read(metrics_url(output)) as file:
+        table = pq.ParquetFile(file).read(columns=["source_shard", "status"])
+    table = table.filter(pc.is_in(table.column("source_shard"), pa.array(shards, pa.string())))
+    ok = pc.sum(pc.equal(table.column("status"), "ok")).as_py() or 0
+    return RunSummary(output, table.num_rows, ok, table.num_rows - ok, seconds)
+
+
+def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
+    """Of the finite values; a perfect image's PSNR is infinite and is counted apart."""
+    values = np.array(column.drop_null().to_numpy(), dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return {"count": 0, "infinite": len(values), "mean": None, "median": None, "quantiles": None}
+    quantiles = {
+        str(share): float(value)
+        for share, value in zip(QUANTILES, np.quantile(finite, QUANTILES), strict=True)
+    }
+    return {
+        "count": len(finite),
+        "infinite": len(values) - len(finite),
+        "mean": math.fsum(finite) / len(finite),
+        "median": quantiles["0.5"],
+        "quantiles": quantiles,
+    }
+
+
+def _causes(errors: pa.Table) -> list[dict[str, Any]]:
+    """Errors by what stands before the first colon of their message, the most frequent first."""
+    keys: dict[str, list[str]] = defaultdict(list)
+    example: dict[str, str] = {}
+    for key, message in zip(
+        errors.column("key").to_pylist(), errors.column("error").to_pylist(), strict=True
+    ):
+        cause = message.split(":")[0]
+        keys[cause].append(key)
+        example.setdefault(cause, message)
+    return [
+        {
+            "cause": cause,
+            "count": len(keys[cause]),
+            "example": example[cause],
+            "keys": keys[cause][:KEYS_SHOWN],
+        }
+        for cause in sorted(keys, key=lambda cause: -len(keys[cause]))
+    ]
