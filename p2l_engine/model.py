@@ -65,7 +65,9 @@ class LatentDiffusion:
         to be had.
         """
         self.device, self.dtype = check_device(device), check_dtype(dtype)
-        problems = layout.check_architecture(vae.config, unet.config, text_encoder.config.to_dict())
+        # Only a configuration that was saved names its class.
+        configs = (dict(network.config, _class_name=type(network).__name__) for network in (vae, unet))
+        problems = layout.check_architecture(*configs, text_encoder=text_encoder.config.to_dict())
         if problems:
             raise ValueError(f"model {name!r}: " + "; ".join(problems))
         self.name = name

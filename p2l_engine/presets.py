@@ -1,0 +1,39 @@
+"""Settings by preset, operator and method: the paper's (Table 6, App. D.3) and the shipped model's."""
+
+from typing import Any
+
+Settings = dict[str, Any]
+
+
+def _gd(step_size: float, step_schedule: str = "constant") -> Settings:
+    return {"rule": "gd", "step_size": step_size, "step_schedule": step_schedule}
+
+
+def _adam(step_size: float) -> Settings:
+    return {"rule": "adam", "step_size": step_size}
+
+
+def _p2l(guidance: Settings, every: int, weight: float, iterations: int, learning_rate: float) -> Settings:
+    """A column of Table 6: gradient type and rho_t, gamma, lambda, K, learning rate."""
+    return {
+        "guidance": guidance,
+        "projection": {"every": every, "weight": weight},
+        "prompt_tuning": {"iterations": iterations, "learning_rate": learning_rate},
+    }
+
+
+PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
+    "ffhq": {
+        "motion_blur": {"p2l": _p2l(_adam(0.05), 5, 1.0, 3, 5e-5)},
+        "gaussian_blur": {"p2l": _p2l(_adam(0.05), 4, 1.0, 5, 1e-4)},
+        "super_resolution": {"p2l": _p2l(_gd(1.0), 4, 1.0, 5, 1e-4)},
+        "inpainting": {"p2l": _p2l(_adam(0.05), 3, 0.1, 1, 1e-4)},
+    },
+    "imagenet": {
+        "motion_blur": {"p2l": _p2l(_adam(0.1), 5, 1.0, 3, 1e-5), "ldir": {"guidance": _adam(0.1)}},
+        "gaussian_blur": {"p2l": _p2l(_gd(1.0, "alpha_bar"), 4, 1.0, 3, 1e-4)},
+        "super_resolution": {"p2l": _p2l(_gd(15.0, "alpha_bar"), 4, 1.0, 3, 1e-5)},
+        "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4)},
+    },
+    "tiny": {},
+}

@@ -1,0 +1,46 @@
+"""A small random model, for tests that need exactness and not quality."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from p2l_engine.model import LatentDiffusion
+from p2l_engine.tiny import architecture
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDiffusion]:
+    """Random networks in float64: images of multiples of 8 pixels, latents of a quarter of the side."""
+    torch.manual_seed(0)
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = architecture.train_tokenizer(["a red square on blue stripes"], folder)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        sample_size=16,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=4,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=architecture.TEXT_WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    yield LatentDiffusion(
+        vae=vae,
+        unet=unet,
+        text_encoder=architecture.new_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        scheduler_config=dict(architecture.new_scheduler().config) | {"_class_name": "DDIMScheduler"},
+        dtype="float64",
+    )

@@ -1,0 +1,80 @@
+"""Methods as values: presets, merging, and what is said of mistakes."""
+
+import pytest
+
+from p2l_engine import methods
+
+TABLE_6 = {  # read column by column: rule, rho, its schedule, gamma, lambda, K, learning rate
+    ("ffhq", "motion_blur"): ("adam", 0.05, "constant", 5, 1.0, 3, 5e-5),
+    ("ffhq", "gaussian_blur"): ("adam", 0.05, "constant", 4, 1.0, 5, 1e-4),
+    ("ffhq", "super_resolution"): ("gd", 1.0, "constant", 4, 1.0, 5, 1e-4),
+    ("ffhq", "inpainting"): ("adam", 0.05, "constant", 3, 0.1, 1, 1e-4),
+    ("imagenet", "motion_blur"): ("adam", 0.1, "constant", 5, 1.0, 3, 1e-5),
+    ("imagenet", "gaussian_blur"): ("gd", 1.0, "alpha_bar", 4, 1.0, 3, 1e-4),
+    ("imagenet", "super_resolution"): ("gd", 15.0, "alpha_bar", 4, 1.0, 3, 1e-5),
+    ("imagenet", "inpainting"): ("gd", 0.5, "constant", 3, 0.1, 1, 1e-4),
+}
+
+
+@pytest.mark.parametrize(("preset", "operator"), TABLE_6)
+def test_a_preset_is_the_column_of_table_6(preset: str, operator: str) -> None:
+    method = methods.build("p2l", preset, operator)
+    guidance, projection, tuning = method.guidance, method.projection, method.prompt_tuning
+    assert guidance is not None and projection is not None and tuning is not None
+    assert TABLE_6[preset, operator] == (
+        guidance.rule,
+        guidance.step_size,
+        guidance.step_schedule,
+        projection.every,
+        projection.weight,
+        tuning.iterations,
+        tuning.learning_rate,
+    )
+    assert (method.steps, projection.onto, guidance.residual) == (1000, "proximal", "norm")
+
+
+def test_baselines_are_settings_of_the_same_loop() -> None:
+    for name in ("ldps", "gml_dps", "psld", "ldir"):
+        method = methods.build(name)
+        assert method.prompt_tuning is None and method.projection is None and method.guidance is not None
+    terms = {name: methods.build(name).guidance.fixed_point for name in ("ldps", "gml_dps", "psld")}  # type: ignore[union-attr]
+    assert terms["ldps"] is None
+    assert (terms["gml_dps"].onto, terms["psld"].onto) == ("none", "gluing")  # type: ignore[union-attr]
+    assert terms["psld"].weight == 0.1  # type: ignore[union-attr]
+    assert methods.build("ldir").guidance.rule == "adam"  # type: ignore[union-attr]
+    assert methods.build("ldir", "imagenet", "motion_blur").guidance.step_size == 0.1  # type: ignore[union-attr]
+    assert methods.build("ldir", "imagenet", "inpainting").guidance.step_size == 0.05  # type: ignore[union-attr]
+
+
+def test_settings_are_laid_over_the_preset_key_by_key() -> None:
+    method = methods.build(
+        "p2l", "ffhq", "super_resolution", prompt_tuning={"iterations": 1}, projection=None
+    )
+    assert method.prompt_tuning == methods.PromptTuning(iterations=1, learning_rate=1e-4)
+    assert method.projection is None
+
+
+def test_every_mistake_is_named_with_the_nearest_right_key() -> None:
+    problems = methods.validate(
+        {"name": "p2l", "projektion": None, "guidance": {"step_sise": 2, "rule": "sgd"}}
+    )
+    said = "\n".join(problems)
+    assert len(problems) == 3
+    assert "projektion" in said and "did you mean projection" in said
+    assert "guidance.step_sise" in said and "did you mean step_size" in said
+    assert "guidance.rule: got 'sgd'" in said and "'adam'" in said
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        ({"name": "p3l"}, "did you mean p2l"),
+        ({"name": "adjoint", "steps": 10}, "nothing but the name"),
+        ({"preset": "celeba"}, "ffhq, imagenet, tiny"),
+        ({"preset": "ffhq"}, "no column for the operator 'denoising'"),
+        ({"steps": 0}, "greater than or equal to 1"),
+        ({"guidance": {"step_size": float("nan")}}, "finite"),
+    ],
+)
+def test_a_mistake_says_what_is_allowed(block: dict[str, object], part: str) -> None:
+    assert part in "\n".join(methods.validate(block, "denoising"))

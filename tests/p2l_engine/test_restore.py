@@ -1,0 +1,196 @@
+"""`restore` against a second writing of the paper's algorithms, and what it promises of batches and sizes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from p2l_engine import methods, operators, restore
+from p2l_engine.methods import Method
+from p2l_engine.model import LatentDiffusion
+from p2l_engine.operators.base import LinearOperator
+
+METHODS: dict[str, Method] = {
+    "P2L, gradient descent": methods.build(
+        "p2l", prompt_tuning={"iterations": 2, "learning_rate": 0.01}, projection={"every": 2, "weight": 0.3}
+    ),
+    "P2L, Adam": methods.build(
+        "p2l", prompt_tuning={"iterations": 1}, guidance={"rule": "adam", "step_size": 0.1}
+    ),
+    "P2L, gluing": methods.build("p2l", prompt_tuning=None, projection={"every": 1, "onto": "gluing"}),
+    "P2L, squared, alpha_bar": methods.build(
+        "p2l",
+        prompt_tuning=None,
+        projection={"onto": "none"},
+        guidance={"residual": "squared", "step_size": 0.01, "step_schedule": "alpha_bar"},
+    ),
+    "LDPS": methods.build("ldps"),
+    "GML-DPS": methods.build("gml_dps"),
+    "PSLD": methods.build("psld"),
+    "LDIR": methods.build("ldir"),
+}
+
+
+def reference(
+    model: LatentDiffusion, A: LinearOperator, y: Tensor, z: Tensor, C: Tensor, method: Method, T: int
+) -> Tensor:
+    """Algorithms 1, 2, 3 and Eq. 44, 45 for one image, written from the paper apart from the library."""
+    table = model.alphas_cumprod
+    times = [i * (1000 // T) + 1 for i in range(T)][::-1]
+    m, v = torch.zeros_like(z), torch.zeros_like(z)
+
+    def clean(z: Tensor, C: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        eps = model.predict_noise(z, t, C)
+        return eps, (z - (1 - table[t]).sqrt() * eps) / table[t].sqrt()
+
+    def norm(r: Tensor) -> Tensor:
+        return (r * r).sum().sqrt()
+
+    for i, t in enumerate(times):
+        step, before = T - i, table[times[i + 1]] if i + 1 < T else table[0]
+        if method.prompt_tuning:
+            first, second = torch.zeros_like(C), torch.zeros_like(C)
+            for k in range(1, method.prompt_tuning.iterations + 1):
+                C = C.detach().requires_grad_()
+                _, z0 = clean(z, C, t)
+                leaf = z0.detach().requires_grad_()
+                inner = torch.autograd.grad(norm(y - A(model.decode(leaf))), leaf)[0]
+                outer = (y - A(model.decode(z0 - inner))).square().sum()
+                g = torch.autograd.grad(outer, C)[0]
+                first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
+                unbiased = first / (1 - 0.9**k), second / (1 - 0.999**k)
+                C = (
+                    C - method.prompt_tuning.learning_rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+                ).detach()
+        z = z.detach().requires_grad_()
+        eps, z0 = clean(z, C, t)
+        assert method.guidance is not None
+        r = norm(y - A(model.decode(z0)))
+        value = r if method.guidance.residual == "norm" else r * r
+        if (term := method.guidance.fixed_point) is not None:
+            x0 = model.decode(z0)
+            if term.onto == "gluing":
+                x0 = A.glue(y, x0)
+            value = value + term.weight * norm(z0 - model.encode(x0))
+        g = torch.autograd.grad(value, z)[0]
+        with torch.no_grad():
+            tilde = z0
+            if method.projection and step % method.projection.every == 0:
+                x0 = model.decode(z0)
+                if method.projection.onto == "proximal":
+                    x0 = A.proximal(y, x0, method.projection.weight)
+                elif method.projection.onto == "gluing":
+                    x0 = A.glue(y, x0)
+                tilde = model.encode(x0)
+            rho = method.guidance.step_size * (
+                table[t] if method.guidance.step_schedule == "alpha_bar" else 1
+            )
+            if method.guidance.rule == "adam":
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                g = (m / 0.1) / (v / 0.001 + 1e-8).sqrt()
+            z = before.sqrt() * tilde + (1 - before).sqrt() * eps - rho * g
+    with torch.no_grad():
+        return model.decode(z)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loop_is_the_papers_algorithm(random_model: LatentDiffusion, name: str) -> None:
+    x = torch.rand(1, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    A = operators.build("super_resolution", factor=4)
+    y, z = A(x), torch.randn(1, 4, 4, 4, dtype=torch.float64)
+    C = random_model.embed_prompts(["a red square"])
+    out = restore(random_model, A, y, METHODS[name], steps=5, initial_latents=z, prompt_embeddings=C)
+    expected = reference(random_model, A, y, z, C, METHODS[name], 5).clamp(-1, 1)
+    assert torch.allclose(out.images, expected, atol=1e-6)
+    assert out.nfe == 5 * (1 + (METHODS[name].prompt_tuning.iterations if METHODS[name].prompt_tuning else 0))
+
+
+def _masked_batch() -> tuple[Tensor, Tensor, list[str], list[int]]:
+    masks = (torch.rand(5, 1, 16, 16) < torch.linspace(0.2, 0.9, 5).view(5, 1, 1, 1)).double()
+    x = torch.rand(5, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    return masks, masks * x, ["", "a red square", "blue stripes", "", "red"], [3, 1, 4, 1, 5]
+
+
+@pytest.mark.parametrize("data", ["masks", "kernels"])
+@pytest.mark.parametrize("name", ["P2L, gradient descent", "P2L, Adam", "PSLD"])
+def test_an_image_does_not_depend_on_its_neighbours(
+    random_model: LatentDiffusion, name: str, data: str
+) -> None:
+    masks, y, prompts, seeds = _masked_batch()
+    kernels = torch.rand(5, 1, 5, 5, dtype=torch.float64)
+    kernels = kernels / kernels.sum(dim=(2, 3), keepdim=True)
+
+    def run(order: list[int]) -> Tensor:
+        given: dict[str, Any] = (
+            {"masks": masks[order], "mask": "given"} if data == "masks" else {"kernels": kernels[order]}
+        )
+        A = operators.build("inpainting" if data == "masks" else "blur", **given)
+        return restore(
+            random_model,
+            A,
+            y[order],
+            METHODS[name],
+            4,
+            [prompts[i] for i in order],
+            [seeds[i] for i in order],
+        ).images
+
+    together = run([0, 1, 2, 3, 4])
+    reordered = run([4, 2, 0, 1, 3])
+    alone = torch.cat([run([i]) for i in range(5)])
+    assert torch.allclose(together, alone, atol=1e-9)
+    assert torch.allclose(reordered, together[[4, 2, 0, 1, 3]], atol=1e-9)
+
+
+def test_not_a_number_stops_one_image_and_says_at_which_step(random_model: LatentDiffusion) -> None:
+    masks, y, prompts, seeds = _masked_batch()
+    A = operators.build("inpainting", mask="given", masks=masks)
+    z = torch.randn(5, 4, 4, 4, dtype=torch.float64)
+    clean = restore(random_model, A, y, METHODS["P2L, Adam"], 4, prompts, initial_latents=z)
+    z[2, 0, 0, 0] = torch.nan
+    broken = restore(random_model, A, y, METHODS["P2L, Adam"], 4, prompts, initial_latents=z)
+    assert broken.errors[2] is not None and "step 4 of 4" in broken.errors[2]
+    others = [0, 1, 3, 4]
+    assert [broken.errors[i] for i in others] == [None] * 4
+    assert torch.allclose(broken.images[others], clean.images[others], atol=1e-9)
+    assert broken.images[2].isnan().all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 24), (32, 32), (20, 36), (13, 17)])
+def test_any_size_is_restored_on_a_canvas_that_fits(
+    random_model: LatentDiffusion, size: tuple[int, int]
+) -> None:
+    A = operators.build("denoising")
+    y = torch.rand(2, 3, *size, dtype=torch.float64) * 2 - 1
+    out = restore(random_model, A, y, METHODS["P2L, gradient descent"], 2)
+    assert out.images.shape == y.shape
+    assert torch.isfinite(out.images).all() and out.errors == (None, None)
+    assert torch.allclose(out.residual, (y - out.images).flatten(1).square().mean(1).sqrt())
+
+
+def test_progress_counts_the_steps(random_model: LatentDiffusion) -> None:
+    seen: list[tuple[int, int]] = []
+    y = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    restore(random_model, operators.build("denoising"), y, "ldps", 3, progress=lambda *at: seen.append(at))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_adjoint_enlarges_plainly_and_needs_no_model() -> None:
+    A = operators.build("super_resolution", factor=4)
+    y = torch.rand(2, 3, 4, 4) * 2 - 1
+    out = restore(None, A, y, "adjoint")
+    assert torch.allclose(out.images, y.repeat_interleave(4, 2).repeat_interleave(4, 3), atol=1e-6)
+    assert out.nfe == 0
+
+
+def test_arguments_that_do_not_fit_are_named(random_model: LatentDiffusion) -> None:
+    A, y = operators.build("denoising"), torch.zeros(2, 3, 16, 16, dtype=torch.float64)
+    with pytest.raises(ValueError, match="prompts: got 1 for 2"):
+        restore(random_model, A, y, prompts=["one"])
+    with pytest.raises(ValueError, match="seeds: got 3 for 2"):
+        restore(random_model, A, y, seeds=[1, 2, 3])
+    with pytest.raises(ValueError, match="initial_latents"):
+        restore(random_model, A, y, initial_latents=torch.zeros(2, 4, 5, 5))
+    with pytest.raises(ValueError, match="model: got None"):
+        restore(None, A, y)
