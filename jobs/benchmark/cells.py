@@ -41,7 +41,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A method of the table. settings: over the preset; against: the row its paired difference is taken to."""
+    """A method of the table. settings: over the preset's; against: the row it is compared with."""
 
     method: str
     against: str | None

@@ -1,0 +1,56 @@
+"""``python -m jobs.benchmark quality | tune``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.benchmark import quality as quality_benchmark
+from jobs.benchmark import tune as tuning
+from jobs.benchmark.cells import ROWS, TASKS
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+Tasks = Annotated[list[str] | None, typer.Option("--task", help=f"One of: {', '.join(TASKS)}. Default: all.")]
+Steps = Annotated[int | None, typer.Option(help="DDIM steps, instead of the preset's.")]
+
+
+@app.command()
+def quality(
+    records: Annotated[
+        Path, typer.Option(help="CSV of every image's figures; what stands there is not done again.")
+    ] = Path("quality.csv"),
+    images: Annotated[int, typer.Option(min=2)] = 32,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    steps: Steps = None,
+    task: Tasks = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"One of: {', '.join(ROWS)}. Default: all.")
+    ] = None,
+) -> None:
+    """Restore held-out images by every method and print the table."""
+    tasks, methods = _known("task", task, list(TASKS)), _known("method", method, list(ROWS))
+    quality_benchmark.run(records, images, seeds, steps, tasks, methods)
+    print(quality_benchmark.table(quality_benchmark.read(records), tasks, methods))
+
+
+@app.command()
+def tune(
+    grid: Annotated[str, typer.Argument(help=f"One of: {', '.join(tuning.GRIDS)}.")],
+    images: Annotated[int, typer.Option(min=2)] = 16,
+    steps: Steps = None,
+    task: Tasks = None,
+) -> None:
+    """Try a grid of settings on images apart from the reported ones."""
+    _known("grid", [grid], list(tuning.GRIDS))
+    tuning.run(grid, images, steps, _known("task", task, list(TASKS)))
+
+
+def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:
+    for name in given or []:
+        if name not in allowed:
+            raise typer.BadParameter(f"{what} is {name!r}; one of {', '.join(allowed)} is needed")
+    return given or allowed
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,117 @@
+"""Compare the methods on held-out images: ``python -m jobs.benchmark quality``.
+
+Every finished cell (task, method, seed) is appended to the records at once; a command given again does what
+is missing. Cells come seed by seed, so that an interrupted run has every method before it has every seed.
+"""
+
+import csv
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean, stdev
+
+import p2l_engine
+from jobs.benchmark.cells import ROWS, TASKS, build_method, held_out, run_cell
+
+FIELDS = ("task", "method", "seed", "key", "psnr", "ssim", "residual", "seconds")
+Record = dict[str, str]
+
+
+def run(
+    records: Path, images: int, seeds: int, steps: int | None, tasks: list[str], methods: list[str]
+) -> None:
+    """Compute the cells that ``records`` lacks, saving after each."""
+    model = p2l_engine.load_model("tiny")
+    batch = held_out(images)
+    done = {(r["task"], r["method"], int(r["seed"])) for r in read(records)}
+    todo = [
+        cell
+        for seed in range(seeds)
+        for row in methods
+        for task in tasks
+        if (cell := (task, row, seed)) not in done
+    ]
+    for i, (task, row, seed) in enumerate(todo, 1):
+        started = time.monotonic()
+        method = build_method(ROWS[row], TASKS[task], steps)
+        figures = run_cell(model, ROWS[row], TASKS[task], batch, seed, method)
+        seconds = (time.monotonic() - started) / len(figures)
+        _append(
+            records,
+            [
+                {
+                    "task": task,
+                    "method": row,
+                    "seed": str(seed),
+                    "seconds": f"{seconds:.3f}",
+                    "key": str(f["key"]),
+                }
+                | {name: f"{f[name]:.4f}" for name in ("psnr", "ssim", "residual")}
+                for f in figures
+            ],
+        )
+        psnr = fmean(f["psnr"] for f in figures)
+        print(
+            f"{i}/{len(todo)}  {task}, {row}, seed {seed}: {psnr:.2f} dB, {seconds:.2f} s an image",
+            flush=True,
+        )
+
+
+def read(records: Path) -> list[Record]:
+    """All records of the file; none if it does not exist."""
+    if not records.exists():
+        return []
+    with records.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(records: Path, rows: list[Record]) -> None:
+    new = not records.exists()
+    with records.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(records: list[Record], tasks: Iterable[str], methods: Iterable[str]) -> str:
+    """Markdown: for each task and method PSNR, SSIM, residual, and the mean paired difference of PSNR with
+    its standard error over images (an image's seeds are averaged first)."""
+    psnr, ssim, residual = (_by_image(records, name) for name in ("psnr", "ssim", "residual"))
+    seeds = {(r["task"], r["method"]): set[str]() for r in records}
+    for r in records:
+        seeds[r["task"], r["method"]].add(r["seed"])
+    lines = [
+        "| task | method | PSNR, dB | SSIM | residual | PSNR difference, dB | to | images x seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task in tasks:
+        for method in methods:
+            here = (task, method)
+            if here not in psnr:
+                continue
+            against = ROWS[method].against
+            there = (task, against) if against is not None else None
+            difference = _paired(psnr[here], psnr[there]) if there in psnr and there is not None else ""
+            lines.append(
+                f"| {task} | {method} | {fmean(psnr[here].values()):.2f} | {fmean(ssim[here].values()):.3f} "
+                f"| {fmean(residual[here].values()):.3f} | {difference} | {against if difference else ''} "
+                f"| {len(psnr[here])} x {len(seeds[here])} |"
+            )
+    return "\n".join(lines)
+
+
+def _by_image(records: list[Record], name: str) -> dict[tuple[str, str], dict[str, float]]:
+    """Figure ``name`` by (task, method) and key, the mean over seeds."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        values[r["task"], r["method"]][r["key"]].append(float(r[name]))
+    return {cell: {key: fmean(numbers) for key, numbers in keys.items()} for cell, keys in values.items()}
+
+
+def _paired(here: dict[str, float], there: dict[str, float]) -> str:
+    differences = [here[key] - there[key] for key in here if key in there]
+    if len(differences) < 2:
+        return ""
+    return f"{fmean(differences):+.2f} ± {stdev(differences) / len(differences) ** 0.5:.2f}"
