@@ -30,7 +30,7 @@ class Exit(IntEnum):
 
 
 class BadRequest(Exception):
-    """The command line asks for something that cannot be: a missing file, a folder without images."""
+    """The command line asks for something that cannot be; one argument a problem."""
 
 
 @contextmanager
@@ -44,17 +44,20 @@ def readable_errors() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except BadRequest as error:
-        raise _stop(Exit.BAD_REQUEST, str(error)) from None
+        raise _stop(Exit.BAD_REQUEST, *error.args) from None
     except KeyboardInterrupt:
         raise _stop(Exit.INCOMPLETE, "stopped; the same command goes on where it left off") from None
     except Exception as error:
         from pipeline.config import ConfigError
+        from pipeline.rows import SourceError
         from pipeline.run import RunError
 
         if isinstance(error, ConfigError):
             raise _stop(Exit.BAD_REQUEST, *error.problems) from None
+        if isinstance(error, SourceError | FileNotFoundError):
+            raise _stop(Exit.BAD_REQUEST, *str(error).splitlines()) from None
         if isinstance(error, RunError | OSError):
-            raise _stop(Exit.INCOMPLETE, str(error)) from None
+            raise _stop(Exit.INCOMPLETE, *str(error).splitlines()) from None
         raise
 
 

@@ -43,7 +43,7 @@ def demo(
 
 
 def write_photographs(path: Path) -> None:
-    """Squares from the middle of scikit-image's held-out photographs, at several scales, as one Parquet shard."""
+    """One Parquet shard of squares from the middle of each held-out photograph, at several scales."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -72,10 +72,10 @@ def _middle(photograph: Photograph, share: float) -> bytes:
 
 
 def _show(url: str) -> None:
-    from pipeline.outputs import open_output
+    from pipeline import outputs
 
     names = ("key", "psnr", "ssim", "residual", "seconds")
-    rows = sorted(open_output(url).rows(names).to_pylist(), key=lambda row: str(row["key"]))
+    rows = sorted(outputs.rows(url, names).to_pylist(), key=lambda row: str(row["key"]))
     table(
         ["photograph", "PSNR dB", "SSIM", "residual", "seconds"], [[r[name] for name in names] for r in rows]
     )

@@ -15,14 +15,14 @@ SET_HELP = "Override a setting of the job file; can be repeated."
 
 @readable_errors()
 def restore(
-    config: Annotated[str, typer.Argument(help=CONFIG_HELP, show_default=False)],
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP, show_default=False)],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help=SET_HELP)] = None,
     shards: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Only the input shards whose name matches.")
     ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Do again only the rows that failed.")] = False,
 ) -> None:
-    """Restore every image of a job. The output is the checkpoint: the same command goes on where a run stopped.
+    """Restore every image of a job. The same command goes on where a run was stopped.
 
     Exit status: 0 all rows restored; 3 complete, some rows are errors; 1 could not complete; 2 bad request.
 

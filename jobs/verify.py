@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.console import Exit, output, readable_errors, run_alone, table
+from jobs.console import Exit, output, readable_errors, run_alone
 
 
 @readable_errors()
@@ -19,7 +19,15 @@ def verify(
 
     Example: p2l verify gs://bucket/runs/sr8
     """
-    ...
+    from pipeline.verify import verify as find_problems
+
+    problems = find_problems(out)
+    for problem in problems:
+        output.print(str(problem), markup=False, soft_wrap=True)
+    if problems:
+        output.print(f"{len(problems)} problems in {out}", soft_wrap=True)
+        raise typer.Exit(Exit.ROWS_FAILED)
+    output.print(f"{out}: whole and true", soft_wrap=True)
 
 
 if __name__ == "__main__":
