@@ -1,8 +1,8 @@
 """Reading an output folder: its JSON files, its rows without images, and the images of a few chosen rows.
 
-The rows live in `restored/<shard>.parquet` and, while a shard is unfinished, in `unfinished/<shard>/*.parquet`.
-Rows with images are read a few at a time, so an output of any size fits in memory. Files are named by their
-path below the output, such as `restored/0001.parquet`.
+The rows live in `restored/<shard>.parquet` and, while a shard is unfinished, in `unfinished/<shard>/`. Rows
+with images are read a few at a time, so an output of any size fits in memory. Files are named by their path
+below the output, such as `restored/0001.parquet`.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def _scan_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> 
 def rows(output: str, columns: Sequence[str]) -> pa.Table:
     """`key`, `status`, the named columns and the `file` of every row, each key once; absent columns are null.
 
-    A key that stands in several files (a failed row done again, a commit not removed yet) counts once: its `ok`
-    row before its `error` row, then that of a complete shard before that of a commit.
+    A key that stands in several files (a failed row done again, a commit not removed yet) counts once: its
+    `ok` row before its `error` row, then that of a complete shard before that of a commit.
     """
     names = ["key", "status", *(name for name in columns if name not in ("key", "status"))]
     files = restored(output) + unfinished(output)

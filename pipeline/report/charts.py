@@ -28,6 +28,7 @@ class Histogram:
 
     name: str
     unit: str
+    digits: str  # format of its numbers, such as ".2f"
     count: int
     infinite: int
     mean: float
@@ -39,8 +40,11 @@ class Histogram:
     median_x: float
     bars: tuple[Bar, ...]
 
+    def text(self, value: float) -> str:
+        return format(value, self.digits)
 
-def histogram(name: str, unit: str, values: NDArray[np.float64]) -> Histogram | None:
+
+def histogram(name: str, unit: str, digits: str, values: NDArray[np.float64]) -> Histogram | None:
     """The histogram of values (N,), or None when none is finite. Infinite ones are counted apart."""
     finite = values[np.isfinite(values)]
     if not len(finite):
@@ -59,7 +63,7 @@ def histogram(name: str, unit: str, values: NDArray[np.float64]) -> Histogram | 
             y=round(HEIGHT * (1 - count / counts.max()), 2),
             width=round(step - GAP, 2),
             height=round(HEIGHT * count / counts.max(), 2),
-            label=f"{edges[i]:.4g} to {edges[i + 1]:.4g}{unit and ' ' + unit}: {count}",
+            label=f"{edges[i]:{digits}} to {edges[i + 1]:{digits}}{unit and ' ' + unit}: {count}",
         )
         for i, count in enumerate(counts)
         if count
@@ -68,6 +72,7 @@ def histogram(name: str, unit: str, values: NDArray[np.float64]) -> Histogram | 
     return Histogram(
         name=name,
         unit=unit,
+        digits=digits,
         count=len(finite),
         infinite=int(np.isinf(values).sum()),
         mean=float(finite.mean()),

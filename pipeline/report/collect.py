@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 
 from pipeline.report.charts import Histogram, histogram
 
-METRICS = (
-    ("psnr", "PSNR", "dB"),
-    ("ssim", "SSIM", ""),
-    ("lpips", "LPIPS", ""),
-    ("residual", "Residual", ""),
-    ("seconds", "Time an image", "s"),
+METRICS = (  # column, name, unit, format
+    ("psnr", "PSNR", "dB", ".2f"),
+    ("ssim", "SSIM", "", ".3f"),
+    ("lpips", "LPIPS", "", ".3f"),
+    ("residual", "Residual", "", ".3g"),
+    ("seconds", "Time an image", "s", ".3g"),
 )
 COLUMNS = ("key", "status", "error", "source_shard", "psnr", "ssim", "lpips", "residual", "seconds", "nfe")
 KEYS_SHOWN = 50  # keys listed under one cause; the rest are counted
@@ -53,7 +53,7 @@ def counts(rows: pa.Table) -> Counts:
 def histograms(rows: pa.Table) -> tuple[Histogram, ...]:
     """One histogram for each metric that some `ok` row has."""
     ok = rows.filter(pc.equal(rows["status"], "ok"))
-    drawn = (histogram(name, unit, numbers(ok, column)) for column, name, unit in METRICS)
+    drawn = (histogram(name, unit, digits, numbers(ok, column)) for column, name, unit, digits in METRICS)
     return tuple(h for h in drawn if h)
 
 

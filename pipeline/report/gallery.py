@@ -87,18 +87,18 @@ def choose(rows: pa.Table, sample: int, seed: int) -> list[Choice]:
     best, worst = order[:ends], order[len(order) - ends :][::-1]
     rest = np.setdiff1d(np.arange(len(ok)), np.concatenate([best, worst]))
     drawn = np.sort(np.random.default_rng(seed).choice(rest, min(sample, len(rest)), replace=False))
-    ranking = "highest PSNR first" if descending else "smallest residual first"
-    reverse = "lowest PSNR first" if descending else "largest residual first"
-    whole = len(drawn) == len(rest)
-    spread = (
-        "all other images"
-        if whole
-        else f"{len(drawn)} of {len(rest):,} other images, drawn evenly, seed {seed}"
+    titles = ("Best", "Worst") if descending else ("Smallest residual", "Largest residual")
+    notes = (
+        ("highest PSNR first", "lowest PSNR first")
+        if descending
+        else ("closest to the measurement first", "")
     )
+    whole = len(drawn) == len(rest)
+    spread = "" if whole else f"{len(drawn)} of {len(rest):,} other images, drawn evenly, seed {seed}"
     found = (
-        ("Best", ranking, best),
-        ("Worst", reverse, worst),
-        ("The rest" if whole else "Sample", spread, drawn),
+        (titles[0], notes[0], best),
+        (titles[1], notes[1], worst),
+        ("All others" if whole else "Sample", spread, drawn),
     )
     return [Choice(title, note, ok.take(pa.array(i)).to_pylist()) for title, note, i in found if len(i)]
 

@@ -82,13 +82,14 @@ def _title(config: Mapping[str, Any]) -> str:
 def _headline(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The settings that a reader asks for first."""
     method, settings = _named(config.get("method"))
+    size, inputs = config.get("size"), config.get("input")
     facts = [
         ("method", " ".join(filter(None, (method, settings.get("preset") and f"({settings['preset']})")))),
         ("steps", settings.get("steps")),
         ("model", _named(config.get("model"))[0]),
         ("noise σ", config.get("noise")),
-        ("size", config.get("size")),
+        ("size", " × ".join(map(str, size)) if isinstance(size, list) else size),
         ("seed", config.get("seed")),
-        ("input", config.get("input")),
+        ("input", ", ".join(inputs) if isinstance(inputs, list) else inputs),
     ]
     return tuple((name, str(value)) for name, value in facts if value not in (None, ""))

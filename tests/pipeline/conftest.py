@@ -92,7 +92,7 @@ def write_run(tmp_path: Path) -> Callable[..., str]:
         job = {
             "input": str(inputs),
             "output": str(folder),
-            "model": "tiny",
+            "model": "CompVis/stable-diffusion-v1-4",
             "size": SIDE,
             "operator": {"name": "super_resolution", "factor": FACTOR},
             "method": {"name": "p2l", "steps": 200},

@@ -1,0 +1,257 @@
+"""Is a run's output whole and true? Every check reads what is stored, a few rows at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from p2l_engine.metrics import psnr, ssim
+from pipeline import outputs, sources
+from pipeline.config import JobConfig
+from pipeline.degrade import prepare
+from pipeline.images import ImageError
+from pipeline.rows import SourceError
+from pipeline.sink import OUTPUT_SCHEMA
+from pipeline.sources import Shard
+
+LIMIT = 1000  # problems listed for one shard; one fault in a large run can touch every row
+NAMED = 5  # keys named in one problem
+TOLERANCE = 1e-6  # dB and SSIM; the same arithmetic in another version of a library
+CHECKED = (
+    *("key", "status", "error", "image", "reference", "width", "height"),
+    *("psnr", "ssim", "residual", "fingerprint"),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. where: a file or folder. key: of the row, None when it is about more."""
+
+    where: str
+    key: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.message) if part is not None)
+
+
+def verify(output: str) -> list[Problem]:
+    """All problems of the run at the URL `output`, at most 1000 for each shard; [] when there is none.
+
+    Checked: every input key has exactly one row, in its shard's order; all columns are there; statuses are
+    valid; images decode to RGB PNG of the stated size; PSNR and SSIM recompute to within 1e-6 from the stored
+    reference, or from the input where references are not kept; residuals are finite; the fingerprint is that
+    of run.json; metrics.parquet has as many rows; no shard is unfinished.
+
+    Raises FileNotFoundError when there is no run.
+    """
+    outputs.check(output)
+    run = outputs.read_json(output, "run.json")
+    if not run:
+        return [Problem("run.json", None, "is missing, so it is not known what the output should hold")]
+    config = _job(run["config"])
+    try:
+        shards = sources.list_shards(config.input)
+    except (SourceError, OSError) as error:
+        return [Problem("run.json", None, f"the input cannot be listed, so no key can be checked: {error}")]
+    files = set(outputs.restored(output))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        check = partial(_check_shard, output, config, str(run["fingerprint"]), files)
+        problems = [problem for found in pool.map(check, shards) for problem in found]
+    expected = {_file(shard) for shard in shards}
+    problems += [Problem(file, None, "no input shard has this name") for file in sorted(files - expected)]
+    problems += _check_commits(output)
+    problems += _check_metrics(output, files)
+    return problems + _check_repeated(output, sorted(files))
+
+
+def _job(stored: dict[str, Any]) -> JobConfig:
+    """The job of run.json, not validated again: its model need not be here to check its output."""
+    size = stored["size"] and tuple(stored["size"])
+    return JobConfig.model_construct(**stored | {"size": size})
+
+
+def _file(shard: Shard) -> str:
+    return f"restored/{shard.name}.parquet"
+
+
+def _check_shard(
+    output: str, config: JobConfig, fingerprint: str, files: set[str], shard: Shard
+) -> list[Problem]:
+    file = _file(shard)
+    try:
+        keys = [str(key) for key in sources.keys(shard)]
+        if file not in files:
+            return [Problem(file, None, f"is missing: {_some(keys)} of {shard.url} have no complete shard")]
+        return list(islice(_check_file(output, config, fingerprint, shard, keys), LIMIT))
+    except (OSError, SourceError, pa.ArrowException) as error:
+        return [Problem(file, None, f"cannot be read: {error}")]
+
+
+def _check_file(
+    output: str, config: JobConfig, fingerprint: str, shard: Shard, keys: Sequence[str]
+) -> Iterator[Problem]:
+    file = _file(shard)
+    with outputs.open_parquet(output, file) as parquet:
+        absent = [name for name in OUTPUT_SCHEMA.names if name not in parquet.schema_arrow.names]
+        found = parquet.read(columns=["key", "status"])
+    if absent:
+        yield Problem(file, None, f"lacks the columns {', '.join(absent)}")
+    stored = found["key"].to_pylist()
+    yield from (Problem(file, None, message) for message in _check_keys(keys, stored))
+    originals: Iterator[np.ndarray | None] | None = None
+    if config.mode == "measure" and "reference" not in config.keep and stored == list(keys):
+        originals = _originals(config, shard, [status == "ok" for status in found["status"].to_pylist()])
+    for row in outputs.scan(output, file, CHECKED):
+        original = next(originals) if originals and row["status"] == "ok" else None
+        yield from (Problem(file, row["key"], message) for message in _check_row(row, original, fingerprint))
+
+
+def _check_keys(expected: Sequence[str], stored: Sequence[str]) -> Iterator[str]:
+    if list(expected) == list(stored):
+        return
+    counts = Counter(stored)
+    missing = [key for key in expected if key not in counts]
+    unexpected = sorted(counts.keys() - set(expected))
+    repeated = [key for key, count in counts.items() if count > 1]
+    if missing:
+        yield f"{_some(missing)} of the input have no row"
+    if unexpected:
+        yield f"{_some(unexpected)} are not in the input"
+    if repeated:
+        yield f"{_some(repeated)} have more than one row"
+    if not (missing or unexpected or repeated):
+        yield "the rows are not in the input's order"
+
+
+def _originals(config: JobConfig, shard: Shard, wanted: Sequence[bool]) -> Iterator[np.ndarray | None]:
+    """The fitted input images (H, W, 3) of the wanted rows; None for one that can no longer be read."""
+    for row in sources.rows(shard, wanted):
+        try:
+            yield prepare(row, config).pixels
+        except ImageError:
+            yield None
+
+
+def _check_row(row: dict[str, Any], original: np.ndarray | None, fingerprint: str) -> Iterator[str]:
+    if row.get("fingerprint") != fingerprint:
+        yield f"fingerprint is {row.get('fingerprint')}, that of run.json is {fingerprint}"
+    if row["status"] == "error":
+        if not row.get("error"):
+            yield "status is error, but no error is stated"
+        if row.get("image"):
+            yield "status is error, but there is an image"
+    elif row["status"] == "ok":
+        yield from _check_ok(row, original)
+    else:
+        yield f"status is {row['status']!r}; allowed are ok and error"
+
+
+def _check_ok(row: dict[str, Any], original: np.ndarray | None) -> Iterator[str]:
+    if row.get("error"):
+        yield f"status is ok, but an error is stated: {row['error']}"
+    if row.get("residual") is None or not math.isfinite(row["residual"]):
+        yield f"residual is {row.get('residual')}, expected a finite number"
+    try:
+        image = _pixels(row.get("image"), "image")
+        reference = _pixels(row["reference"], "reference") if row.get("reference") else original
+    except ValueError as error:
+        yield str(error)
+        return
+    height, width = image.shape[:2]
+    if (row.get("width"), row.get("height")) != (width, height):
+        yield f"image is {width} x {height}, the row says {row.get('width')} x {row.get('height')}"
+    if reference is None:
+        return
+    if reference.shape != image.shape:
+        yield f"reference is {reference.shape[1]} x {reference.shape[0]}, image is {width} x {height}"
+        return
+    for name, value in (("psnr", psnr(reference, image)), ("ssim", ssim(reference, image))):
+        if not _agree(row.get(name), value):
+            yield f"{name} is stored as {row.get(name)} and recomputes to {value}"
+
+
+def _agree(stored: float | None, value: float | None) -> bool:
+    if stored is None or value is None:
+        return stored is value
+    return stored == value or abs(stored - value) <= TOLERANCE
+
+
+def _pixels(cell: dict[str, Any] | None, name: str) -> np.ndarray:
+    """The stored image (H, W, 3) uint8. Raises ValueError when it is no whole RGB PNG."""
+    if not cell or not cell.get("bytes"):
+        raise ValueError(f"{name} is missing")
+    try:
+        with Image.open(io.BytesIO(cell["bytes"]), formats=("PNG",)) as image:
+            if image.mode != "RGB":
+                raise ValueError(f"{name} is a PNG of mode {image.mode}, expected RGB")
+            return np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} does not decode as PNG: {error}") from error
+
+
+def _check_commits(output: str) -> list[Problem]:
+    files = outputs.unfinished(output)
+    folders = sorted({file.rsplit("/", 1)[0] for file in files})
+    return [Problem(folder, None, "holds commits of a run that has not ended") for folder in folders]
+
+
+def _check_metrics(output: str, files: set[str]) -> Iterator[Problem]:
+    try:
+        stated = _rows_in(output, "metrics.parquet")
+        rows = sum(_rows_in(output, file) for file in files)
+    except FileNotFoundError:
+        yield Problem("metrics.parquet", None, "is missing")
+    except (OSError, pa.ArrowException) as error:
+        yield Problem("metrics.parquet", None, f"cannot be held against restored/: {error}")
+    else:
+        if rows != stated:
+            yield Problem("metrics.parquet", None, f"has {stated} rows, restored/ has {rows}")
+
+
+def _rows_in(output: str, file: str) -> int:
+    with outputs.open_parquet(output, file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def _check_repeated(output: str, files: Sequence[str]) -> list[Problem]:
+    """Keys in more than one shard, found by a hash of 64 bits: 8 bytes of memory a row."""
+    hashes = [np.fromiter(map(_hash, _keys(output, file)), np.uint64) for file in files]
+    values, counts = np.unique(np.concatenate([*hashes, np.array([], np.uint64)]), return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    if not suspects:
+        return []
+    places = Counter(key for file in files for key in set(_keys(output, file)) if _hash(key) in suspects)
+    return [Problem("restored", key, f"stands in {n} shards") for key, n in sorted(places.items()) if n > 1]
+
+
+def _keys(output: str, file: str) -> list[str]:
+    """The keys of a file; none of one that cannot be read, which its own check reports."""
+    try:
+        with outputs.open_parquet(output, file) as parquet:
+            return list(parquet.read(columns=["key"])["key"].to_pylist())
+    except (OSError, pa.ArrowException):
+        return []
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def _some(keys: Sequence[str]) -> str:
+    """How many keys, and the first of them by name."""
+    named = ", ".join(map(repr, keys[:NAMED])) + (", ..." if len(keys) > NAMED else "")
+    return f"{len(keys)} keys ({named})"
