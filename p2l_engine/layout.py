@@ -88,8 +88,8 @@ def check_architecture(
         return problems
     if unet.get("in_channels") != vae.get("latent_channels"):
         problems.append(
-            f"unet takes {unet.get('in_channels')} channels, allowed: {vae.get('latent_channels')} as the VAE "
-            "makes; take the text-to-image model, not one for inpainting, depth or enlargement"
+            f"unet takes {unet.get('in_channels')} channels, allowed: {vae.get('latent_channels')} as the "
+            "VAE makes; take the text-to-image model, not one for inpainting, depth or enlargement"
         )
     if not isinstance(unet.get("sample_size"), int):
         problems.append(

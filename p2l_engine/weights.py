@@ -103,8 +103,9 @@ def _hint(model_id: str) -> str:
 
 def _check_scheme(url: str) -> list[str]:
     scheme = url.split("://")[0].split("::")[0]
-    if scheme not in fsspec.available_protocols():
-        near = difflib.get_close_matches(scheme, fsspec.available_protocols())
+    known = {*fsspec.available_protocols(), *fsspec.registry}
+    if scheme not in known:
+        near = difflib.get_close_matches(scheme, known)
         hint = f"; did you mean {near[0]}://?" if near else ""
         return [f"model: got {url!r}, {scheme}:// is no protocol that fsspec knows{hint}"]
     implementation = known_implementations.get(scheme)
