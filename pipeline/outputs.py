@@ -98,7 +98,7 @@ def _columns(output: str, file: str, names: Sequence[str]) -> pa.Table:
 
 
 def _each_key_once(table: pa.Table) -> pa.Table:
-    keys = table["key"].to_numpy(zero_copy_only=False).astype(str)
+    keys = table["key"].combine_chunks().dictionary_encode().indices.to_numpy()
     failed = table["status"].to_numpy(zero_copy_only=False) != "ok"
     best_first = np.argsort(failed, kind="stable")  # files stand in order: complete shards, then commits
     _, first = np.unique(keys[best_first], return_index=True)

@@ -54,7 +54,7 @@ def verify(output: str) -> list[Problem]:
     Checked: every input key has exactly one row, in its shard's order; all columns are there; statuses are
     valid; images decode to RGB PNG of the stated size; PSNR and SSIM recompute to within 1e-6 from the stored
     reference, or from the input where references are not kept; residuals are finite; the fingerprint is that
-    of run.json; metrics.parquet has as many rows; no shard is unfinished.
+    of run.json; metrics.parquet and summary.json count the same rows; no shard is unfinished.
 
     Raises FileNotFoundError when there is no run.
     """
@@ -74,7 +74,7 @@ def verify(output: str) -> list[Problem]:
     expected = {_file(shard) for shard in shards}
     problems += [Problem(file, None, "no input shard has this name") for file in sorted(files - expected)]
     problems += _check_commits(output)
-    problems += _check_metrics(output, files)
+    problems += _check_counts(output, files)
     return problems + _check_repeated(output, sorted(files))
 
 
@@ -209,17 +209,18 @@ def _check_commits(output: str) -> list[Problem]:
     return [Problem(folder, None, "holds commits of a run that has not ended") for folder in folders]
 
 
-def _check_metrics(output: str, files: set[str]) -> Iterator[Problem]:
+def _check_counts(output: str, files: set[str]) -> Iterator[Problem]:
+    """metrics.parquet and summary.json are written after the rows; they may lag behind or be missing."""
+    summary = outputs.read_json(output, "summary.json")
     try:
-        stated = _rows_in(output, "metrics.parquet")
         rows = sum(_rows_in(output, file) for file in files)
-    except FileNotFoundError:
-        yield Problem("metrics.parquet", None, "is missing")
+        stated = {"metrics.parquet": _rows_in(output, "metrics.parquet"), "summary.json": summary.get("rows")}
     except (OSError, pa.ArrowException) as error:
         yield Problem("metrics.parquet", None, f"cannot be held against restored/: {error}")
-    else:
-        if rows != stated:
-            yield Problem("metrics.parquet", None, f"has {stated} rows, restored/ has {rows}")
+        return
+    for name, count in stated.items():
+        if count != rows:
+            yield Problem(name, None, f"counts {count} rows, restored/ has {rows}")
 
 
 def _rows_in(output: str, file: str) -> int:

@@ -84,22 +84,26 @@ def error_groups(rows: pa.Table) -> tuple[ErrorGroup, ...]:
 
 
 def throughput(rows: pa.Table, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Named figures of speed: from the rows' own seconds and, where the run wrote it, its wall-clock time."""
-    seconds = numbers(rows, "seconds")
+    """Named figures of speed: from the rows' own seconds, and of the last start from summary.json."""
     found: list[tuple[str, str]] = []
-    wall = summary.get("seconds")
-    if wall:
-        found += [("wall-clock time", duration(wall)), ("images an hour", f"{3600 * len(rows) / wall:,.0f}")]
-    if len(seconds) and seconds.sum() > 0:
+    seconds = numbers(rows, "seconds")
+    if seconds.sum() > 0:
         found += [
             ("mean time an image", f"{seconds.mean():.3g} s"),
             ("95 % of images within", f"{np.percentile(seconds, 95):.3g} s"),
             ("images an hour and worker", f"{3600 / seconds.mean():,.0f}"),
             ("time of all workers", duration(float(seconds.sum()))),
         ]
-    calls = numbers(rows, "nfe")
-    if len(calls):
-        found.append(("network evaluations an image", f"{calls.mean():,.0f}"))
+    evaluations = numbers(rows, "nfe")
+    if len(evaluations):
+        found.append(("network evaluations an image", f"{evaluations.mean():,.0f}"))
+    start = summary.get("this_start", {})
+    if start.get("rows"):
+        found += [
+            ("rows of the last start", f"{start['rows']:,}"),
+            ("its wall-clock time", duration(start["seconds"])),
+            ("its images an hour", f"{3600 * start['rows'] / start['seconds']:,.0f}"),
+        ]
     return tuple(found)
 
 
@@ -111,10 +115,16 @@ def duration(seconds: float) -> str:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as (path, value) pairs, in their order."""
+    """Nested settings as (path, value) pairs in words, in their order."""
     for name, value in settings.items():
-        path = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{path}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
-            yield path, "null" if value is None else str(value)
+            yield prefix + name, words(value)
+
+
+def words(value: Any) -> str:
+    """A setting's value as a person reads it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(words, value))
+    return "none" if value is None else str(value) or "empty"

@@ -72,35 +72,31 @@ def choose(rows: pa.Table, sample: int, seed: int) -> list[Choice]:
 
     The ranking is by PSNR, or by residual where nothing has a PSNR. The sample is drawn without replacement
     from all rows that are not shown already, in the order of their keys, so it depends on `seed` and the keys
-    alone.
+    alone. A run of few images is one section, best first.
     """
     ok = rows.filter(pc.equal(rows["status"], "ok")).sort_by("key")
     if not len(ok):
         return []
-    measure, descending = ("psnr", True) if ok["psnr"].null_count < len(ok) else ("residual", False)
-    values = ok[measure].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    order = np.argsort(
-        -values if descending else values, kind="stable"
-    )  # NaN, a row without a value, comes last
-    order = order[~np.isnan(values[order])]
-    ends = min(EXTREMES, len(order) // 2)
-    best, worst = order[:ends], order[len(order) - ends :][::-1]
+    by_psnr = ok["psnr"].null_count < len(ok)
+    values = ok["psnr" if by_psnr else "residual"].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    order = np.argsort(-values if by_psnr else values, kind="stable")  # rows without a value come last
+    first, last = ("highest PSNR", "lowest PSNR") if by_psnr else ("smallest residual", "largest residual")
+    if len(ok) <= 2 * EXTREMES:
+        return [Choice("All images", f"{first} first", ok.take(order).to_pylist())]
+    ranked = order[~np.isnan(values[order])]
+    ends = min(EXTREMES, len(ranked) // 2)
+    best, worst = ranked[:ends], ranked[len(ranked) - ends :][::-1]
     rest = np.setdiff1d(np.arange(len(ok)), np.concatenate([best, worst]))
     drawn = np.sort(np.random.default_rng(seed).choice(rest, min(sample, len(rest)), replace=False))
-    titles = ("Best", "Worst") if descending else ("Smallest residual", "Largest residual")
-    notes = (
-        ("highest PSNR first", "lowest PSNR first")
-        if descending
-        else ("closest to the measurement first", "")
-    )
-    whole = len(drawn) == len(rest)
-    spread = "" if whole else f"{len(drawn)} of {len(rest):,} other images, drawn evenly, seed {seed}"
+    spread = f"{len(drawn)} of {len(rest):,} other images, drawn evenly, seed {seed}"
     found = (
-        (titles[0], notes[0], best),
-        (titles[1], notes[1], worst),
-        ("All others" if whole else "Sample", spread, drawn),
+        ("Best" if by_psnr else "Closest to the measurement", f"{first} first", best),
+        ("Worst" if by_psnr else "Farthest from the measurement", f"{last} first", worst),
+        *((("Sample", spread, drawn),) if len(drawn) < len(rest) else (("All others", "by key", drawn),)),
     )
-    return [Choice(title, note, ok.take(pa.array(i)).to_pylist()) for title, note, i in found if len(i)]
+    return [
+        Choice(title, note, ok.take(indices).to_pylist()) for title, note, indices in found if len(indices)
+    ]
 
 
 def show(output: str, choices: list[Choice]) -> tuple[Section, ...]:

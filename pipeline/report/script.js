@@ -9,6 +9,8 @@ theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
 showTheme();
 
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
+
 const cards = [...document.querySelectorAll(".card")];
 const sliders = [...document.querySelectorAll(".slider")];
 

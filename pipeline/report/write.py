@@ -72,24 +72,27 @@ def _named(block: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _title(config: Mapping[str, Any]) -> str:
+    """The operator in words, such as `Super resolution ×4` or `Inpainting, free form`."""
     operator, settings = _named(config.get("operator"))
     words = operator.replace("_", " ").capitalize() or "Restoration"
     if factor := settings.get("factor"):
         words += f" ×{factor}"
+    if mask := settings.get("mask"):
+        words += f", {mask.replace('_', ' ')}"
     return words
 
 
 def _headline(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """The settings that a reader asks for first."""
+    """The settings that a reader asks for first; those that the job lacks are left out."""
     method, settings = _named(config.get("method"))
-    size, inputs = config.get("size"), config.get("input")
-    facts = [
-        ("method", " ".join(filter(None, (method, settings.get("preset") and f"({settings['preset']})")))),
-        ("steps", settings.get("steps")),
-        ("model", _named(config.get("model"))[0]),
-        ("noise σ", config.get("noise")),
-        ("size", " × ".join(map(str, size)) if isinstance(size, list) else size),
-        ("seed", config.get("seed")),
-        ("input", ", ".join(inputs) if isinstance(inputs, list) else inputs),
-    ]
-    return tuple((name, str(value)) for name, value in facts if value not in (None, ""))
+    preset = settings.get("preset")
+    facts = {
+        "method": f"{method} ({preset})" if preset else method,
+        "steps": settings.get("steps"),
+        "model": _named(config.get("model"))[0],
+        "noise σ": config.get("noise"),
+        "size": " × ".join(map(str, config.get("size") or [])),
+        "seed": config.get("seed"),
+        "input": collect.words(config.get("input", [])),
+    }
+    return tuple((name, str(value)) for name, value in facts.items() if value not in (None, ""))

@@ -133,11 +133,17 @@ def test_missing_unfinished_unreadable_and_foreign_shards_are_found(
     assert "restored: b0: stands in 2 shards" in found
 
 
-def test_a_stale_metrics_table_is_found(write_run: Callable[..., str], sound: Any) -> None:
+def test_stale_counts_are_found(write_run: Callable[..., str], sound: Any) -> None:
     output = write_run(sound)
     metrics = Path(output) / "metrics.parquet"
     pq.write_table(pq.read_table(metrics).slice(1), metrics)
-    assert messages(output) == ["metrics.parquet: has 7 rows, restored/ has 8"]
+    (Path(output) / "summary.json").unlink()
+    assert messages(output) == [
+        "metrics.parquet: counts 7 rows, restored/ has 8",
+        "summary.json: counts None rows, restored/ has 8",
+    ]
+    metrics.unlink()
+    assert messages(output)[0].startswith("metrics.parquet: cannot be held against restored/")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
