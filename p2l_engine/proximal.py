@@ -60,7 +60,7 @@ def conjugate_gradients(
         values=torch.where(_spread(finite, u), u, torch.nan),
         iterations=iterations,
         residual=squared.sqrt() / _norm(b).clamp_min(torch.finfo(b.dtype).tiny),
-        converged=squared.sqrt() <= limit,
+        converged=finite & (squared.sqrt() <= limit),
     )
 
 

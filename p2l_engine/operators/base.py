@@ -45,7 +45,7 @@ class LinearOperator(ABC):
         Differentiable in y where y requires a gradient; otherwise the result carries no graph.
         """
         differentiable = torch.is_grad_enabled() and y.requires_grad
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             x = y.new_zeros(len(y), *self.image_shape(y.shape[1:])).requires_grad_()
             (back,) = torch.autograd.grad(self(x), x, y, create_graph=differentiable)
         return back
@@ -65,7 +65,7 @@ class LinearOperator(ABC):
             warnings.warn(
                 f"{self.name}: conjugate gradients stopped at a relative residual of {short.max():.1e} in "
                 f"{short.numel()} of {len(x)} images; a larger weight (lam) converges faster",
-                stacklevel=2,
+                stacklevel=3,
             )
         return solution.values
 

@@ -106,8 +106,10 @@ class Blur(LinearOperator):
         key = (height, width, x.dtype, x.device)
         if key not in self._spectra:
             rows, columns = self.kernel.shape[2:]
-            grid = F.pad(self.kernel.to(x), (0, width - columns, 0, height - rows))
-            self._spectra[key] = torch.fft.rfft2(grid.roll((-(rows // 2), -(columns // 2)), dims=(2, 3)))
+            with torch.inference_mode(False):  # what is kept must serve gradients later
+                grid = F.pad(self.kernel.to(x), (0, width - columns, 0, height - rows))
+                grid = grid.roll((-(rows // 2), -(columns // 2)), dims=(2, 3))
+                self._spectra[key] = torch.fft.rfft2(grid)
         return self._spectra[key]
 
 
@@ -148,4 +150,4 @@ def _check_kernel(name: str, kernel: Tensor) -> Tensor:
         raise ValueError(
             f"{name}: got a kernel whose sum is {far:.6g}; allowed: 1 to within 0.001; divide it by its sum"
         )
-    return kernel / sums
+    return (kernel / sums).detach()

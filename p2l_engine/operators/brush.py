@@ -37,18 +37,11 @@ def free_form_mask(source: torch.Generator, height: int, width: int, coverage: s
             f"free-form class {coverage}: got a picture of {height}x{width}; allowed: one with enough pixels "
             "to drop that share of them"
         )
-    target = int(torch.randint(fewest, most + 1, (), generator=source))
     painted = torch.zeros(height, width, dtype=torch.bool)
-    while (room := target - int(painted.sum())) > 0:
+    room = int(torch.randint(fewest, most + 1, (), generator=source))
+    while room:
         for start, end, radius in _stroke(source, height, width):
-            arrival = _arrival(start, end, radius, height, width).masked_fill(painted, math.inf)
-            reached = arrival.isfinite()
-            if (new := int(reached.sum())) <= room:
-                painted |= reached
-                room -= new
-            else:
-                painted.view(-1)[arrival.flatten().argsort(stable=True)[:room]] = True
-                break
+            room -= _paint(painted, start, end, radius, room)
     return ~painted[None]
 
 
@@ -71,15 +64,29 @@ def _stroke(source: torch.Generator, height: int, width: int) -> list[tuple[_Poi
     return segments
 
 
-def _arrival(start: _Point, end: _Point, radius: float, height: int, width: int) -> Tensor:
-    """When, in pixels of its way from start to end, the brush first touches each pixel (H, W); inf: never."""
-    rows = torch.arange(height, dtype=torch.float64)[:, None] - start[0]
-    columns = torch.arange(width, dtype=torch.float64)[None] - start[1]
+def _paint(painted: Tensor, start: _Point, end: _Point, radius: float, room: int) -> int:
+    """Moves the brush from start to end on a picture (H, W), in place, until `room` more pixels are painted.
+
+    Returns how many were. A pixel's turn comes when the brush first touches it.
+    """
+    rows = _reach(start[0], end[0], radius, painted.shape[0])
+    columns = _reach(start[1], end[1], radius, painted.shape[1])
+    canvas = painted[rows, columns]
+    down = torch.arange(rows.start, rows.stop, dtype=torch.float64)[:, None] - start[0]
+    right = torch.arange(columns.start, columns.stop, dtype=torch.float64)[None] - start[1]
     way = math.dist(start, end)
-    down, right = (end[0] - start[0]) / way, (end[1] - start[1]) / way
-    along = rows * down + columns * right
-    nearest = along.clamp(0, way)
-    distance = torch.hypot(rows - nearest * down, columns - nearest * right)
-    sideways = torch.hypot(rows - along * down, columns - along * right)
+    along = (down * (end[0] - start[0]) + right * (end[1] - start[1])) / way
+    sideways = (right * (end[0] - start[0]) - down * (end[1] - start[1])) / way
+    touched = torch.hypot(along - along.clamp(0, way), sideways) <= radius
     arrival = along - (radius**2 - sideways**2).clamp_min(0).sqrt()
-    return torch.where(distance <= radius, arrival, math.inf)
+    new = touched & ~canvas
+    count = min(int(new.sum()), room)
+    turns = arrival.masked_fill(~new, math.inf).flatten().argsort(stable=True)
+    canvas[turns[:count] // canvas.shape[1], turns[:count] % canvas.shape[1]] = True
+    return count
+
+
+def _reach(a: float, b: float, radius: float, size: int) -> slice:
+    """The pixels of one side of the picture that a brush moving from a to b may touch."""
+    first = min(max(math.floor(min(a, b) - radius), 0), size)
+    return slice(first, max(min(math.ceil(max(a, b) + radius) + 1, size), first))

@@ -45,7 +45,7 @@ class Masking(LinearOperator):
     def __call__(self, x: Tensor) -> Tensor:
         self.measurement_shape(x.shape[1:])
         check_batch(self.name, "masks", len(self.mask), len(x))
-        return torch.where(self.mask, x, 0)
+        return torch.where(self.mask.to(x.device), x, 0)
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)

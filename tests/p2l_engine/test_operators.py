@@ -218,6 +218,25 @@ def test_no_graph_is_recorded_that_nobody_asked_for(make: Callable) -> None:
 
 
 @every_operator
+def test_what_was_used_in_inference_mode_can_be_differentiated_afterwards(make: Callable) -> None:
+    A = make((16, 16))
+    x = noise(BATCH, 3, 16, 16)
+    with torch.inference_mode():
+        back = A.adjoint(A(x))
+    torch.testing.assert_close(back.clone(), A.adjoint(A(x)))
+    assert torch.autograd.grad(A(x.requires_grad_()).sum(), x)[0].isfinite().all()
+
+
+def test_a_proximal_that_is_not_reached_is_warned_of() -> None:
+    A = operators.build("gaussian_blur", size=9, sigma=5.0)
+    x = noise(2, 3, 8, 8)
+    with pytest.warns(
+        UserWarning, match="conjugate gradients stopped at a relative residual of .* 2 of 2 images"
+    ):
+        A.proximal(x, x, 1e-12)
+
+
+@every_operator
 def test_noise_is_each_generators_own_and_of_the_stated_strength(make: Callable) -> None:
     A = make((16, 16))
     x = noise(BATCH, 3, 16, 16)
