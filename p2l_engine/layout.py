@@ -59,6 +59,8 @@ def variant(folder: Path, network: str) -> str | None:
 
 def check_folder(folder: Path) -> list[str]:
     """What keeps a local folder from being loaded: missing files, or another architecture."""
+    if not folder.is_dir():
+        return [f"model folder {str(folder)!r} is missing"]
     problems = missing_files({path.relative_to(folder).as_posix() for path in folder.glob("*/*")})
     if not problems:
         try:

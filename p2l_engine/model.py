@@ -66,8 +66,8 @@ class LatentDiffusion:
         """
         self.device, self.dtype = check_device(device), check_dtype(dtype)
         # Only a configuration that was saved names its class.
-        configs = (dict(network.config, _class_name=type(network).__name__) for network in (vae, unet))
-        problems = layout.check_architecture(*configs, text_encoder=text_encoder.config.to_dict())
+        of_vae, of_unet = ({**part.config, "_class_name": type(part).__name__} for part in (vae, unet))
+        problems = layout.check_architecture(of_vae, of_unet, text_encoder.config.to_dict())
         if problems:
             raise ValueError(f"model {name!r}: " + "; ".join(problems))
         self.name = name
@@ -182,13 +182,20 @@ def load_model(
         from transformers import CLIPTextModel, CLIPTokenizer
 
     def network(kind: Any, name: str) -> Any:
-        return kind.from_pretrained(
+        loaded, report = kind.from_pretrained(
             folder,
             subfolder=name,
             variant=layout.variant(folder, name),
             use_safetensors=True,
             local_files_only=True,
+            output_loading_info=True,
         )
+        if absent := sorted(report["missing_keys"]):  # they would be left at random values
+            raise ValueError(
+                f"model {model_id!r}: the weights of {name} lack {len(absent)} tensors that its "
+                f"configuration asks for, such as {absent[0]}; fetch or convert it again"
+            )
+        return loaded
 
     with _without_progress_bars():
         return LatentDiffusion(

@@ -2,12 +2,15 @@
 
 import gc
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from p2l_engine.model import DTYPES, LatentDiffusion, load_model
@@ -263,6 +266,23 @@ def test_an_unknown_scheduler_is_refused_before_any_weights_are_read(tmp_path):
         load_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "tensor"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "conv_in.weight"),
+        ("text_encoder/model.safetensors", "final_layer_norm.weight"),
+    ],
+)
+def test_weights_that_lack_a_tensor_are_refused(tmp_path, file, tensor):
+    folder = save(tmp_path / "thin", make_parts())
+    tensors = load_file(folder / file)
+    kept = {name: value for name, value in tensors.items() if not name.endswith(tensor)}
+    assert len(kept) == len(tensors) - 1
+    save_file(kept, folder / file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lack 1 tensors .*{tensor}"):
+        load_model(str(folder))
+
+
 def test_modules_that_are_no_stable_diffusion_are_refused():
     with pytest.raises(ValueError, match="unet takes 9 channels, allowed: 4"):
         LatentDiffusion(**make_parts(in_channels=9))
@@ -272,3 +292,15 @@ def test_loading_leaves_the_process_as_it_was(folder, capfd):
     load_model(str(folder))
     assert gc.isenabled()
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_shipped_model_loads_within_three_seconds_of_computing():
+    """In a fresh process, the import of the networks' libraries included."""
+    code = (
+        "import time, p2l_engine; start = time.process_time()\n"
+        "p2l_engine.load_model('tiny'); print(time.process_time() - start)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert float(done.stdout) < 3.0
