@@ -33,10 +33,10 @@ class Recipe:
 
     scenes: int = 24_000
     crops: int = 16_000
-    vae_steps: int = 9_000
+    vae_steps: int = 6_000
     vae_learning_rate: float = 2e-3
     vae_whole_images: float = 0.15  # the last share of the steps sees whole images instead of 32x32 crops
-    unet_steps: int = 6_000
+    unet_steps: int = 3_000
     unet_learning_rate: float = 1.2e-3
     unet_batch: tuple[int, int] = (24, 8)  # scenes, crops of photographs
 
@@ -134,7 +134,7 @@ def train_vae(recipe: Recipe, pools: tuple[data.Pool, data.Pool], work: Path, de
     training.run(loss, "vae")
     training.averaged()
     with torch.no_grad():
-        sample = torch.cat([pool.batch(torch.arange(256)) for pool in pools]).to(device)
+        sample = torch.cat([pool.batch(torch.arange(len(pool.captions))[:256]) for pool in pools]).to(device)
         vae.register_to_config(scaling_factor=round(1 / vae.encode(sample).latent_dist.mean.std().item(), 5))
     return vae
 

@@ -1,0 +1,64 @@
+"""The benchmark of methods: what it computes, saves, and prints."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.benchmark import cells, quality
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_reported_images_are_not_those_that_settings_were_tuned_on() -> None:
+    reported, tuned_on = cells.held_out(8), cells.held_out(8, cells.TUNED_ON)
+    distances = torch.cdist(reported.x.flatten(1), tuned_on.x.flatten(1))
+    assert distances.min() > 1
+    assert not {key.split("-")[0] for key in reported.keys[1::2]} & {
+        key.split("-")[0] for key in tuned_on.keys[1::2]
+    }
+
+
+def test_a_finished_cell_is_not_computed_again(tmp_path: Path) -> None:
+    records = tmp_path / "quality.csv"
+    run = [sys.executable, "-m", "jobs.benchmark", "quality", "--records", str(records), "--images", "2"]
+    run += ["--steps", "2", "--task", "SR x8", "--method", "adjoint", "--method", "LDPS"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for seeds in ("1", "2", "2"):
+        out = subprocess.run(
+            [*run, "--seeds", seeds],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            cwd=tmp_path,
+        )
+    with records.open(newline="") as file:
+        rows = [(r["method"], r["seed"], r["key"]) for r in csv.DictReader(file)]
+    assert len(rows) == len(set(rows)) == 2 * 2 * 2
+    assert "1/" not in out.stdout.partition("| task")[0]  # the third run found everything done
+    assert "| SR x8 | LDPS |" in out.stdout and "| adjoint | 2 x 2 |" in out.stdout
+
+
+def test_the_difference_is_paired_by_image_after_the_mean_over_seeds() -> None:
+    base = {"task": "SR x8", "ssim": "0.5", "residual": "0.1"}
+    figures = {"adjoint": {("a", 0): 10, ("a", 1): 12, ("b", 0): 20, ("b", 1): 22}}
+    figures["LDPS"] = {("a", 0): 12, ("a", 1): 12, ("b", 0): 24, ("b", 1): 24}
+    records = [
+        base | {"method": method, "key": key, "seed": str(seed), "psnr": str(psnr)}
+        for method, by_image in figures.items()
+        for (key, seed), psnr in by_image.items()
+    ]
+    table = quality.table(records, ["SR x8"], ["adjoint", "LDPS"])
+    assert "| LDPS | 18.00 | 0.500 | 0.100 | +2.00 ± 1.00 | adjoint | 2 x 2 |" in table
+
+
+@pytest.mark.parametrize("row", cells.ROWS)
+@pytest.mark.parametrize("task", cells.TASKS)
+def test_every_row_is_a_method_for_every_task(row: str, task: str) -> None:
+    method = cells.build_method(cells.ROWS[row], cells.TASKS[task], steps=None)
+    assert method.name == cells.ROWS[row].method
