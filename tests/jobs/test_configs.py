@@ -1,0 +1,27 @@
+"""The ready job files are valid, and name the settings of the paper."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs import configs
+from pipeline.config import load_config
+
+PAPER = ("sr8", "gaussian_blur", "motion_blur", "inpainting_free_form", "large_768")
+
+
+def test_every_ready_configuration_is_known() -> None:
+    assert set(configs.names()) == {"demo", *PAPER}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_configuration_of_the_paper_is_valid_before_any_weights_load(name: str) -> None:
+    job = load_config(configs.locate(name))
+    assert job.model.id == "CompVis/stable-diffusion-v1-4"
+    assert job.method["preset"] == "imagenet"
+    assert job.method["steps"] == 1000
+    assert job.noise == 0.01
+
+
+def test_what_is_no_ready_configuration_is_taken_for_a_path() -> None:
+    assert configs.locate("jobs/my.yaml") == "jobs/my.yaml"
