@@ -51,7 +51,13 @@ def linear(function: ImageFunction, image_shape: Shape) -> LinearOperator:
     shape = check_image_shape("linear", image_shape)
     source = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 1, *shape, generator=source)
-    mapped = function(torch.cat([torch.zeros_like(a), a, b, a - 3 * b]))
+    try:
+        mapped = function(torch.cat([torch.zeros_like(a), a, b, a - 3 * b]))
+    except Exception as error:  # a function of the user's may fail in any way
+        raise ValueError(
+            f"linear: the function failed ({type(error).__name__}: {error}) on 4 random images {shape}, "
+            "float32 on the CPU; allowed: functions of any batch that follow its dtype and device"
+        ) from error
     if not isinstance(mapped, Tensor) or mapped.ndim < 2 or len(mapped) != 4:
         got = tuple(mapped.shape) if isinstance(mapped, Tensor) else type(mapped).__name__
         raise ValueError(
