@@ -1,0 +1,57 @@
+"""The wheel holds all that a user needs; make's targets and CI's are there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA_FOLDERS = ("p2l_engine/tiny/weights", "jobs/configs", "pipeline/report")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of the files in a wheel built here, without the network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_sources_and_the_data_beside_them(wheel: set[str]) -> None:
+    wanted = {
+        str(path.relative_to(ROOT))
+        for package in ("p2l_engine", "pipeline", "jobs")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    for folder in DATA_FOLDERS:
+        files = {p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+        assert files, f"nothing in {folder}"
+        wanted |= {str(path.relative_to(ROOT)) for path in files}
+    assert wanted <= wheel, sorted(wanted - wheel)
+
+
+def test_the_wheel_holds_the_licence_and_the_notice(wheel: set[str]) -> None:
+    for name in ("LICENSE", "NOTICE"):
+        assert any(path.endswith(f".dist-info/licenses/{name}") for path in wheel)
+
+
+def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
+    assert {path.split("/")[0].split("-")[0] for path in wheel} == {"p2l_engine", "pipeline", "jobs", "p2l"}
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint"])
+def test_make_has_the_target(target: str) -> None:
+    shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_the_constraints_select_the_cpu_wheel_of_torch() -> None:
+    """Only this exact pin does; see the Makefile for machines with a GPU."""
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
