@@ -265,6 +265,31 @@ def test_an_unknown_scheduler_is_refused_before_any_weights_are_read(tmp_path):
         load_model(str(folder))
 
 
+def test_the_tensor_names_of_the_first_releases_are_understood(tmp_path, model):
+    """Stable Diffusion v1.4 was published before diffusers and transformers renamed these."""
+    folder = save(tmp_path / "old", make_parts())
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    text_encoder = folder / "text_encoder" / "model.safetensors"
+    renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(vae).items():
+        for new, old in renamed.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
+        tensors[name] = tensor
+    save_file(tensors, vae, metadata={"format": "pt"})
+    tensors = {
+        f"text_model.{name.removeprefix('text_model.')}": tensor
+        for name, tensor in load_file(text_encoder).items()
+    }
+    tensors["text_model.embeddings.position_ids"] = torch.arange(LENGTH)[None]
+    save_file(tensors, text_encoder, metadata={"format": "pt"})
+
+    loaded = load_model(str(folder))
+    x = images(1, 3, 32, 32)
+    torch.testing.assert_close(loaded.encode(x), model.encode(x))
+    torch.testing.assert_close(loaded.embed_prompts(["a"]), model.embed_prompts(["a"]))
+
+
 @pytest.mark.parametrize(
     ("file", "tensor"),
     [
