@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -13,26 +14,24 @@ from ray.data import ActorPoolStrategy, DataContext
 from pipeline.config import JobConfig
 from pipeline.restore import ActorOptions
 
-# CPUs are bookkeeping to Ray. Actors and readers each book half of one, so that a pool never books all there is and
-# leaves a read waiting for ever, even on a single CPU.
+# CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
+# book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
-READER_CPUS = 0.5
 NO_PROGRESS_SECONDS = 24 * 3600  # a commit of the exact algorithm can take hours on a slow machine
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """The initialised Ray, the cluster of RAY_ADDRESS, or else one on this machine that ends with the block."""
+    """The Ray in use, else the cluster of RAY_ADDRESS, else one on this machine for as long as it takes."""
     started = not ray.is_initialized()
     if started:
-        cores = os.cpu_count() or 1
-        where = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": cores + 2}
-        ray.init(
-            **where,
-            include_dashboard=None if not where else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        on_this_machine: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": (os.cpu_count() or 1) + 2,
+            "include_dashboard": False,
+        }
+        where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else on_this_machine
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     _quieten()
     try:
         yield
@@ -73,6 +72,11 @@ def pool_size(config: JobConfig, device: str) -> tuple[int, int]:
 def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
     least, most = pool_size(config, device)
     return ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2)
+
+
+def actor_resources(device: str) -> dict[str, Any]:
+    """What each actor books."""
+    return {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": ACTOR_CPUS}
 
 
 def batch_size(config: JobConfig, device: str) -> int:

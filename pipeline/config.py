@@ -1,4 +1,4 @@
-"""The job: one validated YAML file, every mistake in it named at once, and the fingerprint that guards a resume."""
+"""The job: one YAML file, every mistake in it named at once, and the fingerprint that guards a resume."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
-from p2l_engine import methods, operators
-from p2l_engine.weights import check_model_id
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from p2l_engine import methods, operators
+from p2l_engine.weights import check_model_id
 from pipeline import storage
 
 DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
@@ -54,7 +54,8 @@ class JobConfig(_Block):
     output: str = Field(min_length=1, description="a folder or its URL")
     mode: Literal["measure", "restore"] = Field("measure", description="measure, restore")
     model: ModelConfig = Field(
-        default_factory=ModelConfig, description="an id, or {id, revision, dtype, device}"
+        default_factory=lambda: ModelConfig.model_validate({}),
+        description="an id, or {id, revision, dtype, device}",
     )
     size: tuple[int, int] | None = Field((512, 512), description="a side in pixels, [height, width], or null")
     fit: Literal["crop", "resize", "pad"] = Field("crop", description="crop, resize, pad")
@@ -146,9 +147,9 @@ class JobConfig(_Block):
         drawn = self.operator["name"] in DRAWN or self.operator.get("mask", "given") != "given"
         if self.mode == "restore" and drawn:
             raise ValueError(
-                f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; allowed: what "
-                "made the measurements: inpainting {mask: given} with a mask column, blur {kernel: given} with a "
-                "kernel column, or an operator without either"
+                f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; allowed: "
+                "what made the measurements, such as inpainting {mask: given} with a column mask, blur with a "
+                "column kernel, or an operator without either"
             )
         return self
 
@@ -161,7 +162,7 @@ class JobConfig(_Block):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of a hash over `settings`; two runs of one fingerprint give the same images."""
+        """16 hexadecimal digits of a hash over `settings`; runs of one fingerprint give the same images."""
         text = json.dumps(self.settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -173,7 +174,7 @@ class JobConfig(_Block):
 def load_config(source: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> JobConfig:
     """A job file (path or URL) or its content, with overrides such as "method.steps=50" on top.
 
-    An override's value is read as YAML. Raises ConfigError with all mistakes at once, before anything is loaded.
+    An override's value is read as YAML. Raises ConfigError with all mistakes at once; loads no weights.
     """
     raw = _read(source) if isinstance(source, str) else json.loads(json.dumps(source))
     problems = [problem for override in overrides if (problem := _apply(raw, override))]

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from p2l_engine import operators
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.masks import Masking
 from p2l_engine.seeding import generator, image_seed
-from torch import Tensor
-
 from pipeline.config import JobConfig
-from pipeline.images import ImageError, decode_image, fit_image, to_tensor
+from pipeline.images import ImageError, decode_image, fit_image
 from pipeline.rows import InputRow
 
 NPY = b"\x93NUMPY"
@@ -54,12 +54,13 @@ def prepare(row: InputRow, config: JobConfig) -> Prepared:
     image = decode_image(row.image)
     if config.mode == "measure":
         image = fit_image(image, config.size, config.fit)
+    pixels = np.array(image)
     needs = operators.needs(config.operator["name"], config.operator_settings)
     return Prepared(
         row,
         image_seed(config.seed, row.key),
-        to_tensor(image),
-        np.asarray(image),
+        _to_tensor(pixels),
+        pixels,
         _mask(row.mask) if "mask" in needs else None,
         _kernel(row.kernel) if "kernel" in needs else None,
     )
@@ -90,6 +91,11 @@ def measurements(images: Sequence[Prepared], config: JobConfig) -> tuple[LinearO
         **settings,
     )
     return operator, operator.measure(x, config.noise, [generator(image.seed, "noise") for image in images])
+
+
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) to float32 (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
 def _array(data: bytes | None, name: str) -> np.ndarray:

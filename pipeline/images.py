@@ -1,4 +1,4 @@
-"""Encoded images to RGB arrays and tensors, and back.
+"""Encoded images to RGB pictures, and back.
 
 How each kind of image becomes RGB, 8 bits a channel:
 
@@ -21,9 +21,7 @@ import warnings
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
@@ -51,7 +49,7 @@ def decode_image(data: bytes) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(
-                        f"image too large: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are allowed"
+                        f"image too large: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,}"
                     )
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
@@ -74,12 +72,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.int64)
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise ImageError(
-                f"unsupported pixel range: grey values {values.min()} to {values.max()}, allowed is 0 to 65535"
+                f"unsupported pixel range: grey values {values.min()} to {values.max()}; allowed: 0 to 65535"
             )
         return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ImageError(
-            "unsupported pixel type: floating-point pixels have no stated range; save 8 or 16 bits"
+            "unsupported pixel type: floating-point pixels have no stated range; store 8 or 16 bits"
         )
     if "A" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -102,12 +100,6 @@ def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Ima
     if fit == "resize":
         return image.resize(target, Image.Resampling.LANCZOS)
     return ImageOps.pad(image, target, Image.Resampling.LANCZOS, color="black")
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB image (H, W) to a float32 tensor (3, H, W) in [-1, 1]."""
-    array = np.array(image, dtype=np.float32)
-    return torch.from_numpy(array / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

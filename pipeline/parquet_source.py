@@ -73,4 +73,4 @@ def _row(cells: dict[str, object], shard: str) -> InputRow:
             found[name] = as_bytes(cells.get(name))
         except ValueError as error:
             return InputRow(key=key, source_shard=shard, error=f"{name} column cannot be used: {error}")
-    return InputRow(key=key, source_shard=shard, prompt=prompt, **found)
+    return InputRow(key, shard, found["image"], found["mask"], found["kernel"], prompt)

@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -16,10 +18,16 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Counts committed rows. total: rows of the run. done: those committed before this start."""
+    """Counts committed rows. total: rows of the run. done: those committed before this start.
 
-    def __init__(self, total: int, done: int, *, interval: float = SECONDS_BETWEEN_LINES) -> None:
+    micro_batch: images at a time that actors start with; a smaller one in a receipt is told of.
+    """
+
+    def __init__(
+        self, total: int, done: int, micro_batch: int, *, interval: float = SECONDS_BETWEEN_LINES
+    ) -> None:
         self.total, self.before, self.done, self.errors = total, done, done, 0
+        self._micro_batch = micro_batch
         self._interval = interval
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._start = time.monotonic()
@@ -52,14 +60,15 @@ class Progress:
             self._thread.join()
             self._console.print(self.line())
 
-    def advance(self, rows: int, errors: int) -> None:
-        self.done += rows
-        self.errors += errors
+    def committed(self, receipts: pa.Table) -> None:
+        """Takes note of committed rows and of an actor's micro-batch (columns `status`, `micro_batch`)."""
+        self.done += receipts.num_rows
+        self.errors += receipts.column("status").to_pylist().count("error")
         self._bar.update(self._task, completed=self.done, rate=self._rate())
-
-    def note(self, text: str) -> None:
-        """A line of its own, above the bar."""
-        self._console.print(text)
+        smallest = pc.min(receipts.column("micro_batch")).as_py()
+        if smallest < self._micro_batch:
+            self._micro_batch = smallest
+            self._console.print(f"memory ran out: going on with {smallest} images at a time")
 
     def line(self) -> str:
         return f"restored {self.done} of {self.total} rows, {self._rate()}"

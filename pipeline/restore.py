@@ -1,4 +1,4 @@
-"""The actor: one model, rows in, committed rows out; whatever goes wrong with a row becomes that row's error."""
+"""The actor: one model, rows in, committed rows out; what goes wrong with a row becomes that row's error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+
 from p2l_engine import load_model, methods, metrics, restore
 from p2l_engine.seeding import image_seed
-
 from pipeline import sink
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
@@ -81,7 +81,7 @@ class Restorer:
         return [done[row.key] for row in rows]
 
     def _restore(self, images: Sequence[Prepared]) -> list[Row]:
-        """Restores a micro-batch; when that fails, its halves, so that only what cannot be restored is an error."""
+        """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error."""
         try:
             return self._solve(images)
         except Exception as error:
@@ -151,9 +151,9 @@ class Restorer:
 class RestoreAndCommit:
     """What Ray Data runs: restores a block, commits it, and hands on receipts instead of images.
 
-    The commit is made here, before the next block is taken, so that a kill loses one block of each actor and images
-    never travel through the object store. A block that stands in the output already, from an actor that was lost
-    before its receipt arrived, is not restored again.
+    The commit is made here, before the next block is taken, so that a kill loses one block of each actor and
+    images never travel through the object store. A block that stands in the output already, from an actor
+    that was lost before its receipt arrived, is not restored again.
     """
 
     def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool) -> None:

@@ -45,7 +45,7 @@ def remove_leftovers(output: str) -> int:
 
 
 def files_of(output: str, shard: str) -> list[str]:
-    """Every file that holds rows of a shard: the whole one first, where there is one, then its commits by name."""
+    """Every file that holds rows of a shard: the whole one first, if there is one, then its commits."""
     folder = unfinished_url(output, shard)
     commits = [storage.join(folder, name) for name in storage.find(folder, ".parquet")]
     whole = restored_url(output, shard)
@@ -89,8 +89,8 @@ def _index(url: str) -> Iterator[_Place]:
 def compact(output: str, shard: str, keys: Sequence[str]) -> None:
     """Makes one file of a shard's rows in the order of `keys`, its own, then removes the commits.
 
-    A key with several rows keeps one that is ok, if any is. May be stopped and begun again at any moment: the one file
-    appears whole before the first commit goes. Raises RuntimeError when a key has no row.
+    A key with several rows keeps one that is ok, if any is. May be stopped and begun again at any moment: the
+    one file appears whole before the first commit goes. Raises RuntimeError when a key has no row.
     """
     files = files_of(output, shard)
     places: dict[str, _Place] = {}

@@ -28,7 +28,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class InputRow:
-    """image, mask, kernel: encoded images, or arrays as .npy bytes. error: why the row cannot be read, if it cannot."""
+    """image, mask, kernel: encoded images, or arrays as .npy bytes. error: why the row cannot be read."""
 
     key: str
     source_shard: str
@@ -44,7 +44,7 @@ class InputRow:
 
 
 def as_bytes(value: object) -> bytes | None:
-    """A cell of an input table as bytes: encoded bytes, Hugging Face's struct of bytes and path, or nested numbers.
+    """A cell of an input table as bytes: bytes, Hugging Face's struct of bytes and path, or nested numbers.
 
     Numbers become a .npy file. Raises ValueError for anything else.
     """

@@ -1,14 +1,14 @@
-"""What there is to do: the keys of every shard, checked, and which of them are not done yet.
+"""What there is to do: the keys of every shard, checked, and which of them have no row yet.
 
-Runs as Ray Data tasks, one a shard, that read keys and never images. A task hands back one bit and one 64-bit hash a
-row, so that the driver holds about 8 bytes a row at any scale.
+Runs as Ray Data tasks, one a shard, that read keys and never images. A task hands back one bit and one 64-bit
+hash a row, so that the driver holds about 8 bytes a row at any scale.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,21 +17,20 @@ import ray
 from pipeline import resume, sources
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
+from pipeline.work import TASK_CPUS, Work
 
 SHOWN = 10  # of each kind of mistake
 
-
-@dataclass(frozen=True)
-class Work:
-    """rows: in the shard. wanted: packed bits, one a row, of those still to be restored. left: how many these are."""
-
-    shard: Shard
-    rows: int
-    wanted: bytes
-    left: int
-
-    def flags(self) -> list[bool]:
-        return np.unpackbits(np.frombuffer(self.wanted, np.uint8), count=self.rows).astype(bool).tolist()
+_SCANNED = pa.schema(
+    [
+        ("name", pa.string()),
+        ("rows", pa.int64()),
+        ("wanted", pa.binary()),
+        ("left", pa.int64()),
+        ("hashes", pa.binary()),
+        ("problems", pa.list_(pa.string())),
+    ]
+)
 
 
 def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str]) -> list[Work]:
@@ -39,17 +38,14 @@ def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shard
 
     Raises SourceError naming every key that is missing, not text, or there twice in the run.
     """
+    items = [Work(shard, 0, b"", 0).item() | {"open": shard.name in open_shards} for shard in shards]
     found = (
-        ray.data.from_items(
-            [asdict(shard) | {"open": shard.name in open_shards} for shard in shards],
-            override_num_blocks=len(shards),
-        )
+        ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            _scan_shard,
+            partial(_scan_shard, output=output, retry_errors=retry_errors),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=0.5,
-            fn_kwargs={"output": output, "retry_errors": retry_errors},
+            num_cpus=TASK_CPUS,
         )
         .take_all()
     )
@@ -68,14 +64,14 @@ def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shard
 
 def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
     item = batch.to_pylist()[0]
-    is_open = item.pop("open")
-    shard = Shard(**item | {"files": tuple(item["files"])})
+    shard = Work.of(item).shard
     try:
         keys = sources.keys(shard)
         problems = _bad_keys(shard, keys)
     except (SourceError, OSError) as error:
         keys, problems = [], [str(error)]
-    done = resume.done_keys(output, shard.name, count_errors=not retry_errors) if is_open else set()
+    count_errors = not retry_errors
+    done = resume.done_keys(output, shard.name, count_errors=count_errors) if item["open"] else set()
     wanted = np.array([key not in done for key in keys], dtype=bool)
     summary = {
         "name": shard.name,
@@ -86,18 +82,6 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
         "problems": problems,
     }
     return pa.Table.from_pylist([summary], schema=_SCANNED)
-
-
-_SCANNED = pa.schema(
-    [
-        ("name", pa.string()),
-        ("rows", pa.int64()),
-        ("wanted", pa.binary()),
-        ("left", pa.int64()),
-        ("hashes", pa.binary()),
-        ("problems", pa.list_(pa.string())),
-    ]
-)
 
 
 def _hash(key: object) -> int:

@@ -1,7 +1,7 @@
 """The output's columns, and commits: small Parquet files that appear whole or not at all.
 
-An actor commits a block of rows before it takes the next one, so what a kill loses is the block in work. The name of a
-commit is made from its keys: a block that is done again overwrites itself and never stands there twice.
+An actor commits a block of rows before it takes the next one, so what a kill loses is the block in work. The
+name of a commit is made from its keys: a block that is done again overwrites itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ IMAGE_COLUMNS = ("image", "measurement", "reference")
 HEAVY_COLUMNS = (*IMAGE_COLUMNS, "prompt_embedding")  # left out of metrics.parquet
 ROWS_IN_GROUP = 16  # images of a row group are read together; few keep a reader's memory small
 
+
+def _list(of: pa.DataType) -> pa.DataType:
+    """A list as Parquet names its elements, so that what is read has the schema that was written."""
+    return pa.list_(pa.field("element", of))
+
+
 _COLUMNS = {
     "key": pa.string(),
     "source_shard": pa.string(),
@@ -29,7 +35,7 @@ _COLUMNS = {
     "image": IMAGE,  # restored, PNG; null where error
     "measurement": IMAGE,  # what was restored from, rounded to 8 bits; null where it is no RGB picture
     "reference": IMAGE,  # the fitted original; null in mode `restore`
-    "prompt_embedding": pa.list_(pa.list_(pa.float32())),  # (L, D) tuned, only when kept
+    "prompt_embedding": _list(_list(pa.float32())),  # (L, D) tuned, only when kept
     "width": pa.int32(),
     "height": pa.int32(),
     "psnr": pa.float64(),  # dB

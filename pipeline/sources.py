@@ -1,14 +1,14 @@
 """Shards of images on any fsspec URL, and the rows in them.
 
-| input                                   | shards                      | key of a row |
-|-----------------------------------------|-----------------------------|--------------|
-| Parquet file                            | one a file                  | column `key` |
-| WebDataset tar                          | one a file                  | a member's path up to the first dot of its name |
-| folder or pattern of images             | IMAGES_PER_SHARD at a time, in order of path | path below the folder |
+| input            | shards                               | key of a row                             |
+|------------------|--------------------------------------|------------------------------------------|
+| Parquet file     | one a file                           | column `key`                             |
+| WebDataset tar   | one a file                           | a member's path up to its name's first dot |
+| folder of images | IMAGES_PER_SHARD each, sorted by path | path below the folder                    |
 
-A shard is named by its path below the input's folder (the part before the first wildcard), with `/` written as `--`
-and without its ending; the images of a folder are `<folder>-00000`, `<folder>-00001`, ... Names never depend on what
-else the input lists, so they stay the same when files are added.
+A shard is named by its path below the input's folder (the part before the first wildcard), with `/` written
+as `--` and without its ending; the images of a folder are `<folder>-00000`, `<folder>-00001`, ... A file's
+shard keeps its name whatever else the input lists.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Kind = Literal["parquet", "tar", "images"]
 
 @dataclass(frozen=True)
 class Shard:
-    """name: unique in a run. url: the file, or the folder of `files`. files: paths below it, for images only."""
+    """name: unique in a run. url: the file, or the folder of `files`. files: paths below it, of images."""
 
     name: str
     kind: Kind
@@ -47,8 +47,8 @@ class Shard:
 def list_shards(inputs: Sequence[str]) -> list[Shard]:
     """The shards of files, globs and folders (searched recursively), sorted by name.
 
-    Raises SourceError, with every problem at once, for an input where there is nothing, a folder that mixes kinds,
-    and two shards of one name.
+    Raises SourceError, with every problem at once, for an input where there is nothing, a folder that mixes
+    kinds, and two shards of one name.
     """
     shards: list[Shard] = []
     problems: list[str] = []
@@ -61,7 +61,7 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
     for shard in shards:
         by_name[shard.name].append(shard.url)
     problems += [
-        f"shard name {name!r} belongs to {' and '.join(urls)}; rename one, or give each its own run and output"
+        f"shard name {name!r} belongs to {' and '.join(urls)}; rename one, or give each its own output"
         for name, urls in sorted(by_name.items())
         if len(urls) > 1
     ]
@@ -80,7 +80,7 @@ def keys(shard: Shard) -> list[object]:
 
 
 def rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
-    """The rows at the positions where `wanted` (one flag a row) is true, in order; a bounded number in memory.
+    """The rows where `wanted` (one flag a row) is true, in order; a bounded number in memory.
 
     A row that cannot be read comes with its `error` set.
     """
@@ -101,7 +101,8 @@ def _shards_of(url: str) -> list[Shard]:
     found = [kind for kind, members in kinds.items() if members]
     if not found:
         raise SourceError(
-            f"input {url}: no .parquet, .tar or image ({' '.join(IMAGE_SUFFIXES)}) files among {len(names)} found"
+            f"input {url}: none of its {len(names)} files is .parquet, .tar or an image "
+            f"({' '.join(IMAGE_SUFFIXES)})"
         )
     if len(found) > 1:
         raise SourceError(

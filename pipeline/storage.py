@@ -17,7 +17,7 @@ LEFTOVER_SUFFIX = ".tmp"  # a write that never ended; no reader's *.parquet patt
 
 
 def absolute(url: str) -> str:
-    """The URL itself, or a local path made absolute, so that workers with another folder see the same file."""
+    """The URL itself, or a local path made absolute, for workers that run in another folder."""
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
@@ -37,7 +37,7 @@ def is_local(fs: AbstractFileSystem) -> bool:
 
 
 def find(url: str, suffix: str = "") -> list[str]:
-    """Names, relative to the folder and sorted, of all files under it that end in `suffix`; [] where it is missing."""
+    """Sorted paths below a folder of all its files that end in `suffix`; [] where the folder is missing."""
     fs, root = split(url)
     fs.invalidate_cache()
     try:
@@ -67,7 +67,7 @@ def read_text(url: str) -> str:
 
 
 def remove(url: str) -> None:
-    """Removes one file; one that is already gone is no error, for two processes may tidy the same leftovers."""
+    """Removes one file; that it is gone already is no error, for a repeated task tidies again."""
     fs, path = split(url)
     try:
         fs.rm_file(path)
@@ -89,8 +89,8 @@ def remove_empty_folder(url: str) -> None:
 def write_whole(url: str) -> Iterator[BinaryIO]:
     """A file to write that appears under its name only when the block ends without an error.
 
-    Locally: a hidden neighbour that is renamed. On an object store: a local temporary file sent by one upload, which
-    the store shows when it is complete.
+    Locally: a hidden neighbour that is renamed. On an object store: a local temporary file sent by one
+    upload, which the store shows when it is complete.
     """
     fs, path = split(url)
     if is_local(fs):

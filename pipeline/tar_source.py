@@ -1,7 +1,7 @@
 """Rows of a WebDataset tar: neighbouring members of one key are one row.
 
-`<key>.jpg` (or another image ending) is the image, `<key>.mask.png` and `<key>.kernel.png` (or `.npy`) what an operator
-needs, `<key>.txt` the prompt; other members are passed over. Nothing is ever unpickled or written to disk.
+`<key>.jpg` (or another image ending) is the image, `<key>.mask.png` and `<key>.kernel.png` (or `.npy`) are
+what an operator needs, `<key>.txt` the prompt; others are passed over. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _members(file: BinaryIO, url: str) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined]
                 if member.isfile() and _role(_split(member.name)[1]) is not None:
                     yield member
                 if _size(file) < member.offset_data + member.size:
@@ -108,7 +108,7 @@ def _row(file: BinaryIO, key: str, members: list[tarfile.TarInfo], shard: str) -
 def _data(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     if member.size > MAX_MEMBER_BYTES:
         raise ValueError(
-            f"tar member too large: {member.name} has {member.size:,} bytes, at most {MAX_MEMBER_BYTES:,} are read"
+            f"tar member too large: {member.name} has {member.size:,} bytes; at most {MAX_MEMBER_BYTES:,}"
         )
     position = file.tell()
     file.seek(member.offset_data)

@@ -1,0 +1,295 @@
+"""A run end to end on real Ray and real files: what stands in the output, and what a second start does."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from p2l_engine.metrics import psnr, ssim
+from pipeline import resume, sink, sources, storage
+from pipeline.config import ConfigError, load_config
+from pipeline.run import RunError, run
+from pipeline.sink import METRICS_SCHEMA, OUTPUT_SCHEMA
+from tests.pipeline.small_jobs import SIDE, job, png, settings, write_parquet, write_shards, write_tar
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def restored(output: Path, shard: str) -> list[dict]:
+    return pq.read_table(output / "restored" / f"{shard}.parquet").to_pylist()
+
+
+def stored_files(output: Path) -> list[str]:
+    return sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+
+
+def image_of(cell: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(cell["bytes"])))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """The folder of a finished run, in `output`, of three shards, in `input`."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_shards(folder / "input")
+    summary = run(job(folder / "input", folder / "output"))
+    assert (summary.rows, summary.ok, summary.errors, summary.exit_status) == (15, 15, 0, 0)
+    return folder
+
+
+def test_every_input_row_has_one_row_in_its_shard_in_the_input_order(finished: Path) -> None:
+    for name in "abc":
+        assert [row["key"] for row in restored(finished / "output", name)] == [
+            f"{name}-{row}" for row in range(5)
+        ]
+    assert stored_files(finished / "output") == [
+        "metrics.parquet",
+        *(f"restored/{name}.parquet" for name in "abc"),
+        "run.json",
+        "summary.json",
+    ]
+
+
+def test_rows_hold_every_column_of_the_contract_and_true_metrics(finished: Path) -> None:
+    path = finished / "output" / "restored" / "a.parquet"
+    assert pq.read_schema(path).equals(OUTPUT_SCHEMA, check_metadata=True)
+    for row in pq.read_table(path).to_pylist():
+        image, reference = image_of(row["image"]), image_of(row["reference"])
+        assert image_of(row["measurement"]).shape == (SIDE // 4, SIDE // 4, 3)
+        assert (row["height"], row["width"]) == image.shape[:2] == (SIDE, SIDE)
+        assert row["psnr"] == psnr(reference, image)
+        assert row["ssim"] == ssim(reference, image)
+        assert row["residual"] < 0.05 and row["seconds"] > 0 and row["error"] is None
+    keys = {row["key"]: image_of(row["reference"]) for row in pq.read_table(path).to_pylist()}
+    assert (keys["a-1"] == image_of({"bytes": png(1)})).all()
+
+
+def test_metrics_are_the_same_rows_without_images(finished: Path) -> None:
+    table = pq.read_table(finished / "output" / "metrics.parquet")
+    assert table.schema.names == METRICS_SCHEMA.names
+    assert table.column("key").to_pylist() == [f"{name}-{row}" for name in "abc" for row in range(5)]
+
+
+def test_pandas_duckdb_and_datasets_read_the_output(finished: Path, tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas
+
+    pattern = str(finished / "output" / "restored" / "*.parquet")
+    frame = pandas.read_parquet(finished / "output" / "restored")
+    assert len(frame) == 15 and frame["image"][0]["bytes"].startswith(b"\x89PNG")
+    query = f"select count(*), count(distinct key), avg(psnr) from read_parquet('{pattern}')"
+    rows, keys, mean = duckdb.sql(query).df().iloc[0]
+    assert (rows, keys) == (15, 15) and np.isclose(mean, frame["psnr"].mean())
+    table = datasets.load_dataset("parquet", data_files=pattern, split="train", cache_dir=str(tmp_path))
+    assert isinstance(table.features["image"], datasets.Image)
+    assert table[0]["image"].size == (SIDE, SIDE) and table[0]["image"].mode == "RGB"
+
+
+def test_a_second_start_of_a_finished_run_does_nothing(finished: Path) -> None:
+    before = {
+        path: (finished / "output" / path).stat().st_mtime_ns for path in stored_files(finished / "output")
+    }
+    start = time.monotonic()
+    summary = run(job(finished / "input", finished / "output"))
+    assert time.monotonic() - start < 2
+    assert (summary.rows, summary.exit_status) == (15, 0)
+    assert before == {path: (finished / "output" / path).stat().st_mtime_ns for path in before}
+
+
+def test_changed_settings_are_refused_with_both_values(finished: Path) -> None:
+    other = job(finished / "input", finished / "output", noise=0.05, seed=3)
+    with pytest.raises(ConfigError) as refused:
+        run(other)
+    assert "noise: 0.01 -> 0.05" in refused.value.problems and "seed: 0 -> 3" in refused.value.problems
+
+
+def test_settings_that_change_no_result_may_change(finished: Path) -> None:
+    assert run(job(finished / "input", finished / "output", workers=2, commit_every=5)).exit_status == 0
+
+
+def test_run_json_is_the_whole_job_and_can_be_run_again(finished: Path) -> None:
+    stored = json.loads((finished / "output" / "run.json").read_text())
+    again = load_config(stored["config"])
+    assert again == job(finished / "input", finished / "output")
+    assert again.fingerprint == stored["fingerprint"] and stored["versions"]["ray"] == ray.__version__
+
+
+def test_summary_counts_and_measures(finished: Path) -> None:
+    summary = json.loads((finished / "output" / "summary.json").read_text())
+    psnrs = pq.read_table(finished / "output" / "metrics.parquet").column("psnr").to_numpy()
+    assert summary["complete"] and (summary["rows"], summary["ok"], summary["error_rows"]) == (15, 15, 0)
+    assert np.isclose(summary["metrics"]["psnr"]["mean"], psnrs.mean())
+    assert np.isclose(summary["metrics"]["psnr"]["quantiles"]["0.25"], np.quantile(psnrs, 0.25))
+
+
+def test_rows_that_cannot_be_restored_are_error_rows_and_only_they_are_retried(tmp_path: Path) -> None:
+    images = {"good": png(1), "empty": b"", "text": b"not an image", "null": None, "cut": png(2)[:60]}
+    source = write_parquet(tmp_path / "bad.parquet", images)
+    config = job(source, tmp_path / "output")
+    summary = run(config)
+    assert (summary.rows, summary.ok, summary.errors, summary.exit_status) == (5, 1, 4, 3)
+    rows = {row["key"]: row for row in restored(tmp_path / "output", "bad")}
+    assert rows["good"]["status"] == "ok" and rows["good"]["error"] is None
+    assert all(
+        rows[key]["status"] == "error" and rows[key]["image"] is None for key in images if key != "good"
+    )
+    assert rows["text"]["error"] == "cannot decode the image: its 12 bytes are none of JPEG, PNG, WEBP, TIFF"
+    stored = json.loads((tmp_path / "output" / "summary.json").read_text())
+    assert {error["cause"]: error["count"] for error in stored["errors"]} == {
+        "no image": 2,
+        "cannot decode the image": 2,
+    }
+    assert run(config).exit_status == 3
+
+    write_parquet(source, images | {"text": png(3), "null": png(4)})
+    summary = run(config, retry_errors=True)
+    assert (summary.ok, summary.errors, summary.exit_status) == (3, 2, 3)
+    again = {row["key"]: row for row in restored(tmp_path / "output", "bad")}
+    assert list(again) == list(images) and again["good"] == rows["good"]
+    assert again["text"]["status"] == again["null"]["status"] == "ok"
+    assert not (tmp_path / "output" / "unfinished" / "bad").exists()
+
+
+def test_only_the_named_shards_are_restored(tmp_path: Path) -> None:
+    config = job(write_shards(tmp_path / "input"), tmp_path / "output")
+    assert run(config, shards="[ab]").rows == 10
+    assert not json.loads((tmp_path / "output" / "summary.json").read_text())["complete"]
+    assert resume.restored_shards(config.output) == {"a", "b"}
+    assert run(config).rows == 15
+    with pytest.raises(RunError, match="matches none of a, b, c"):
+        run(config, shards="d*")
+
+
+def test_bad_keys_are_all_named_before_anything_is_restored(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "input" / "a.parquet", {"x": png(0), "y": png(1)})
+    write_parquet(tmp_path / "input" / "b.parquet", {"x": png(2), "z": png(3)})
+    write_parquet(tmp_path / "input" / "c.parquet", {7: png(4)})
+    write_parquet(tmp_path / "input" / "d.parquet", {"w": png(5), None: png(6), "": png(7)})
+    with pytest.raises(RunError) as refused:
+        run(job(tmp_path / "input", tmp_path / "output"))
+    message = str(refused.value)
+    assert "1 keys occur more than once: 'x' (a row 0, b row 0)" in message
+    assert "c.parquet: 1 keys that are not text: 7 (int, row 0)" in message
+    assert "d.parquet: 2 rows without a key: rows 1, 2" in message
+    assert not (tmp_path / "output" / "restored").exists()
+
+
+def test_tar_shards_and_folders_of_images_give_one_output_shard_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "IMAGES_PER_SHARD", 3)
+    write_tar(tmp_path / "tars" / "t.tar", {f"{row}.png": png(row) for row in range(3)})
+    folder = tmp_path / "photos"
+    for row in range(5):
+        (folder / str(row % 2)).mkdir(parents=True, exist_ok=True)
+        (folder / str(row % 2) / f"{row}.png").write_bytes(png(10 + row))
+    config = job(tmp_path, tmp_path / "output", input=[str(tmp_path / "tars"), str(folder)])
+    assert run(config).ok == 8
+    assert [row["key"] for row in restored(tmp_path / "output", "t")] == ["0", "1", "2"]
+    assert [row["key"] for row in restored(tmp_path / "output", "photos-00000")] == [
+        "0/0.png",
+        "0/2.png",
+        "0/4.png",
+    ]
+    assert [row["key"] for row in restored(tmp_path / "output", "photos-00001")] == ["1/1.png", "1/3.png"]
+
+
+def test_measurements_with_their_masks_and_kernels_are_restored(tmp_path: Path) -> None:
+    mask = np.zeros((SIDE, SIDE), np.float32)
+    mask[:, ::2] = 1
+    source = write_parquet(
+        tmp_path / "masked.parquet",
+        {"list": png(1), "none": png(2), "wrong": png(3)},
+        mask=[mask.tolist(), None, [[1.0]]],
+    )
+    config = job(
+        source,
+        tmp_path / "output",
+        mode="restore",
+        operator={"name": "inpainting", "mask": "given"},
+        commit_every=8,
+    )
+    assert run(config).ok == 1
+    rows = {row["key"]: row for row in restored(tmp_path / "output", "masked")}
+    pixels = image_of(rows["list"]["image"])
+    assert (pixels[:, ::2] == image_of({"bytes": png(1)})[:, ::2]).all()
+    assert (
+        rows["list"]["psnr"] is None and rows["list"]["reference"] is None and rows["list"]["residual"] == 0
+    )
+    assert rows["none"]["error"].startswith("no mask:") and "mask" in rows["wrong"]["error"]
+
+    kernel = [[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]
+    blurred = write_parquet(tmp_path / "blurred.parquet", {"k": png(1)}, kernel=[kernel])
+    blur = job(blurred, tmp_path / "blur", mode="restore", operator={"name": "blur"})
+    assert run(blur).ok == 1
+
+
+def test_an_image_is_the_same_whatever_shares_its_shard_and_batch(tmp_path: Path) -> None:
+    drawn = {"name": "inpainting", "mask": "random", "fraction": 0.5}
+    write_parquet(tmp_path / "one" / "a.parquet", {"x": png(1)})
+    write_parquet(
+        tmp_path / "many" / "b.parquet", {"w": png(7), "v": png(8, side=24), "x": png(1), "y": png(9)}
+    )
+    for name in ("one", "many"):
+        run(
+            job(
+                tmp_path / name,
+                tmp_path / f"{name}-out",
+                operator=drawn,
+                batch_size=3,
+                commit_every=3,
+                noise=0.1,
+            )
+        )
+    alone, among = restored(tmp_path / "one-out", "a")[0], restored(tmp_path / "many-out", "b")[2]
+    assert among["key"] == "x" and alone["image"] == among["image"] and alone["seed"] == among["seed"]
+
+
+def test_a_shard_left_between_its_file_and_its_commits_is_tidied(tmp_path: Path) -> None:
+    """A process killed in the middle of making shards whole leaves commits, temporary files, or both."""
+    config = job(write_shards(tmp_path / "input", "ab"), tmp_path / "output")
+    run(config)
+    expected = restored(tmp_path / "output", "a")
+    sink.commit(config.output, "a", expected[:2])
+    (tmp_path / "output" / "restored" / f".b.parquet.1234{storage.LEFTOVER_SUFFIX}").write_bytes(b"half")
+    assert run(config).ok == 10
+    assert restored(tmp_path / "output", "a") == expected
+    assert not [name for name in stored_files(tmp_path / "output") if "unfinished" in name or ".tmp" in name]
+
+
+def test_what_is_committed_is_not_restored_again(tmp_path: Path) -> None:
+    config = job(write_shards(tmp_path / "input", "a"), tmp_path / "output")
+    run(config)
+    rows = restored(tmp_path / "output", "a")
+    marked = [row | {"nfe": 12345} for row in rows[1:4]]
+    (tmp_path / "output" / "restored" / "a.parquet").unlink()
+    sink.commit(config.output, "a", marked)
+    assert run(config).ok == 5
+    assert [row["nfe"] for row in restored(tmp_path / "output", "a")] == [0, 12345, 12345, 12345, 0]
+
+
+def test_an_empty_shard_becomes_an_empty_shard(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    (tmp_path / "input").mkdir()
+    empty = pa.table({"key": pa.array([], pa.string()), "image": pa.array([], pa.binary())})
+    pq.write_table(empty, tmp_path / "input" / "none.parquet")
+    write_shards(tmp_path / "input", "a")
+    config = job(tmp_path / "input", tmp_path / "output")
+    assert run(config).rows == 5
+    assert pq.read_table(tmp_path / "output" / "restored" / "none.parquet").num_rows == 0
+
+
+def test_missing_input_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(RunError, match="none of its 0 files is .parquet, .tar or an image"):
+        run(load_config(settings(tmp_path / "nothing", tmp_path / "output")))
