@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.report.text import Metric
+
 WIDTH, HEIGHT, GAP = 320.0, 96.0, 1.0  # SVG units
 BINS = 24
 
@@ -26,9 +28,7 @@ class Bar:
 class Histogram:
     """The distribution of one metric over the `ok` rows that have a finite value of it."""
 
-    name: str
-    unit: str
-    digits: str  # format of its numbers, such as ".2f"
+    metric: Metric
     count: int
     infinite: int
     mean: float
@@ -40,11 +40,8 @@ class Histogram:
     median_x: float
     bars: tuple[Bar, ...]
 
-    def text(self, value: float) -> str:
-        return format(value, self.digits)
 
-
-def histogram(name: str, unit: str, digits: str, values: NDArray[np.float64]) -> Histogram | None:
+def histogram(metric: Metric, values: NDArray[np.float64]) -> Histogram | None:
     """The histogram of values (N,), or None when none is finite. Infinite ones are counted apart."""
     finite = values[np.isfinite(values)]
     if not len(finite):
@@ -63,16 +60,14 @@ def histogram(name: str, unit: str, digits: str, values: NDArray[np.float64]) ->
             y=round(HEIGHT * (1 - count / counts.max()), 2),
             width=round(step - GAP, 2),
             height=round(HEIGHT * count / counts.max(), 2),
-            label=f"{edges[i]:{digits}} to {edges[i + 1]:{digits}}{unit and ' ' + unit}: {count}",
+            label=f"{metric.text(edges[i])} to {metric.with_unit(edges[i + 1])}: {count}",
         )
         for i, count in enumerate(counts)
         if count
     )
     low, median, high = (float(q) for q in np.percentile(finite, [5, 50, 95]))
     return Histogram(
-        name=name,
-        unit=unit,
-        digits=digits,
+        metric=metric,
         count=len(finite),
         infinite=int(np.isinf(values).sum()),
         mean=float(finite.mean()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report.charts import Histogram, histogram
+from pipeline.report.text import METRICS, duration
 
-METRICS = (  # column, name, unit, format
-    ("psnr", "PSNR", "dB", ".2f"),
-    ("ssim", "SSIM", "", ".3f"),
-    ("lpips", "LPIPS", "", ".3f"),
-    ("residual", "Residual", "", ".3g"),
-    ("seconds", "Time an image", "s", ".3g"),
-)
-COLUMNS = ("key", "status", "error", "source_shard", "psnr", "ssim", "lpips", "residual", "seconds", "nfe")
+COLUMNS = ("key", "status", "error", "nfe", *(metric.column for metric in METRICS))
 KEYS_SHOWN = 50  # keys listed under one cause; the rest are counted
 
 
@@ -53,7 +47,7 @@ def counts(rows: pa.Table) -> Counts:
 def histograms(rows: pa.Table) -> tuple[Histogram, ...]:
     """One histogram for each metric that some `ok` row has."""
     ok = rows.filter(pc.equal(rows["status"], "ok"))
-    drawn = (histogram(name, unit, digits, numbers(ok, column)) for column, name, unit, digits in METRICS)
+    drawn = (histogram(metric, numbers(ok, metric.column)) for metric in METRICS)
     return tuple(h for h in drawn if h)
 
 
@@ -89,8 +83,8 @@ def throughput(rows: pa.Table, summary: Mapping[str, Any]) -> tuple[tuple[str, s
     seconds = numbers(rows, "seconds")
     if seconds.sum() > 0:
         found += [
-            ("mean time an image", f"{seconds.mean():.3g} s"),
-            ("95 % of images within", f"{np.percentile(seconds, 95):.3g} s"),
+            ("mean time an image", duration(seconds.mean())),
+            ("95 % of images within", duration(np.percentile(seconds, 95))),
             ("images an hour and worker", f"{3600 / seconds.mean():,.0f}"),
             ("time of all workers", duration(float(seconds.sum()))),
         ]
@@ -105,26 +99,3 @@ def throughput(rows: pa.Table, summary: Mapping[str, Any]) -> tuple[tuple[str, s
             ("its images an hour", f"{3600 * start['rows'] / start['seconds']:,.0f}"),
         ]
     return tuple(found)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that a person would choose."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as (path, value) pairs in words, in their order."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, words(value)
-
-
-def words(value: Any) -> str:
-    """A setting's value as a person reads it."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(words, value))
-    return "none" if value is None else str(value) or "empty"

@@ -17,18 +17,12 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from pipeline import outputs
+from pipeline.report.text import METRICS
 
 EXTREMES = 4  # images shown at either end of the ranking
 LARGEST_SIDE = 512  # pixels; larger images are reduced to it, so that the page stays one that a browser opens
 PIXELATED_BELOW = 256  # pixels; smaller images are enlarged without smoothing, to show what is really there
 PICTURES = (("measurement", "measurement"), ("image", "restored"), ("reference", "original"))
-FIGURES = (
-    ("psnr", "PSNR", "{:.2f} dB"),
-    ("ssim", "SSIM", "{:.3f}"),
-    ("lpips", "LPIPS", "{:.3f}"),
-    ("residual", "residual", "{:.2g}"),
-    ("seconds", "time", "{:.3g} s"),
-)
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,7 @@ def show(output: str, choices: list[Choice]) -> tuple[Section, ...]:
 
 
 def _card(row: dict[str, Any], images: dict[str, Any]) -> Card:
-    figures = tuple((name, form.format(row[c])) for c, name, form in FIGURES if row.get(c) is not None)
+    figures = tuple((m.name, m.with_unit(row[m.column])) for m in METRICS if row.get(m.column) is not None)
     try:
         pictures = {label: _picture(images[c]["bytes"], label) for c, label in PICTURES if images.get(c)}
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import outputs, storage
-from pipeline.report import charts, collect, gallery
+from pipeline.report import charts, collect, gallery, text
 
 SAMPLE = 12  # images drawn evenly from the whole run, besides the best and the worst
 
@@ -48,8 +48,8 @@ def render(output: str, sample: int = SAMPLE) -> str:
         histograms=collect.histograms(rows),
         errors=collect.error_groups(rows),
         throughput=collect.throughput(rows, summary),
-        settings=tuple(collect.flatten(config)),
-        versions=tuple(collect.flatten(run.get("versions", {}))),
+        settings=tuple(text.flatten(config)),
+        versions=tuple(text.flatten(run.get("versions", {}))),
         fingerprint=run.get("fingerprint"),
         output=output,
         chart=(charts.WIDTH, charts.HEIGHT),
@@ -93,6 +93,6 @@ def _headline(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         "noise σ": config.get("noise"),
         "size": " × ".join(map(str, config.get("size") or [])),
         "seed": config.get("seed"),
-        "input": collect.words(config.get("input", [])),
+        "input": text.words(config.get("input", [])),
     }
     return tuple((name, str(value)) for name, value in facts.items() if value not in (None, ""))

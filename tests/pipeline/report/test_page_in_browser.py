@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,24 +36,36 @@ KEYS = {"Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown":
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine's PATH")
 
 
+# Chromium reads commands on descriptor 3 and answers on 4.
+PLACE_AND_START = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+PATIENCE = 60  # seconds for one answer
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe whose descriptors are above those that Chromium wants."""
+    reading, writing = os.pipe()
+    moved = fcntl.fcntl(reading, fcntl.F_DUPFD, 10), fcntl.fcntl(writing, fcntl.F_DUPFD, 10)
+    os.close(reading)
+    os.close(writing)
+    return moved
+
+
 class Page:
     """A browser tab driven by the DevTools protocol over a pipe: JSON messages, each ended by a zero byte."""
 
     def __init__(self, profile: Path) -> None:
         assert BROWSER
-        commands, self._send = os.pipe()
-        self._receive, answers = os.pipe()
-        # Chromium reads commands on descriptor 3 and answers on 4; the copies keep them clear of each other.
-        redirect = 'exec "$@" 3<&8 4>&9'
-
-        def place() -> None:
-            os.dup2(commands, 8)
-            os.dup2(answers, 9)
-
+        commands, self._send = _pipe()
+        self._receive, answers = _pipe()
+        command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
-            ["sh", "-c", redirect, "sh", BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            close_fds=False,
-            preexec_fn=place,
+            [sys.executable, "-c", PLACE_AND_START, str(commands), str(answers), *command],
+            pass_fds=(commands, answers),
             stderr=subprocess.DEVNULL,
         )
         os.close(commands)
@@ -76,6 +91,8 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._pending:
+            ready, _, _ = select.select([self._receive], [], [], PATIENCE)
+            assert ready, f"the browser has said nothing for {PATIENCE} s"
             read = os.read(self._receive, 1 << 20)
             assert read, "the browser has gone"
             self._pending += read

@@ -19,6 +19,7 @@ from pipeline.report import write_report
 from pipeline.report.charts import histogram
 from pipeline.report.collect import cause
 from pipeline.report.gallery import EXTREMES, LARGEST_SIDE, choose
+from pipeline.report.text import METRICS, duration, significant
 
 
 def page_of(output: str, **settings: Any) -> str:
@@ -44,8 +45,8 @@ def test_page_shows_counts_settings_metrics_errors_and_images(
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     for sentence in (
         "Super resolution ×4",
-        "8 rows 6 restored 2 errors 1 rows in unfinished shards",
-        "2 rows, 1 cause",
+        "8 rows 6 restored 2 errors 1 of the rows in unfinished shards",
+        "Errors 1 cause",
         "2 image too large image too large: 9 x 9 e0 e1",
         "operator.factor 4",
         "its wall-clock time 60.0 min",
@@ -162,13 +163,24 @@ def test_large_images_are_reduced(write_run: Callable[..., str], ok_row: Any) ->
 
 def test_histogram_counts_every_finite_value() -> None:
     values = np.array([20.0, 21.0, 21.5, 30.0, np.inf])
-    drawn = histogram("PSNR", "dB", ".2f", values)
+    drawn = histogram(METRICS[0], values)
     assert drawn is not None
     assert sum(int(bar.label.rsplit(": ")[1]) for bar in drawn.bars) == 4
     assert (drawn.count, drawn.infinite, drawn.median) == (4, 1, 21.25)
-    same = histogram("PSNR", "dB", ".2f", np.full(7, 3.0))
+    same = histogram(METRICS[0], np.full(7, 3.0))
     assert same is not None and len(same.bars) == 1
-    assert histogram("PSNR", "dB", ".2f", np.array([np.inf])) is None
+    assert histogram(METRICS[0], np.array([np.inf])) is None
+
+
+def test_numbers_and_times_are_written_for_people() -> None:
+    assert [significant(v) for v in (1983.2, 2.1, 0.02283, 7.012e-8, 0)] == [
+        "1,983",
+        "2.10",
+        "0.0228",
+        "7.01e-08",
+        "0",
+    ]
+    assert [duration(v) for v in (0.00107, 93, 600, 9000)] == ["0.00107 s", "93.0 s", "10.0 min", "2.5 h"]
 
 
 def test_like_errors_have_one_cause() -> None:

@@ -1,0 +1,64 @@
+"""Metrics, numbers, times and settings as a person reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of numbers. decimals: how many are shown, None for three significant digits."""
+
+    column: str
+    name: str
+    unit: str
+    decimals: int | None
+
+    def text(self, value: float) -> str:
+        return significant(value) if self.decimals is None else f"{value:.{self.decimals}f}"
+
+    def with_unit(self, value: float) -> str:
+        return f"{self.text(value)} {self.unit}".strip()
+
+
+METRICS = (
+    Metric("psnr", "PSNR", "dB", 2),
+    Metric("ssim", "SSIM", "", 3),
+    Metric("lpips", "LPIPS", "", 3),
+    Metric("residual", "Residual", "", None),
+    Metric("seconds", "Time", "s", None),
+)
+
+
+def significant(value: float) -> str:
+    """Three significant digits, in powers of ten only below 0.0001: 1,983 and 0.0228 and 7.01e-08."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    magnitude = math.floor(math.log10(abs(value)))
+    return f"{value:.2e}" if magnitude < -4 else f"{value:,.{max(0, 2 - magnitude)}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would choose."""
+    if seconds < 120:
+        return f"{significant(seconds)} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def words(value: Any) -> str:
+    """A setting's value."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(words, value))
+    return "none" if value is None else str(value) or "empty"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as (path, value) pairs, in their order."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, words(value)
