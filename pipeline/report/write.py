@@ -13,6 +13,7 @@ from pipeline import outputs, storage
 from pipeline.report import charts, collect, gallery, text
 
 SAMPLE = 12  # images drawn evenly from the whole run, besides the best and the worst
+ATTEMPTS = 5  # shards do not become whole faster than this
 
 
 def write_report(output: str, sample: int = SAMPLE) -> str:
@@ -23,8 +24,18 @@ def write_report(output: str, sample: int = SAMPLE) -> str:
     """
     outputs.check(output)
     url = storage.join(output, "report.html")
-    storage.write_text(url, render(output, sample))
+    storage.write_text(url, _render_while_it_runs(output, sample))
     return url
+
+
+def _render_while_it_runs(output: str, sample: int) -> str:
+    """The page of a run that may be under way: a commit that has become part of a shard is looked up again."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return render(output, sample)
+        except FileNotFoundError:
+            continue
+    return render(output, sample)
 
 
 def render(output: str, sample: int = SAMPLE) -> str:

@@ -191,6 +191,23 @@ def test_like_errors_have_one_cause() -> None:
     assert cause("") == "no message"
 
 
+def test_a_commit_that_goes_while_the_page_is_made_is_looked_up_again(
+    write_run: Callable[..., str], ok_row: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run makes shard b whole after its commit was listed, and before it is read."""
+    run = Path(write_run({"a": [ok_row("k0")]}, {"b/0": [ok_row("k1")]}))
+    open_parquet = outputs.open_parquet
+
+    def compacting(output: str, file: str) -> Any:
+        commit = run / "unfinished" / "b" / "0.parquet"
+        if file.startswith("unfinished/") and commit.exists():
+            commit.rename(run / "restored" / "b.parquet")
+        return open_parquet(output, file)
+
+    monkeypatch.setattr(outputs, "open_parquet", compacting)
+    assert sorted(cards(page_of(str(run)))) == ["k0", "k1"]
+
+
 def test_page_is_written_to_an_object_store(write_run: Callable[..., str], ok_row: Any) -> None:
     import fsspec
 
