@@ -29,7 +29,7 @@ def write_report(output: str, sample: int = SAMPLE) -> str:
 
 
 def _render_while_it_runs(output: str, sample: int) -> str:
-    """The page of a run that may be under way: a commit that has become part of a shard is looked up again."""
+    """The page of a run that may be under way: commits that have become part of a shard are read there."""
     for _ in range(ATTEMPTS - 1):
         try:
             return render(output, sample)
