@@ -44,6 +44,17 @@ class ModelConfig(_Block):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu, cuda")
 
+    @field_validator("id")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        _raise(check_model_id(value))
+        return value
+
+    @model_validator(mode="after")
+    def _has_revisions(self) -> ModelConfig:
+        _raise(check_model_id(self.id, self.revision))
+        return self
+
 
 class JobConfig(_Block):
     """The job file. A field's description says what is allowed."""
@@ -88,12 +99,6 @@ class JobConfig(_Block):
     def _id_alone(cls, value: Any) -> Any:
         return {"id": value} if isinstance(value, str) else value
 
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, value: ModelConfig) -> ModelConfig:
-        _raise(check_model_id(value.id, value.revision))
-        return value
-
     @field_validator("size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
@@ -136,7 +141,8 @@ class JobConfig(_Block):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
-        if "operator" not in info.data:  # wrong itself, and said so; a preset cannot be looked up
+        if "operator" not in info.data:  # wrong itself, and said so; a preset for it cannot be looked up
+            _raise(methods.validate({**value, "preset": None}))
             return value
         _raise(methods.validate(value, info.data["operator"]["name"]))
         method = methods.from_block(value, info.data["operator"]["name"])
@@ -148,8 +154,8 @@ class JobConfig(_Block):
         if self.mode == "restore" and drawn:
             raise ValueError(
                 f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; allowed: "
-                "what made the measurements, such as inpainting {mask: given} with a column mask, blur with a "
-                "column kernel, or an operator without either"
+                "what made the measurements: inpainting {mask: given} with a mask column, blur with a kernel "
+                "column, or an operator without either"
             )
         return self
 
@@ -252,30 +258,24 @@ def _sentences(error: ValidationError) -> list[str]:
 
 
 def _sentence(problem: ErrorDetails) -> list[str]:
-    """One mistake as: path: got what; allowed: what."""
+    """One mistake, or those a validator found in a block, as: path: got what; allowed: what."""
     location = [str(part) for part in problem["loc"] if isinstance(part, str)]
-    fields = (
-        ModelConfig.model_fields
-        if location[:1] == ["model"] and len(location) > 1
-        else JobConfig.model_fields
-    )
-    name, path = (
-        (location[-1] if fields is ModelConfig.model_fields else location[0] if location else ""),
-        ".".join(location),
-    )
-    message = problem["msg"].removeprefix("Value error, ")
+    in_model = len(location) > 1 and location[0] == "model"
+    fields = ModelConfig.model_fields if in_model else JobConfig.model_fields
+    path = ".".join(
+        location if in_model else location[:1]
+    )  # further parts tell which of several types failed
+    name = path.split(".")[-1]
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return [f"{path}: unknown setting; allowed: {', '.join(fields)}{hint}"]
     if problem["type"] == "missing":
         return [f"{path}: is missing; allowed: {fields[name].description}"]
-    if problem["type"] == "value_error" and str(problem["ctx"]["error"]):
+    if problem["type"] == "value_error" and (found := str(problem["ctx"]["error"])):
         prefix = f"{path}." if path in ("operator", "method") else ""
-        return [f"{prefix}{line}" for line in message.split(MISTAKE)]
-    return [
-        f"{name if name in fields else path}: got {problem['input']!r}; allowed: {fields[name].description}"
-    ]
+        return [prefix + line for line in found.split(MISTAKE)]
+    return [f"{path}: got {problem['input']!r}; allowed: {fields[name].description}"]
 
 
 def _raise(problems: Sequence[str]) -> None:

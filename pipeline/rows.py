@@ -56,6 +56,4 @@ def as_bytes(value: object) -> bytes | None:
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(value, dtype=np.float32), allow_pickle=False)
         return buffer.getvalue()
-    raise ValueError(
-        f"expected encoded bytes, a struct with bytes, or nested numbers, got {type(value).__name__}"
-    )
+    raise ValueError(f"expected bytes, a struct of bytes, or nested numbers, got {type(value).__name__}")

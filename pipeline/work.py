@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline import resume, sources
+from pipeline import resume, sources, storage
 from pipeline.sources import Shard
 
 TASK_CPUS = 0.5  # booked by each task; see `pipeline.cluster`
@@ -70,6 +70,7 @@ class Compaction:
     def finish(self) -> None:
         """Waits for all; raises what one of them raised."""
         ray.get(self._tasks)
+        storage.remove_empty_folder(storage.join(self._output, "unfinished"))
 
     def _start(self, name: str) -> ray.ObjectRef:
         return _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name])

@@ -1,0 +1,149 @@
+"""The actor without Ray: batches that shrink when memory runs out, and errors that stay with their row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import restore
+from pipeline.restore import ActorOptions, RestoreAndCommit, Restorer
+from pipeline.rows import InputRow
+from tests.pipeline.small_jobs import job, png
+
+LIMIT = 2  # images that the operator below finds memory for
+
+
+def hungry(images: Tensor) -> Tensor:
+    """A linear operator that runs out of memory as torch does on the CPU; its own check uses few images."""
+    if len(images) > LIMIT and images.shape[-1] == 16:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+    return images * 1.0
+
+
+def restorer(folder: Path, batch_size: int, **settings: object) -> Restorer:
+    return Restorer(job(folder, folder / "out", **settings), ActorOptions("cpu", batch_size, 1))
+
+
+def input_rows(*images: bytes | None) -> list[InputRow]:
+    return [InputRow(str(number), "shard", image) for number, image in enumerate(images)]
+
+
+def test_the_micro_batch_halves_when_memory_runs_out_and_stays_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = restorer(tmp_path, 8)
+    sizes = []
+
+    def solve(images: list) -> list:
+        sizes.append(len(images))
+        if len(images) > LIMIT:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return original(images)
+
+    original = worker._solve
+    monkeypatch.setattr(worker, "_solve", solve)
+    rows = worker(input_rows(*(png(seed) for seed in range(10))))
+    assert [row["status"] for row in rows] == ["ok"] * 10
+    assert worker.micro_batch == LIMIT
+    assert sizes == [8, 4, 2, 2, 4, 2, 2, 2]
+
+
+def test_an_operator_that_fails_for_memory_on_the_cpu_is_recognised(tmp_path: Path) -> None:
+    operator = {"name": "linear", "function": "tests.pipeline.test_restore:hungry"}
+    worker = restorer(tmp_path, 4, operator=operator)
+    rows = worker(input_rows(*(png(seed) for seed in range(4))))
+    assert [row["status"] for row in rows] == ["ok"] * 4
+    assert worker.micro_batch == LIMIT
+
+
+def test_a_single_image_without_memory_is_an_error_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = restorer(tmp_path, 4)
+
+    def solve(images: list) -> list:
+        raise MemoryError
+
+    monkeypatch.setattr(worker, "_solve", solve)
+    (row,) = worker(input_rows(png(1)))
+    assert (row["status"], row["error"]) == ("error", "out of memory: MemoryError")
+
+
+def test_images_of_many_sizes_and_bad_ones_share_a_block(tmp_path: Path) -> None:
+    worker = restorer(tmp_path, 4, size=None)
+    rows = worker(input_rows(png(1), png(2, side=18), b"junk", png(3, side=24), None, png(4)))
+    assert [row["key"] for row in rows] == list("012345")
+    assert [row["status"] for row in rows] == ["ok", "error", "error", "ok", "error", "ok"]
+    assert (
+        rows[1]["error"].startswith("cannot restore the image: super_resolution: ")
+        and "18" in rows[1]["error"]
+    )
+    assert (rows[3]["height"], rows[3]["width"]) == (24, 24)
+
+
+def test_an_image_that_diverges_is_an_error_and_its_neighbours_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = restorer(tmp_path, 4)
+    genuine = restore.restore
+
+    def diverging(*arguments: object, **settings: object) -> object:
+        restored = genuine(*arguments, **settings)
+        errors = (None, "not-a-number at step 3", None)
+        return type(restored)(**vars(restored) | {"errors": errors})
+
+    monkeypatch.setattr(restore, "restore", diverging)
+    rows = worker(input_rows(png(1), png(2), png(3)))
+    assert [row["error"] for row in rows] == [None, "restoration diverged: not-a-number at step 3", None]
+    assert rows[1].get("image") is None
+
+
+def test_a_row_with_a_prompt_uses_it_and_others_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = restorer(tmp_path, 4, prompt="a photograph")
+    seen: list[list[str]] = []
+    genuine = restore.restore
+
+    def listening(*arguments: object, prompts: list[str], **settings: object) -> object:
+        seen.append(prompts)
+        return genuine(*arguments, prompts=prompts, **settings)
+
+    monkeypatch.setattr(restore, "restore", listening)
+    worker(
+        [
+            InputRow("a", "s", png(1), prompt="a cat"),
+            InputRow("b", "s", png(2)),
+            InputRow("c", "s", png(3), prompt=""),
+        ]
+    )
+    assert seen == [["a cat", "a photograph", ""]]
+
+
+def test_a_block_that_is_committed_already_is_not_restored_again(tmp_path: Path) -> None:
+    """A node may be lost after an actor's commit and before its receipt; Ray then repeats the block."""
+    config = job(tmp_path, tmp_path / "out")
+    block = InputRow.table(input_rows(png(1), b"junk"))
+    actor = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=False)
+    first = actor(block)
+    (commit,) = (tmp_path / "out" / "unfinished" / "shard").iterdir()
+    written = commit.stat().st_mtime_ns
+    assert actor(block) == first and commit.stat().st_mtime_ns == written
+    assert first.column("status").to_pylist() == ["ok", "error"]
+
+    retrying = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=True)
+    assert retrying(block).column("status").to_pylist() == ["ok", "error"]
+    assert commit.stat().st_mtime_ns > written
+
+
+def test_the_noise_is_drawn_from_the_image_seed(tmp_path: Path) -> None:
+    denoising = {"operator": "denoising", "noise": 0.2}
+    one, two, other = (
+        restorer(tmp_path, 4, **denoising, seed=seed)(input_rows(png(1)))[0] for seed in (0, 0, 1)
+    )
+    assert one["image"] == two["image"] != other["image"] and one["seed"] != other["seed"]
+    assert np.isclose(one["psnr"], 10 * np.log10(4 / 0.2**2), atol=1.5)

@@ -1,0 +1,74 @@
+"""Files appear whole or not at all, and progress is told with and without a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import resume, sink, storage
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    url = str(tmp_path / "folder" / "file")
+    storage.write_text(url, "first")
+    with pytest.raises(ZeroDivisionError), storage.write_whole(url) as file:
+        file.write(b"half")
+        assert storage.read_text(url) == "first"
+        raise ZeroDivisionError
+    assert storage.read_text(url) == "first"
+    assert storage.find(str(tmp_path)) == ["folder/file"]
+
+
+def test_an_object_store_sees_one_upload() -> None:
+    url = "memory://bucket/folder/file"
+    with pytest.raises(ZeroDivisionError), storage.write_whole(url) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert not storage.exists(url)
+    storage.write_text(url, "whole")
+    assert storage.find("memory://bucket") == ["folder/file"] and storage.read_text(url) == "whole"
+    storage.remove(url)
+    storage.remove(url)
+    assert storage.find("memory://bucket") == storage.find("memory://nowhere") == []
+
+
+def row(key: str, status: str = "ok", nfe: int = 0) -> sink.Row:
+    return {"key": key, "source_shard": "s", "status": status, "nfe": nfe}
+
+
+def compacted(output: str) -> list[tuple[str, str, int]]:
+    rows = resume.metrics_of(output, "s").to_pylist()
+    return [(found["key"], found["status"], found["nfe"]) for found in rows]
+
+
+def test_commits_become_one_file_in_the_order_of_the_input(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    sink.commit(output, "s", [row("c"), row("a")])
+    sink.commit(output, "s", [row("b"), row("d")])
+    with pytest.raises(RuntimeError, match="shard s: 1 keys have no row, the first is 'e'"):
+        resume.compact(output, "s", list("abcde"))
+    assert resume.unfinished_shards(output) == {"s"} and resume.restored_shards(output) == set()
+    resume.compact(output, "s", list("abcd"))
+    assert [key for key, *_ in compacted(output)] == list("abcd")
+    assert resume.unfinished_shards(output) == set() and resume.restored_shards(output) == {"s"}
+
+
+def test_a_key_with_several_rows_keeps_an_ok_one(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    sink.commit(output, "s", [row("a", "error", 1), row("b", "ok", 2), row("c", "error", 3)])
+    resume.compact(output, "s", list("abc"))
+    sink.commit(output, "s", [row("a", "ok", 4), row("b", "error", 5)])
+    sink.commit(output, "s", [row("c", "error", 6)])
+    assert resume.done_keys(output, "s", count_errors=True) == set("abc")
+    assert resume.done_keys(output, "s", count_errors=False) == set("ab")
+    resume.compact(output, "s", list("abc"))
+    assert compacted(output) == [("a", "ok", 4), ("b", "ok", 2), ("c", "error", 6)]
+
+
+def test_a_commit_done_again_overwrites_itself(tmp_path: Path) -> None:
+    for nfe in (1, 2):
+        sink.commit(str(tmp_path), "s", [row("a", nfe=nfe), row("b", nfe=nfe)])
+    assert len(storage.find(str(tmp_path), ".parquet")) == 1
+    assert sink.committed(str(tmp_path), "s", ["a", "b"]) is not None
+    assert sink.committed(str(tmp_path), "s", ["a"]) is None
