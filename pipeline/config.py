@@ -153,9 +153,9 @@ class JobConfig(_Block):
         drawn = self.operator["name"] in DRAWN or self.operator.get("mask", "given") != "given"
         if self.mode == "restore" and drawn:
             raise ValueError(
-                f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; allowed: "
-                "what made the measurements: inpainting {mask: given} with a mask column, blur with a kernel "
-                "column, or an operator without either"
+                f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; "
+                "allowed: what made the measurements: inpainting {mask: given} with a mask column, "
+                "blur with a kernel column, or an operator without either"
             )
         return self
 
