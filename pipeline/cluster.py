@@ -30,6 +30,7 @@ def ray_session() -> Iterator[None]:
             "num_cpus": (os.cpu_count() or 1) + 2,
             "include_dashboard": False,
         }
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core prints on the terminal by itself
         where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else on_this_machine
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     _quieten()
