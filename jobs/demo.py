@@ -14,6 +14,7 @@ from jobs.console import output, readable_errors, run_alone, table
 if TYPE_CHECKING:
     from p2l_engine.tiny.photographs import Photograph
 
+DRAWN = "-whole"  # the crops that the picture shows
 SIDE = 64  # pixels; the size that the small model was trained at
 SCALES = {"whole": 1.0, "half": 0.5, "third": 1 / 3}  # of the photograph's shorter side
 
@@ -36,9 +37,10 @@ def demo(
     summary = run(job)
     page = write_report(job.output)
     _show(job.output)
+    _draw(job.output, folder / "demo.png")
     output.print(f"\n{summary.ok} of {summary.rows} photographs restored in {summary.seconds:.0f} s")
     output.print(f"rows     {restored}/restored/*.parquet")
-    output.print(f"page     {page}", soft_wrap=True)
+    output.print(f"picture  {folder / 'demo.png'}\npage     {page}", soft_wrap=True)
     raise typer.Exit(summary.exit_status)
 
 
@@ -79,6 +81,24 @@ def _show(url: str) -> None:
     table(
         ["photograph", "PSNR dB", "SSIM", "residual", "seconds"], [[r[name] for name in names] for r in rows]
     )
+
+
+def _draw(url: str, path: Path) -> None:
+    """One picture: a row a photograph, measurement | restored | original."""
+    import numpy as np
+
+    from jobs import pictures
+    from pipeline import outputs
+    from pipeline.images import decode_image, encode_png
+
+    columns = ("measurement", "image", "reference")
+    rows = outputs.rows(url, ("psnr",)).to_pylist()
+    wanted = {row["key"] for row in rows if row["status"] == "ok" and row["key"].endswith(DRAWN)}
+    found = outputs.images(url, {row["file"]: wanted for row in rows}, columns)
+    cells = [
+        [np.asarray(decode_image(found[key][name]["bytes"])) for name in columns] for key in sorted(found)
+    ]
+    path.write_bytes(encode_png(pictures.sheet(cells)))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from p2l_engine.sampler import Progress
     from pipeline.config import JobConfig
 
-TINY_STEPS = 50  # enough for the small model; others take the method's own number
-GAP = 8  # pixels between the pictures of a comparison
-SEEN_SIDE = 256  # pixels; smaller pictures are enlarged for the comparison
-
 
 @readable_errors()
 def image(
@@ -38,7 +34,7 @@ def image(
     model: Annotated[str, typer.Option(help="tiny, a hub id, a folder or a URL.")] = "tiny",
     steps: Annotated[
         int | None,
-        typer.Option(help=f"Denoising steps; by default {TINY_STEPS} with tiny, else the method's."),
+        typer.Option(help="Denoising steps; by default the method's own."),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side the picture is cropped to; by default the model's own.")
@@ -74,7 +70,7 @@ def image(
         "model": model,
         "size": size,
         "operator": {"name": operator} | ({"mask": "given"} if mask else {}),
-        "method": _method(method, steps, model, operator),
+        "method": _method(method, model, operator) | ({} if steps is None else {"steps": steps}),
         "prompt": prompt,
     }
     config = load_config(job, settings or ())
@@ -84,20 +80,17 @@ def image(
         raise BadRequest(str(error)) from error
 
 
-def _method(name: str, steps: int | None, model: str, operator: str) -> dict[str, Any]:
+def _method(name: str, model: str, operator: str) -> dict[str, Any]:
     """The method's block: the settings found for this model and operator, where there are any."""
     from p2l_engine.presets import PRESETS
 
-    if name == "adjoint":
-        return {"name": name, "preset": None}
     preset = "tiny" if model == "tiny" else "imagenet"
-    block: dict[str, Any] = {"name": name, "preset": preset if operator in PRESETS[preset] else None}
-    if steps is None and model == "tiny":
-        steps = TINY_STEPS
-    return block if steps is None else block | {"steps": steps}
+    known = name != "adjoint" and operator in PRESETS[preset]
+    return {"name": name, "preset": preset if known else None}
 
 
 def _restore(config: JobConfig, source: Path, out: Path, mask: Path | None, kernel: Path | None) -> None:
+    from jobs import pictures
     from p2l_engine import metrics, restore
     from p2l_engine.methods import Method
     from pipeline.degrade import measurements, prepare
@@ -135,7 +128,8 @@ def _restore(config: JobConfig, source: Path, out: Path, mask: Path | None, kern
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(encode_png(pixels))
     original = prepared.pixels if config.mode == "measure" else None
-    compared.write_bytes(encode_png(_side_by_side(metrics.to_uint8(A.backproject(y)[0]), pixels, original)))
+    shown = [metrics.to_uint8(A.backproject(y)[0]), pixels, original]
+    compared.write_bytes(encode_png(pictures.row([picture for picture in shown if picture is not None])))
     _report(pixels, original, float(restored.residual[0]), seconds)
     output.print(f"{out}  {pixels.shape[1]}x{pixels.shape[0]}\n{compared}", soft_wrap=True)
 
@@ -148,21 +142,6 @@ def _progress() -> Iterator[Progress]:
     with Bar(console=errors, transient=True) as bar:
         task = bar.add_task("restoring", total=None)
         yield lambda done, steps: bar.update(task, completed=done, total=steps)
-
-
-def _side_by_side(*pictures: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """Pictures (H, W, 3) of one size in a row with white between them; None is left out."""
-    import numpy as np
-
-    shown = [_enlarged(picture) for picture in pictures if picture is not None]
-    gap = np.full((shown[0].shape[0], GAP, 3), 255, np.uint8)
-    return np.concatenate([part for picture in shown for part in (picture, gap)][:-1], axis=1)
-
-
-def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Small pictures with each pixel repeated, so that a person can see them."""
-    times = max(1, SEEN_SIDE // max(picture.shape[:2]))
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _report(

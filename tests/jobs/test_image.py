@@ -12,7 +12,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.image import GAP, SEEN_SIDE
+from jobs.pictures import GAP, SEEN_SIDE
 
 
 @pytest.fixture

@@ -1,0 +1,74 @@
+"""The shipped model is good enough to show what the paper claims."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as photographs
+from skimage.transform import resize
+
+import p2l_engine
+from p2l_engine import LatentDiffusion, methods, operators, restore
+from p2l_engine.schedule import posterior_mean
+from p2l_engine.seeding import generator
+from p2l_engine.tiny import data
+from p2l_engine.tiny.evaluate import held_out_scenes
+from p2l_engine.tiny.photographs import held_out_photographs
+
+WEIGHTS = Path(p2l_engine.__file__).parent / "tiny" / "weights"
+
+
+def _psnr(x: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
+    return 10 * torch.log10(4 / (x - restored.clamp(-1, 1)).square().mean(dim=(1, 2, 3)))
+
+
+def test_the_weights_are_safetensors_of_at_most_40_mib() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40 * 2**20
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
+
+
+@torch.no_grad()
+def test_auto_encoding_keeps_26_db_of_held_out_scenes_and_crops(tiny_model: LatentDiffusion) -> None:
+    for pool in (held_out_scenes(), data.held_out_crops(48)):
+        x = pool.batch(torch.arange(48))
+        assert _psnr(x, tiny_model.decode(tiny_model.encode(x))).mean() > 26
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", held_out_photographs())
+def test_auto_encoding_keeps_26_db_of_a_held_out_photograph(tiny_model: LatentDiffusion, name: str) -> None:
+    photograph, _ = held_out_photographs()[name]
+    height, width = (side // 16 * 16 for side in photograph.shape[:2])
+    x = data.to_tensor(np.array(photograph[None, :height, :width]))
+    assert _psnr(x, tiny_model.decode(tiny_model.encode(x))).item() > 26
+
+
+@torch.no_grad()
+def test_the_right_caption_helps_and_a_wrong_one_harms(tiny_model: LatentDiffusion) -> None:
+    scenes = held_out_scenes()
+    z = tiny_model.encode(scenes.batch(torch.arange(48)))
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    alpha_bar = float(tiny_model.alphas_cumprod[500])
+    noisy = alpha_bar**0.5 * z + (1 - alpha_bar) ** 0.5 * noise
+
+    def error(captions: list[str]) -> float:
+        eps = tiny_model.predict_noise(noisy, 500, tiny_model.embed_prompts(captions))
+        return (posterior_mean(noisy, eps, alpha_bar) - z).square().mean().item()
+
+    right, empty = error(scenes.captions), error([""] * 48)
+    wrong = error(scenes.captions[1:] + scenes.captions[:1])
+    assert right < 0.9 * empty and empty < wrong
+
+
+@pytest.mark.parametrize("size", [(96, 96), (128, 128), (96, 152)], ids=["1.5x", "2x", "not square"])
+def test_larger_images_are_restored_as_a_whole(tiny_model: LatentDiffusion, size: tuple[int, int]) -> None:
+    picture = resize(photographs.coffee(), size, anti_aliasing=True)
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() * 2 - 1
+    A = operators.build("super_resolution", factor=4)
+    y = A.measure(x, 0.01, [generator(0, "noise")])
+    method = methods.build("p2l", "tiny", "super_resolution", prompt_tuning=None)
+    out = restore(tiny_model, A, y, method, steps=10, seeds=[0])
+    assert out.images.shape == x.shape
+    assert _psnr(x, out.images).item() > _psnr(x, A.backproject(y)).item()
