@@ -22,7 +22,10 @@ NO_PROGRESS_SECONDS = 24 * 3600  # a commit of the exact algorithm can take hour
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """The Ray in use, else the cluster of RAY_ADDRESS, else one on this machine for as long as it takes."""
+    """The Ray in use, else the cluster of RAY_ADDRESS, else one on this machine for as long as it takes.
+
+    Raises RuntimeError when none can be had.
+    """
     started = not ray.is_initialized()
     if started:
         on_this_machine: dict[str, Any] = {
@@ -32,7 +35,10 @@ def ray_session() -> Iterator[None]:
         }
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core prints on the terminal by itself
         where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else on_this_machine
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises a bare one where a machine is too busy to start it in time
+            raise RuntimeError(f"Ray did not start: {error}") from error
     _quieten()
     try:
         yield

@@ -109,7 +109,8 @@ def _array(data: bytes | None, name: str) -> np.ndarray:
             array = np.asarray(decode_image(data).convert("L"), dtype=np.float32) / 255
     except (ImageError, ValueError, OSError, EOFError) as error:
         raise ImageError(f"{name} cannot be used: {error}") from error
-    array = array.squeeze()
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):  # one channel, first or last
+        array = array.squeeze(0 if array.shape[0] == 1 else 2)
     if array.ndim != 2 or not np.isfinite(array).all():
         raise ImageError(
             f"{name} cannot be used: expected finite numbers (height, width), got shape {array.shape}"

@@ -80,8 +80,8 @@ def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_
 
 def _restore(config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool) -> int:
     """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
-    with cluster.ray_session():
-        try:
+    try:
+        with cluster.ray_session():
             todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
             total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
             whole = Compaction(config.output, todo)
@@ -92,9 +92,9 @@ def _restore(config: JobConfig, planned: Sequence[Shard], open_shards: set[str],
                     whole.count(receipts)
                 whole.finish()
             return left
-        except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
-            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            raise RunError(str(cause).strip() or type(cause).__name__) from error
+    except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        raise RunError(str(cause).strip() or type(cause).__name__) from error
 
 
 def _receipts(dataset: Dataset) -> Iterable[pa.Table]:

@@ -39,7 +39,8 @@ def png(seed: int, side: int = SIDE) -> bytes:
 
 def write_parquet(path: Path, images: Mapping[Any, Any], **columns: list[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"key": list(images), "image": list(images.values()), **columns}), path)
+    table = pa.table({"key": list(images), "image": list(images.values()), **columns})
+    pq.write_table(table, path)
     return path
 
 

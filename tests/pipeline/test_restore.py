@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline import restore
+from pipeline.images import decode_image
 from pipeline.restore import ActorOptions, RestoreAndCommit, Restorer
-from pipeline.rows import InputRow
-from tests.pipeline.small_jobs import job, png
+from pipeline.rows import InputRow, as_bytes
+from tests.pipeline.small_jobs import SIDE, encoded, job, picture, png
 
 LIMIT = 2  # images that there is memory for in these tests
 
@@ -141,3 +143,51 @@ def test_the_noise_is_drawn_from_the_image_seed(tmp_path: Path) -> None:
     )
     assert one["image"] == two["image"] != other["image"] and one["seed"] != other["seed"]
     assert np.isclose(one["psnr"], 10 * np.log10(4 / 0.2**2), atol=1.5)
+
+
+def pixels(row: dict) -> np.ndarray:
+    return np.asarray(decode_image(row["image"]["bytes"]))
+
+
+def test_an_image_is_the_same_alone_and_in_any_batch(tmp_path: Path) -> None:
+    drawn = {"operator": {"name": "inpainting", "mask": "random", "fraction": 0.5}, "noise": 0.1}
+    other = [InputRow("a", "s", png(7)), InputRow("b", "s", png(8)), InputRow("c", "s", png(9))]
+    same = InputRow("x", "s", png(1))
+    (alone,) = restorer(tmp_path, 1, **drawn)([same])
+    among = restorer(tmp_path, 3, **drawn)([*other, same])[3]
+    first = restorer(tmp_path, 4, **drawn)([same, *other])[0]
+    assert alone["image"] == among["image"] == first["image"]
+    assert alone["measurement"] == among["measurement"] and alone["seed"] == among["seed"]
+
+
+def test_measurements_are_restored_with_the_mask_of_their_row(tmp_path: Path) -> None:
+    mask = np.zeros((SIDE, SIDE), np.float32)
+    mask[:, ::2] = 1
+    rows = [
+        InputRow("array", "s", png(1), mask=as_bytes(mask.tolist())),
+        InputRow("image", "s", png(1), mask=encoded(Image.fromarray((mask * 255).astype(np.uint8)))),
+        InputRow("none", "s", png(1)),
+        InputRow("small", "s", png(1), mask=as_bytes([[1.0, 0.0]])),
+        InputRow("not a number", "s", png(1), mask=as_bytes([[float("nan")]])),
+        InputRow("nothing", "s", png(1), mask=as_bytes((mask * 0).tolist())),
+    ]
+    given = {"name": "inpainting", "mask": "given"}
+    found = restorer(tmp_path, 8, mode="restore", operator=given)(rows)
+    for row in found[:2]:
+        assert (pixels(row)[:, ::2] == np.asarray(picture(1))[:, ::2]).all()
+        assert row.get("psnr") is None and row.get("reference") is None and row["residual"] == 0
+    assert [row["error"].split(":")[0] for row in found[2:]] == [
+        "no mask",
+        "cannot restore the image",
+        "mask cannot be used",
+        "mask cannot be used",
+    ]
+
+
+def test_measurements_are_restored_with_the_kernel_of_their_row(tmp_path: Path) -> None:
+    kernels = ([[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]], [[1.0, -1.0, 1.0]])
+    rows = [InputRow(str(at), "s", png(1), kernel=as_bytes(kernel)) for at, kernel in enumerate(kernels)]
+    good, bad = restorer(tmp_path, 8, mode="restore", operator="blur")(rows)
+    assert good["status"] == "ok" and bad["error"].startswith(
+        "kernel cannot be used: its values must be 0 or more"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from p2l_engine.metrics import psnr, ssim
 from pipeline import resume, sink, sources, storage
-from pipeline.config import ConfigError, load_config
+from pipeline.config import ConfigError, JobConfig, load_config
 from pipeline.run import RunError, run
 from pipeline.sink import METRICS_SCHEMA, OUTPUT_SCHEMA
 from tests.pipeline.small_jobs import SIDE, job, png, settings, write_parquet, write_shards, write_tar
@@ -159,14 +160,39 @@ def test_rows_that_cannot_be_restored_are_error_rows_and_only_they_are_retried(t
     assert not (tmp_path / "output" / "unfinished" / "bad").exists()
 
 
-def test_only_the_named_shards_are_restored(tmp_path: Path) -> None:
-    config = job(write_shards(tmp_path / "input"), tmp_path / "output")
-    assert run(config, shards="[ab]").rows == 10
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> JobConfig:
+    """A job on the same input whose output is a copy of the finished one, for a test to damage."""
+    shutil.copytree(finished / "output", tmp_path / "output")
+    return job(finished / "input", tmp_path / "output")
+
+
+def test_only_the_named_shards_are_restored(copied: JobConfig, tmp_path: Path) -> None:
+    for name in ("restored/b.parquet", "restored/c.parquet", "summary.json"):
+        (tmp_path / "output" / name).unlink()
+    assert run(copied, shards="[ab]").rows == 10
     assert not json.loads((tmp_path / "output" / "summary.json").read_text())["complete"]
-    assert resume.restored_shards(config.output) == {"a", "b"}
-    assert run(config).rows == 15
+    assert resume.restored_shards(copied.output) == {"a", "b"}
     with pytest.raises(RunError, match="matches none of a, b, c"):
-        run(config, shards="d*")
+        run(copied, shards="d*")
+
+
+def test_a_shard_left_between_its_file_and_its_commits_is_tidied(copied: JobConfig, tmp_path: Path) -> None:
+    """A process killed in the middle of making shards whole leaves commits, temporary files, or both."""
+    expected = restored(tmp_path / "output", "a")
+    sink.commit(copied.output, "a", expected[:2])
+    (tmp_path / "output" / "restored" / f".b.parquet.1234{storage.LEFTOVER_SUFFIX}").write_bytes(b"half")
+    assert run(copied).ok == 15
+    assert restored(tmp_path / "output", "a") == expected
+    assert not [name for name in stored_files(tmp_path / "output") if "unfinished" in name or ".tmp" in name]
+
+
+def test_what_is_committed_is_not_restored_again(copied: JobConfig, tmp_path: Path) -> None:
+    rows = restored(tmp_path / "output", "a")
+    (tmp_path / "output" / "restored" / "a.parquet").unlink()
+    sink.commit(copied.output, "a", [row | {"nfe": 12345} for row in rows[1:4]])
+    assert run(copied).ok == 15
+    assert [row["nfe"] for row in restored(tmp_path / "output", "a")] == [0, 12345, 12345, 12345, 0]
 
 
 def test_bad_keys_are_all_named_before_anything_is_restored(tmp_path: Path) -> None:
@@ -183,7 +209,7 @@ def test_bad_keys_are_all_named_before_anything_is_restored(tmp_path: Path) -> N
     assert not (tmp_path / "output" / "restored").exists()
 
 
-def test_tar_shards_and_folders_of_images_give_one_output_shard_each(
+def test_tars_folders_of_images_and_empty_shards_give_one_output_shard_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "IMAGES_PER_SHARD", 3)
@@ -192,8 +218,11 @@ def test_tar_shards_and_folders_of_images_give_one_output_shard_each(
     for row in range(5):
         (folder / str(row % 2)).mkdir(parents=True, exist_ok=True)
         (folder / str(row % 2) / f"{row}.png").write_bytes(png(10 + row))
-    config = job(tmp_path, tmp_path / "output", input=[str(tmp_path / "tars"), str(folder)])
+    write_parquet(tmp_path / "empty.parquet", {})
+    inputs = [str(tmp_path / "tars"), str(folder), str(tmp_path / "empty.parquet")]
+    config = job(tmp_path, tmp_path / "output", input=inputs)
     assert run(config).ok == 8
+    assert restored(tmp_path / "output", "empty") == []
     assert [row["key"] for row in restored(tmp_path / "output", "t")] == ["0", "1", "2"]
     assert [row["key"] for row in restored(tmp_path / "output", "photos-00000")] == [
         "0/0.png",
@@ -201,92 +230,6 @@ def test_tar_shards_and_folders_of_images_give_one_output_shard_each(
         "0/4.png",
     ]
     assert [row["key"] for row in restored(tmp_path / "output", "photos-00001")] == ["1/1.png", "1/3.png"]
-
-
-def test_measurements_with_their_masks_and_kernels_are_restored(tmp_path: Path) -> None:
-    mask = np.zeros((SIDE, SIDE), np.float32)
-    mask[:, ::2] = 1
-    source = write_parquet(
-        tmp_path / "masked.parquet",
-        {"list": png(1), "none": png(2), "wrong": png(3)},
-        mask=[mask.tolist(), None, [[1.0]]],
-    )
-    config = job(
-        source,
-        tmp_path / "output",
-        mode="restore",
-        operator={"name": "inpainting", "mask": "given"},
-        commit_every=8,
-    )
-    assert run(config).ok == 1
-    rows = {row["key"]: row for row in restored(tmp_path / "output", "masked")}
-    pixels = image_of(rows["list"]["image"])
-    assert (pixels[:, ::2] == image_of({"bytes": png(1)})[:, ::2]).all()
-    assert (
-        rows["list"]["psnr"] is None and rows["list"]["reference"] is None and rows["list"]["residual"] == 0
-    )
-    assert rows["none"]["error"].startswith("no mask:") and "mask" in rows["wrong"]["error"]
-
-    kernel = [[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]
-    blurred = write_parquet(tmp_path / "blurred.parquet", {"k": png(1)}, kernel=[kernel])
-    blur = job(blurred, tmp_path / "blur", mode="restore", operator={"name": "blur"})
-    assert run(blur).ok == 1
-
-
-def test_an_image_is_the_same_whatever_shares_its_shard_and_batch(tmp_path: Path) -> None:
-    drawn = {"name": "inpainting", "mask": "random", "fraction": 0.5}
-    write_parquet(tmp_path / "one" / "a.parquet", {"x": png(1)})
-    write_parquet(
-        tmp_path / "many" / "b.parquet", {"w": png(7), "v": png(8, side=24), "x": png(1), "y": png(9)}
-    )
-    for name in ("one", "many"):
-        run(
-            job(
-                tmp_path / name,
-                tmp_path / f"{name}-out",
-                operator=drawn,
-                batch_size=3,
-                commit_every=3,
-                noise=0.1,
-            )
-        )
-    alone, among = restored(tmp_path / "one-out", "a")[0], restored(tmp_path / "many-out", "b")[2]
-    assert among["key"] == "x" and alone["image"] == among["image"] and alone["seed"] == among["seed"]
-
-
-def test_a_shard_left_between_its_file_and_its_commits_is_tidied(tmp_path: Path) -> None:
-    """A process killed in the middle of making shards whole leaves commits, temporary files, or both."""
-    config = job(write_shards(tmp_path / "input", "ab"), tmp_path / "output")
-    run(config)
-    expected = restored(tmp_path / "output", "a")
-    sink.commit(config.output, "a", expected[:2])
-    (tmp_path / "output" / "restored" / f".b.parquet.1234{storage.LEFTOVER_SUFFIX}").write_bytes(b"half")
-    assert run(config).ok == 10
-    assert restored(tmp_path / "output", "a") == expected
-    assert not [name for name in stored_files(tmp_path / "output") if "unfinished" in name or ".tmp" in name]
-
-
-def test_what_is_committed_is_not_restored_again(tmp_path: Path) -> None:
-    config = job(write_shards(tmp_path / "input", "a"), tmp_path / "output")
-    run(config)
-    rows = restored(tmp_path / "output", "a")
-    marked = [row | {"nfe": 12345} for row in rows[1:4]]
-    (tmp_path / "output" / "restored" / "a.parquet").unlink()
-    sink.commit(config.output, "a", marked)
-    assert run(config).ok == 5
-    assert [row["nfe"] for row in restored(tmp_path / "output", "a")] == [0, 12345, 12345, 12345, 0]
-
-
-def test_an_empty_shard_becomes_an_empty_shard(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    (tmp_path / "input").mkdir()
-    empty = pa.table({"key": pa.array([], pa.string()), "image": pa.array([], pa.binary())})
-    pq.write_table(empty, tmp_path / "input" / "none.parquet")
-    write_shards(tmp_path / "input", "a")
-    config = job(tmp_path / "input", tmp_path / "output")
-    assert run(config).rows == 5
-    assert pq.read_table(tmp_path / "output" / "restored" / "none.parquet").num_rows == 0
 
 
 def test_missing_input_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -21,16 +21,16 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_an_object_store_sees_one_upload() -> None:
-    url = "memory://bucket/folder/file"
+    url = "memory://uploads/folder/file"
     with pytest.raises(ZeroDivisionError), storage.write_whole(url) as file:
         file.write(b"half")
         raise ZeroDivisionError
     assert not storage.exists(url)
     storage.write_text(url, "whole")
-    assert storage.find("memory://bucket") == ["folder/file"] and storage.read_text(url) == "whole"
+    assert storage.find("memory://uploads") == ["folder/file"] and storage.read_text(url) == "whole"
     storage.remove(url)
     storage.remove(url)
-    assert storage.find("memory://bucket") == storage.find("memory://nowhere") == []
+    assert storage.find("memory://uploads") == storage.find("memory://nowhere") == []
 
 
 def row(key: str, status: str = "ok", nfe: int = 0) -> sink.Row:
