@@ -22,6 +22,22 @@ def _p2l(guidance: Settings, every: int, weight: float, iterations: int, learnin
     }
 
 
+def _tiny(
+    gd: float, p2l: float, adam: float, every: int, weight: float, learning_rate: float
+) -> dict[str, Settings]:
+    """Every method for the shipped model; gd, p2l, adam: step sizes without and with projection, and of Adam."""
+    baseline = {"steps": TINY_STEPS, "guidance": _gd(gd)}
+    return {
+        "p2l": {"steps": TINY_STEPS, **_p2l(_gd(p2l), every, weight, 1, learning_rate)},
+        "ldps": baseline,
+        "gml_dps": baseline,
+        "psld": baseline,
+        "ldir": {"steps": TINY_STEPS, "guidance": _adam(adam)},
+    }
+
+
+TINY_STEPS = 20
+
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     "ffhq": {
         "motion_blur": {"p2l": _p2l(_adam(0.05), 5, 1.0, 3, 5e-5)},
@@ -35,5 +51,10 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
         "super_resolution": {"p2l": _p2l(_gd(15.0, "alpha_bar"), 4, 1.0, 3, 1e-5)},
         "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4)},
     },
-    "tiny": {},
+    "tiny": {
+        "motion_blur": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
+        "gaussian_blur": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
+        "super_resolution": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
+        "inpainting": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
+    },
 }

@@ -30,7 +30,10 @@ def quality(
     """Restore held-out images by every method and print the table."""
     tasks, methods = _known("task", task, list(TASKS)), _known("method", method, list(ROWS))
     quality_benchmark.run(records, images, seeds, steps, tasks, methods)
-    print(quality_benchmark.table(quality_benchmark.read(records), tasks, methods))
+    found = quality_benchmark.read(records)
+    print(quality_benchmark.overview(found, tasks, methods))
+    print()
+    print(quality_benchmark.table(found, tasks, methods))
 
 
 @app.command()

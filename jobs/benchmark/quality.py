@@ -75,30 +75,44 @@ def _append(records: Path, rows: list[Record]) -> None:
         writer.writerows(rows)
 
 
+def overview(records: list[Record], tasks: Iterable[str], methods: Iterable[str]) -> str:
+    """Markdown: a row a method, a column a task, in each cell PSNR in dB and its gain over another method."""
+    tasks, psnr = list(tasks), _by_image(records, "psnr")
+    lines = ["| method | gain over | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 2) + "|"]
+    for method in methods:
+        against = ROWS[method].against or ""
+        cells = []
+        for task in tasks:
+            here, there = psnr.get((task, method)), psnr.get((task, against))
+            gain = f" ({_paired(here, there)})" if here and there else ""
+            cells.append(f"{fmean(here.values()):.2f}{gain}" if here else "")
+        if any(cells):
+            lines.append(f"| {method} | {against} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def table(records: list[Record], tasks: Iterable[str], methods: Iterable[str]) -> str:
-    """Markdown: for each task and method PSNR, SSIM, residual, and the mean paired difference of PSNR with
-    its standard error over images (an image's seeds are averaged first)."""
-    psnr, ssim, residual = (_by_image(records, name) for name in ("psnr", "ssim", "residual"))
-    seeds = {(r["task"], r["method"]): set[str]() for r in records}
-    for r in records:
-        seeds[r["task"], r["method"]].add(r["seed"])
+    """Markdown: a row for each task and method, with every figure and its gain over the method named."""
+    figures = {name: _by_image(records, name) for name in ("psnr", "ssim", "residual", "seconds")}
+    seeds: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for record in records:
+        seeds[record["task"], record["method"]].add(record["seed"])
     lines = [
-        "| task | method | PSNR, dB | SSIM | residual | PSNR difference, dB | to | images x seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | method | PSNR, dB | SSIM | residual | s | gain over | PSNR | SSIM | images x seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for task in tasks:
-        for method in methods:
-            here = (task, method)
-            if here not in psnr:
-                continue
-            against = ROWS[method].against
-            there = (task, against) if against is not None else None
-            difference = _paired(psnr[here], psnr[there]) if there in psnr and there is not None else ""
-            lines.append(
-                f"| {task} | {method} | {fmean(psnr[here].values()):.2f} | {fmean(ssim[here].values()):.3f} "
-                f"| {fmean(residual[here].values()):.3f} | {difference} | {against if difference else ''} "
-                f"| {len(psnr[here])} x {len(seeds[here])} |"
-            )
+    for here in ((task, method) for task in tasks for method in methods if (task, method) in seeds):
+        task, method = here
+        against = ROWS[method].against or ""
+        psnr, ssim, residual, seconds = (fmean(by[here].values()) for by in figures.values())
+        gains = [
+            _paired(figures[name][here], figures[name].get((task, against), {}), digits)
+            for name, digits in (("psnr", 2), ("ssim", 3))
+        ]
+        lines.append(
+            f"| {task} | {method} | {psnr:.2f} | {ssim:.3f} | {residual:.3f} | {seconds:.2f} | {against} "
+            f"| {' | '.join(gains)} | {len(figures['psnr'][here])} x {len(seeds[here])} |"
+        )
     return "\n".join(lines)
 
 
@@ -110,8 +124,10 @@ def _by_image(records: list[Record], name: str) -> dict[tuple[str, str], dict[st
     return {cell: {key: fmean(numbers) for key, numbers in keys.items()} for cell, keys in values.items()}
 
 
-def _paired(here: dict[str, float], there: dict[str, float]) -> str:
+def _paired(here: dict[str, float], there: dict[str, float], digits: int = 2) -> str:
+    """Mean difference over images (the mean over seeds of each) and its standard error."""
     differences = [here[key] - there[key] for key in here if key in there]
     if len(differences) < 2:
         return ""
-    return f"{fmean(differences):+.2f} ± {stdev(differences) / len(differences) ** 0.5:.2f}"
+    error = stdev(differences) / len(differences) ** 0.5
+    return f"{fmean(differences):+.{digits}f} ± {error:.{digits}f}"

@@ -7,9 +7,9 @@ from typing import Any
 import p2l_engine
 from jobs.benchmark.cells import PRESET, TASKS, TUNED_ON, Row, held_out, run_cell
 
-RHO = (0.3, 0.6, 1.0, 1.5, 2.5)
+RHO = (0.5, 1.0, 2.0, 4.0)
 ADAM_RHO = (0.02, 0.05, 0.1)
-LAMBDA = (0.1, 0.3, 1.0)
+LAMBDA = (0.1, 1.0)
 GAMMA = (2, 4)
 LEARNING_RATE = (0.01, 0.03, 0.1)
 
@@ -25,7 +25,7 @@ GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
                 "guidance": {"rule": "gd", "step_size": rho},
             },
         )
-        for rho in RHO
+        for rho in RHO[:3]
         for weight in LAMBDA
         for every in GAMMA
     ],
