@@ -62,6 +62,11 @@ def done_keys(output: str, shard: str, *, count_errors: bool) -> set[str]:
     }
 
 
+def keys_of(output: str, shard: str) -> list[str]:
+    """The keys of a whole shard, in order."""
+    return [row.key for row in _index(restored_url(output, shard))]
+
+
 def has_errors(output: str, shard: str) -> bool:
     """Whether a whole shard has an error row."""
     return any(row.status == "error" for row in _index(restored_url(output, shard)))

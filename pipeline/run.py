@@ -8,6 +8,7 @@ import json
 import platform
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import ray
@@ -23,6 +24,7 @@ from pipeline.sources import Shard
 from pipeline.summary import RunSummary
 from pipeline.work import Compaction, Work
 
+FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")
 
 
@@ -49,6 +51,7 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
     if not chosen:
         raise RunError(f"--shards {shards}: matches none of {', '.join(names[:10])}")
     _refuse_other_settings(config)
+    _refuse_changed_folders(config.output, planned)
     open_shards = _open_shards(config.output, chosen, retry_errors)
     if open_shards or not storage.exists(summary.summary_url(config.output)):
         storage.remove(summary.summary_url(config.output))
@@ -122,6 +125,21 @@ def _refuse_other_settings(config: JobConfig) -> None:
     elif resume.restored_shards(config.output) or resume.unfinished_shards(config.output):
         raise ConfigError(
             [f"output: {config.output} has restored rows but no run.json; choose another folder"]
+        )
+
+
+def _refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
+    """An image that comes or goes moves its neighbours to other shards, those that are whole included."""
+    restored = resume.restored_shards(output)
+    whole = [shard for shard in planned if shard.kind == "images" and shard.name in restored]
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        stored = pool.map(lambda shard: resume.keys_of(output, shard.name), whole)
+    changed = [shard for shard, keys in zip(whole, stored, strict=True) if keys != list(shard.files)]
+    if changed:
+        raise RunError(
+            f"input: images were added to or removed from {changed[0].url} since {len(changed)} of its shards, "
+            f"the first {changed[0].name}, were restored; undo that, choose another output, or cut Parquet "
+            "shards first"
         )
 
 
