@@ -137,7 +137,7 @@ def _refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
     changed = [shard for shard, keys in zip(whole, stored, strict=True) if keys != list(shard.files)]
     if changed:
         raise RunError(
-            f"input: images were added to or removed from {changed[0].url} since {len(changed)} of its shards, "
+            f"input: images were added to or removed from {changed[0].url} since {len(changed)} shards, "
             f"the first {changed[0].name}, were restored; undo that, choose another output, or cut Parquet "
             "shards first"
         )

@@ -232,7 +232,7 @@ def test_tars_folders_of_images_and_empty_shards_give_one_output_shard_each(
     assert [row["key"] for row in restored(tmp_path / "output", "photos-00001")] == ["1/1.png", "1/3.png"]
 
     (folder / "1" / "2.png").write_bytes(png(99))
-    with pytest.raises(RunError, match="1 of its shards, the first photos-00001, were restored; undo that"):
+    with pytest.raises(RunError, match="1 shards, the first photos-00001, were restored; undo that"):
         run(config)
 
 
