@@ -33,10 +33,10 @@ class Recipe:
 
     scenes: int = 24_000
     crops: int = 16_000
-    vae_steps: int = 6_000
+    vae_steps: int = 4_900
     vae_learning_rate: float = 2e-3
     vae_whole_images: float = 0.15  # the last share of the steps sees whole images instead of 32x32 crops
-    unet_steps: int = 3_000
+    unet_steps: int = 2_400
     unet_learning_rate: float = 1.2e-3
     unet_batch: tuple[int, int] = (24, 8)  # scenes, crops of photographs
 
