@@ -22,20 +22,19 @@ def _p2l(guidance: Settings, every: int, weight: float, iterations: int, learnin
     }
 
 
-def _tiny(
-    gd: float, p2l: float, adam: float, every: int, weight: float, learning_rate: float
-) -> dict[str, Settings]:
-    """Every method for the shipped model; gd, p2l, adam: step sizes without and with projection, and of Adam."""
-    baseline = {"steps": TINY_STEPS, "guidance": _gd(gd)}
+def _tiny(without: float, rho: float, every: int, weight: float, learning_rate: float) -> dict[str, Settings]:
+    """Every method for the shipped model; rho of the gradient steps without projection, and with it."""
+    baseline = {"steps": TINY_STEPS, "guidance": _gd(without, "alpha_bar")}
     return {
-        "p2l": {"steps": TINY_STEPS, **_p2l(_gd(p2l), every, weight, 1, learning_rate)},
+        "p2l": {"steps": TINY_STEPS, **_p2l(_gd(rho, "alpha_bar"), every, weight, 1, learning_rate)},
         "ldps": baseline,
         "gml_dps": baseline,
         "psld": baseline,
-        "ldir": {"steps": TINY_STEPS, "guidance": _adam(adam)},
+        "ldir": {"steps": TINY_STEPS, "guidance": _adam(TINY_ADAM)},
     }
 
 
+TINY_ADAM = 0.1
 TINY_STEPS = 20
 
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
@@ -52,9 +51,12 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
         "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4)},
     },
     "tiny": {
-        "motion_blur": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
-        "gaussian_blur": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
-        "super_resolution": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
-        "inpainting": _tiny(1.0, 1.0, 0.05, 4, 0.3, 0.05),
+        "motion_blur": _tiny(3.0, 1.0, 2, 0.01, 0.05),
+        "gaussian_blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
+        "blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
+        "super_resolution": _tiny(15.0, 15.0, 5, 0.02, 0.05),
+        "inpainting": _tiny(8.0, 3.0, 2, 0.1, 0.05),
+        "denoising": _tiny(8.0, 3.0, 2, 0.1, 0.05),
+        "linear": _tiny(8.0, 3.0, 2, 0.1, 0.05),
     },
 }

@@ -55,9 +55,8 @@ def _p2l(against: str, iterations: int, rule: str = "gd", **settings: Any) -> Ro
     return Row("p2l", against, {**tuning, **guidance, **settings})
 
 
-ADAM_STEP = 0.05
+ADAM_STEP = 0.1
 NO_GAMMA: dict[str, Any] = {"projection": {"onto": "none"}}
-NO_PROJECTION: dict[str, Any] = {"projection": None}
 ROWS = {
     "adjoint": Row("adjoint", None),
     "LDPS": Row("ldps", "adjoint"),
@@ -67,17 +66,16 @@ ROWS = {
     "PSLD": Row("psld", "LDPS"),
     "GML-DPS": Row("gml_dps", "LDPS"),
     "LDIR": Row("ldir", "LDPS"),
-    "LDPS + tuning": _p2l("LDPS", 1, **NO_PROJECTION),
     "LDPS + projection": _p2l("LDPS", 0, **NO_GAMMA),
+    "LDPS + tuning": Row("ldps", "LDPS", {"prompt_tuning": {"iterations": 1, "learning_rate": 0.05}}),
+    "LDPS, right caption": Row("ldps", "LDPS", captioned=True),
     "P2L-Adam, K=0": _p2l("LDIR", 0, "adam"),
     "P2L-Adam, K=1": _p2l("P2L-Adam, K=0", 1, "adam"),
-    "LDPS, right caption": Row("ldps", "LDPS", captioned=True),
     "P2L, K=3": _p2l("P2L, K=0", 3),
     "P2L, K=5": _p2l("P2L, K=0", 5),
     "P2L-Adam, K=3": _p2l("P2L-Adam, K=0", 3, "adam"),
     "P2L-Adam, K=5": _p2l("P2L-Adam, K=0", 5, "adam"),
 }
-TABLE_3 = ("LDPS", "LDPS + tuning", "LDPS + projection", "P2L, K=0", "P2L, K=1")
 
 
 @dataclass(frozen=True)
