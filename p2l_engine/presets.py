@@ -54,7 +54,7 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
         "motion_blur": _tiny(3.0, 1.0, 2, 0.01, 0.05),
         "gaussian_blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
         "blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
-        "super_resolution": _tiny(15.0, 15.0, 5, 0.02, 0.05),
+        "super_resolution": _tiny(15.0, 8.0, 3, 0.01, 0.05),
         "inpainting": _tiny(8.0, 3.0, 2, 0.1, 0.05),
         "denoising": _tiny(8.0, 3.0, 2, 0.1, 0.05),
         "linear": _tiny(8.0, 3.0, 2, 0.1, 0.05),

@@ -23,14 +23,19 @@ FIRST_SEED = {REPORTED: data.HELD_OUT_SEED + 1, TUNED_ON: data.HELD_OUT_SEED + 2
 
 @dataclass(frozen=True)
 class Task:
-    """A degradation: an operator's name and its settings."""
+    """A degradation. tuned: settings of a method, where those of the preset do not fit."""
 
     operator: str
     settings: dict[str, Any]
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 TASKS = {
-    "SR x8": Task("super_resolution", {"factor": 8}),
+    "SR x8": Task(
+        "super_resolution",
+        {"factor": 8},
+        {"p2l": {"guidance": {"step_size": 15.0}, "projection": {"every": 5, "weight": 0.02}}},
+    ),
     "SR x4": Task("super_resolution", {"factor": 4}),
     "Gaussian blur": Task("gaussian_blur", {"size": 61, "sigma": 3.0}),
     "motion blur": Task("motion_blur", {"size": 31, "intensity": 0.5}),
@@ -123,8 +128,11 @@ def build_method(row: Row, task: Task, steps: int | None) -> Method:
     """The method of a table's row with the shipped model's settings for a task."""
     if row.method == "adjoint":
         return p2l_engine.methods.build("adjoint")
+    settings = dict(task.tuned.get(row.method, {}))
+    for name, block in row.settings.items():
+        settings[name] = None if block is None else settings.get(name, {}) | block
     extra = {} if steps is None else {"steps": steps}
-    return p2l_engine.methods.build(row.method, PRESET, task.operator, **row.settings, **extra)
+    return p2l_engine.methods.build(row.method, PRESET, task.operator, **settings, **extra)
 
 
 def run_cell(
