@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
 from jobs import compare, demo, image, plan, report, restore, shard, verify
@@ -25,6 +28,7 @@ app.command("compare")(compare.compare)
 
 def main() -> None:
     """Run the command named on the command line and exit with its status."""
+    sys.path.append(os.getcwd())  # as under `python -m`, so that an operator may be a function of a file here
     app()
 
 

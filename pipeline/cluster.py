@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +34,8 @@ def ray_session() -> Iterator[None]:
             "num_cpus": (os.cpu_count() or 1) + 2,
             "include_dashboard": False,
         }
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core prints on the terminal by itself
+        # Ray's core warns of what Ray Data does by design; with this it says only that it was told not to.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else on_this_machine
         try:
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
@@ -52,6 +54,7 @@ def _quieten() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    warnings.filterwarnings("ignore", module="ray")
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from p2l_engine import load_model, methods, metrics, restore
+from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import sink
+from pipeline import models, sink
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
@@ -53,8 +53,7 @@ class Restorer:
         self.method = methods.from_block(config.method, config.operator["name"])
         self.model = None
         if self.method.name != "adjoint":
-            model = config.model
-            self.model = load_model(model.id, revision=model.revision, device=self.device, dtype=model.dtype)
+            self.model = models.load(config.model.model_copy(update={"device": self.device}))
         self._constants = {
             "operator": json.dumps(config.operator),
             "method": json.dumps(config.method),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +78,16 @@ def test_an_operator_that_cannot_apply_to_the_size_is_refused(
     arguments = ("--operator", "super_resolution", "--method", "adjoint", "--size", "60")
     shown = restored(photograph, tmp_path / "out.png", *arguments, status=2)
     assert "60" in shown and "8" in shown
+
+
+def test_an_operator_may_be_a_function_of_a_file_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def every_second_row(x):\n    return x[..., ::2, :]\n")
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "black.png")
+    command = [str(Path(sys.executable).with_name("p2l")), "image", "black.png", "out.png"]
+    command += ["--operator", "linear", "--set", "operator.function=mine:every_second_row"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, "--method", "adjoint"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Image.open(tmp_path / "out.png").size == (32, 32)
