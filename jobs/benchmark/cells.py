@@ -61,7 +61,6 @@ def _p2l(against: str, iterations: int, rule: str = "gd", **settings: Any) -> Ro
 
 
 ADAM_STEP = 0.1
-NO_GAMMA: dict[str, Any] = {"projection": {"onto": "none"}}
 ROWS = {
     "adjoint": Row("adjoint", None),
     "LDPS": Row("ldps", "adjoint"),
@@ -71,7 +70,7 @@ ROWS = {
     "PSLD": Row("psld", "LDPS"),
     "GML-DPS": Row("gml_dps", "LDPS"),
     "LDIR": Row("ldir", "LDPS"),
-    "LDPS + projection": _p2l("LDPS", 0, **NO_GAMMA),
+    "LDPS + projection": Row("ldps", "LDPS", {"projection": {"every": 4, "onto": "none"}}),
     "LDPS + tuning": Row("ldps", "LDPS", {"prompt_tuning": {"iterations": 1, "learning_rate": 0.05}}),
     "LDPS, right caption": Row("ldps", "LDPS", captioned=True),
     "P2L-Adam, K=0": _p2l("LDIR", 0, "adam"),
