@@ -34,7 +34,7 @@ def _tiny(without: float, rho: float, every: int, weight: float, learning_rate: 
     }
 
 
-TINY_ADAM = 0.1
+TINY_ADAM = 0.05
 TINY_STEPS = 20
 
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
