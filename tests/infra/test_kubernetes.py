@@ -1,0 +1,263 @@
+"""The Kubernetes files as kustomize renders them: types, the operator's rules, and the project's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import load_config
+from tests.infra.documents import (
+    KUBERAY,
+    OVERLAYS,
+    REMOVED,
+    ROOT,
+    Document,
+    changed,
+    of_kind,
+    overlay,
+    render,
+)
+from tests.infra.kubernetes_checks import groups, operator_complaints, pod_spec, ray_cluster, type_complaints
+
+CLUSTER = "spec rayClusterSpec"
+HEAD = f"{CLUSTER} headGroupSpec"
+WORKER = f"{CLUSTER} workerGroupSpecs 0"
+RAY_KINDS = ("RayJob", "RayCluster")
+SPOT_GRACE_SECONDS = 15  # what GKE leaves a pod of the 30 s that GCE gives a spot machine
+
+
+def ray_kind(documents: list[Document]) -> Document:
+    (found,) = (document for document in documents if document["kind"] in RAY_KINDS)
+    return found
+
+
+def spot_job() -> Document:
+    return ray_kind(overlay("overlays/spot"))
+
+
+@pytest.fixture(params=OVERLAYS)
+def documents(request: pytest.FixtureRequest) -> list[Document]:
+    return overlay(request.param)
+
+
+def test_every_document_has_known_fields_of_the_right_types(documents: list[Document]) -> None:
+    assert [complaint for document in documents for complaint in type_complaints(document)] == []
+
+
+def test_the_operator_would_take_every_ray_kind(documents: list[Document]) -> None:
+    assert operator_complaints(ray_kind(documents)) == []
+
+
+def test_the_80_gb_component_goes_on_top_of_an_overlay(tmp_path: Path) -> None:
+    top = os.path.relpath(KUBERAY, tmp_path)
+    text = yaml.safe_dump({"resources": [f"{top}/overlays/spot"], "components": [f"{top}/a100-80gb"]})
+    (tmp_path / "kustomization.yaml").write_text(text)
+    job = ray_kind(render(tmp_path))
+    worker = pod_spec(groups(ray_cluster(job))["a100"])
+    assert type_complaints(job) + operator_complaints(job) == []
+    assert worker["nodeSelector"]["cloud.google.com/gke-accelerator"] == "nvidia-a100-80gb"
+    assert worker["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+
+
+def test_the_standing_cluster_is_the_cluster_of_the_spot_job() -> None:
+    assert ray_cluster(ray_kind(overlay("cluster"))) == ray_cluster(spot_job())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("spec shutdownAfterJobFinish", True, "shutdownAfterJobFinish"),
+        ("spec backoffLimit", "2", "not of type 'integer'"),
+        (f"{CLUSTER} authOptions mode", "tokens", "'tokens' is not one of"),
+        (f"{CLUSTER} autoscalerOptions version", 2, "2 is not one of"),
+        (f"{CLUSTER} autoscalerOptions resources limits", "1", "autoscalerOptions"),
+        (f"{CLUSTER} autoscalerOptions env 0 val", "1", "'val' was unexpected"),
+        (f"{HEAD} rayStartParams num-cpus", 0, "0 is not of type 'string'"),
+        (f"{HEAD} template", REMOVED, "'template' is a required property"),
+        (f"{WORKER} maxReplica", 8, "maxReplica"),
+        (f"{WORKER} template spec nodeselector", {}, "'nodeselector' was unexpected"),
+        (f"{WORKER} template spec tolerations 0 key", 1, "not of type"),
+        (f"{WORKER} template spec containers 0 ports 0 containerPort", "http", "not of type 'integer'"),
+        (f"{WORKER} template spec containers 0 securityContext runAsNonRoot", "yes", "not of type"),
+        (f"{WORKER} template spec volumes 0 emptyDir size", "20Gi", "'size' was unexpected"),
+        ("apiVersion", "ray.io/v1alpha1", "'ray.io/v1' was expected"),
+    ],
+)
+def test_a_wrong_field_or_type_is_named(path: str, value: Any, complaint: str) -> None:
+    (found,) = type_complaints(changed(spot_job(), path, value))[:1]
+    assert complaint in found
+
+
+def test_a_wrong_field_of_a_core_kind_is_named() -> None:
+    policy = of_kind(overlay("overlays/spot"), "NetworkPolicy")
+    assert "'podSelektor' was unexpected" in type_complaints(changed(policy, "spec podSelektor", {}))[0]
+    assert (
+        "no kind of Kubernetes" in type_complaints(changed(policy, "apiVersion", "networking.k8s.io/v2"))[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("spec submissionMode", "K8sJob", "submissionMode: got 'K8sJob'; allowed: K8sJobMode"),
+        ("spec submissionMode", "SidecarMode", "SidecarMode: has no submitterConfig"),
+        ("spec shutdownAfterJobFinishes", False, "needs shutdownAfterJobFinishes"),
+        ("spec deletionStrategy deletionRules", [{}], "excludes shutdownAfterJobFinishes"),
+        ("spec backoffLimit", -1, "backoffLimit: got -1"),
+        ("spec activeDeadlineSeconds", 0, "activeDeadlineSeconds: got 0"),
+        (f"{CLUSTER} rayVersion", "2.51.1", "token needs rayVersion 2.52.0 or later, got '2.51.1'"),
+        (f"{CLUSTER} rayVersion", REMOVED, "token needs rayVersion 2.52.0 or later, got None"),
+        (f"{CLUSTER} networkPolicy", {}, "networkPolicy: needs a feature gate"),
+        (f"{CLUSTER} tlsOptions", {}, "tlsOptions: needs a feature gate"),
+        (f"{CLUSTER} autoscalerOptions idleTimeoutSeconds", -1, "must not be negative"),
+        (f"{HEAD} template spec restartPolicy", "Always", "head: autoscaler v2 needs restartPolicy Never"),
+        (
+            f"{WORKER} template spec restartPolicy",
+            "OnFailure",
+            "a100: autoscaler v2 needs restartPolicy Never",
+        ),
+        (f"{HEAD} resources", {"CPU": "0"}, "head: resources are in both"),
+        (f"{HEAD} template spec containers", [], "head: has no container"),
+        (f"{WORKER} minReplicas", 9, "a100: got minReplicas 9, maxReplicas 8"),
+        ("metadata name", "p2l_job", "metadata.name: got 'p2l_job'"),
+        ("metadata name", "p" * 48, "at most 47 characters"),
+    ],
+)
+def test_what_only_the_operator_refuses_is_named(path: str, value: Any, complaint: str) -> None:
+    (found,) = operator_complaints(changed(spot_job(), path, value))
+    assert complaint in found
+
+
+def test_idle_timeouts_of_groups_need_the_second_autoscaler() -> None:
+    job = changed(spot_job(), f"{WORKER} idleTimeoutSeconds", 60)
+    assert operator_complaints(job) == []
+    first = changed(job, f"{CLUSTER} autoscalerOptions version", "v1")
+    assert operator_complaints(first) == ["a100: idleTimeoutSeconds needs autoscaler v2"]
+
+
+# The project's own rules.
+
+
+def test_every_cluster_demands_a_token(documents: list[Document]) -> None:
+    assert ray_cluster(ray_kind(documents))["authOptions"] == {"mode": "token"}
+
+
+def test_nothing_is_exposed_and_no_secret_is_in_a_file(documents: list[Document]) -> None:
+    allowed = {"Namespace", "ServiceAccount", "NetworkPolicy", "ConfigMap", *RAY_KINDS}
+    assert {document["kind"] for document in documents} <= allowed
+    for group in groups(ray_cluster(ray_kind(documents))).values():
+        for container in pod_spec(group)["containers"]:
+            names = [variable["name"] for variable in container.get("env", [])]
+            assert not [name for name in names if re.search("TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", name)]
+            assert not [port for port in container["ports"] if "hostPort" in port]
+        assert not pod_spec(group).get("hostNetwork")
+
+
+def test_every_ray_container_is_confined(documents: list[Document]) -> None:
+    cluster = ray_cluster(ray_kind(documents))
+    containers = [
+        container for group in groups(cluster).values() for container in pod_spec(group)["containers"]
+    ]
+    for settings in [cluster["autoscalerOptions"], *containers]:
+        context = settings["securityContext"]
+        assert context["runAsNonRoot"] and context["runAsUser"] == 1000
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_no_work_and_no_spot_machine_for_the_head(documents: list[Document]) -> None:
+    head = ray_cluster(ray_kind(documents))["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert "nvidia.com/gpu" not in pod_spec(head)["containers"][0]["resources"]["limits"]
+    terms = pod_spec(head)["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    never = {"key": "cloud.google.com/gke-spot", "operator": "DoesNotExist"}
+    assert all(never in term["matchExpressions"] for term in terms["nodeSelectorTerms"])
+
+
+def test_workers_come_and_go_and_drain_inside_the_grace_period(documents: list[Document]) -> None:
+    cluster = ray_cluster(ray_kind(documents))
+    assert cluster["enableInTreeAutoscaling"] and cluster["autoscalerOptions"]["version"] == "v2"
+    assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] > 0
+    assert {"cpu", "memory"} <= set(cluster["autoscalerOptions"]["resources"]["limits"])
+    launches = {variable["name"] for variable in cluster["autoscalerOptions"]["env"]}
+    assert "AUTOSCALER_MAX_CONCURRENT_LAUNCHES" in launches
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] == 0 < group["maxReplicas"]
+        environment = {item["name"]: item["value"] for item in pod_spec(group)["containers"][0]["env"]}
+        drain = int(environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert 0 < drain < pod_spec(group)["terminationGracePeriodSeconds"] <= SPOT_GRACE_SECONDS
+
+
+@pytest.mark.parametrize(("name", "spot"), [("overlays/spot", True), ("overlays/on-demand", False)])
+def test_a100_workers_run_on_the_machines_they_are_meant_for(name: str, spot: bool) -> None:
+    worker = pod_spec(groups(ray_cluster(ray_kind(overlay(name))))["a100"])
+    assert worker["nodeSelector"]["cloud.google.com/gke-accelerator"] == "nvidia-tesla-a100"
+    assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert (worker["nodeSelector"].get("cloud.google.com/gke-spot") == "true") is spot
+    assert ("affinity" in worker) is not spot
+    tolerated = {toleration["key"] for toleration in worker["tolerations"]}
+    assert tolerated == {"nvidia.com/gpu"} | ({"cloud.google.com/gke-spot"} if spot else set())
+
+
+def test_the_rehearsal_needs_no_gpu() -> None:
+    worker = pod_spec(groups(ray_cluster(ray_kind(overlay("overlays/small"))))["cpu"])
+    assert not [name for name in worker["nodeSelector"] if "accelerator" in name or "spot" in name]
+    assert "nvidia.com/gpu" not in worker["containers"][0]["resources"]["limits"]
+
+
+def test_buckets_are_reached_by_accounts_of_their_own(documents: list[Document]) -> None:
+    accounts = {
+        document["metadata"]["name"] for document in documents if document["kind"] == "ServiceAccount"
+    }
+    used = {
+        name: pod_spec(group)["serviceAccountName"]
+        for name, group in groups(ray_cluster(ray_kind(documents))).items()
+    }
+    assert set(used.values()) == accounts
+    assert used.pop("head") not in used.values()
+    for group in groups(ray_cluster(ray_kind(documents))).values():
+        assert pod_spec(group)["nodeSelector"]["iam.gke.io/gke-metadata-server-enabled"] == "true"
+
+
+def test_the_image_and_ray_are_the_versions_of_this_project(documents: list[Document]) -> None:
+    cluster = ray_cluster(ray_kind(documents))
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    ray = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert version and ray
+    assert cluster["rayVersion"] == ray[1]
+    images = {
+        container["image"]
+        for group in groups(cluster).values()
+        for container in pod_spec(group)["containers"]
+    }
+    assert images == {f"us-central1-docker.pkg.dev/PROJECT/p2l/p2l:{version[1]}"}
+
+
+def test_the_job_is_one_that_p2l_takes_and_fits_its_cluster(documents: list[Document]) -> None:
+    config = load_config(yaml.safe_load(of_kind(documents, "ConfigMap")["data"]["job.yaml"]))
+    workers = ray_cluster(ray_kind(documents))["workerGroupSpecs"][0]
+    gpu = "nvidia.com/gpu" in pod_spec(workers)["containers"][0]["resources"]["limits"]
+    assert config.model.device == ("cuda" if gpu else "cpu")
+    assert config.output.startswith("gs://")
+    least, most = config.workers  # type: ignore[misc]
+    assert least == 1
+    assert not gpu or most == workers["maxReplicas"]
+
+
+@pytest.mark.parametrize(("status", "job_status"), [(0, 0), (3, 0), (1, 1), (2, 2), (137, 137)])
+def test_row_errors_do_not_start_another_cluster_and_other_failures_do(
+    status: int, job_status: int, tmp_path: Path
+) -> None:
+    stand_in = tmp_path / "p2l"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit {status}\n')
+    stand_in.chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", KUBERAY / "base/run.sh"], env=path)
+    assert done.returncode == job_status
+    assert (tmp_path / "arguments").read_text() == "restore /etc/p2l/job.yaml\n"
