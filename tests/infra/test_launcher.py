@@ -1,0 +1,129 @@
+"""The cluster launcher's file: Ray's schema, the Compute API's types, and the project's own rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.infra.documents import INFRA, REMOVED, ROOT, Document, changed
+from tests.infra.launcher_checks import compute_complaints, ray_complaints
+
+LAUNCHER: Document = yaml.safe_load((INFRA / "gcp/a100.yaml").read_text())
+NODE_TYPES: dict[str, Document] = LAUNCHER["available_node_types"]
+WORKERS = {name: node_type for name, node_type in NODE_TYPES.items() if name != "head"}
+SPOT = "available_node_types a100-40gb-spot"
+
+
+def test_ray_takes_the_file() -> None:
+    assert ray_complaints(LAUNCHER) == []
+
+
+def test_the_compute_api_knows_every_field_of_every_machine() -> None:
+    assert compute_complaints(LAUNCHER) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("idle_timeout", 5, "'idle_timeout' was unexpected"),
+        ("head_node_type", "heads", "`head_node_type` must be one of"),
+        ("docker image", REMOVED, "Must provide a container & image name"),
+        ("docker containername", "p2l", "'containername' was unexpected"),
+        ("auth ssh_proxy_command", REMOVED, "'ssh_proxy_command' is a required property"),
+        (f"{SPOT} resources GPU", 0.5, "0.5 is not of type 'integer'"),
+        (f"{SPOT} max_workers", "8", "'8' is not of type 'integer'"),
+        (f"{SPOT} idle_timeout_minutes", 5, "'idle_timeout_minutes' was unexpected"),
+    ],
+)
+def test_a_mistake_that_ray_sees_is_named(path: str, value: Any, complaint: str) -> None:
+    assert complaint in ray_complaints(changed(LAUNCHER, path, value))[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("scheduling", [{"preemptible": True}], "scheduling: got list; allowed: an object, Scheduling"),
+        ("scheduling provisioningmodel", "SPOT", "provisioningmodel: is no field of Scheduling"),
+        ("scheduling provisioningModel", "spot", "got 'spot'; allowed: FLEX_START, RESERVATION_BOUND, SPOT"),
+        ("scheduling automaticRestart", "false", "automaticRestart: got 'false'; allowed: boolean"),
+        ("disks 0 initializeParams diskSizeGB", 200, "diskSizeGB: is no field of AttachedDisk"),
+        ("disks 0 initializeParams diskSizeGb", 0.5, "diskSizeGb: got 0.5; allowed: string"),
+        ("disks 0 type", "SSD", "disks.0.type: got 'SSD'; allowed: PERSISTENT, SCRATCH"),
+        ("networkInterfaces 0 accessConfig", [], "accessConfig: is no field of NetworkInterface"),
+        ("serviceAccounts 0 scopes", "devstorage", "scopes: got 'devstorage'; allowed: array"),
+        ("tags items", [1], "tags.items.0: got 1; allowed: string"),
+        ("labels", {"team": 1}, "labels.team: got 1; allowed: string"),
+        ("machinetype", "a2-highgpu-1g", "machinetype: is no field of Instance"),
+    ],
+)
+def test_a_mistake_that_only_the_cloud_would_see_is_named(path: str, value: Any, complaint: str) -> None:
+    mistaken = changed(LAUNCHER, f"{SPOT} node_config {path}", value)
+    assert ray_complaints(mistaken) == []
+    assert any(complaint in found for found in compute_complaints(mistaken))
+
+
+# The project's own rules.
+
+
+def test_the_head_does_no_work_and_stays() -> None:
+    head = NODE_TYPES[LAUNCHER["head_node_type"]]
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
+    assert head["min_workers"] == head["max_workers"] == 0
+    assert head["node_config"].get("scheduling", {}).get("provisioningModel") != "SPOT"
+    start = " ".join(LAUNCHER["head_start_ray_commands"])
+    assert "--num-cpus=0" in start and "--num-gpus=0" in start
+
+
+def test_workers_are_a100s_that_come_and_go() -> None:
+    machines = {node_type["node_config"]["machineType"] for node_type in WORKERS.values()}
+    assert machines == {"a2-highgpu-1g", "a2-ultragpu-1g"}
+    assert all(node_type["min_workers"] == 0 for node_type in WORKERS.values())
+    assert all(node_type["resources"]["GPU"] == 1 for node_type in WORKERS.values())
+    assert 0 < sum(node_type["max_workers"] for node_type in WORKERS.values()) <= LAUNCHER["max_workers"]
+    assert LAUNCHER["idle_timeout_minutes"] > 0
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_is_spot_when_its_name_says_so(name: str) -> None:
+    scheduling = WORKERS[name]["node_config"]["scheduling"]
+    assert scheduling["onHostMaintenance"] == "TERMINATE"
+    if name.endswith("-spot"):
+        assert scheduling["provisioningModel"] == "SPOT"
+        assert scheduling["automaticRestart"] is False
+        assert scheduling["instanceTerminationAction"] == "DELETE"
+    else:
+        assert scheduling["provisioningModel"] == "STANDARD"
+
+
+@pytest.mark.parametrize("name", NODE_TYPES)
+def test_no_machine_has_an_external_address_or_more_rights_than_it_needs(name: str) -> None:
+    machine = NODE_TYPES[name]["node_config"]
+    assert LAUNCHER["provider"]["use_internal_ips"] is True
+    (interface,) = machine["networkInterfaces"]
+    assert not {"accessConfigs", "ipv6AccessConfigs"} & set(interface)
+    assert machine["tags"]["items"] == ["p2l-ray"]  # what the firewall's rules are about
+    (account,) = machine["serviceAccounts"]
+    role = "head" if name == "head" else "worker"
+    assert account["email"] == f"p2l-{role}@PROJECT.iam.gserviceaccount.com"
+    scopes = {scope.removeprefix("https://www.googleapis.com/auth/") for scope in account["scopes"]}
+    assert scopes == {"devstorage.read_write"} | ({"compute"} if name == "head" else set())
+
+
+def test_every_node_demands_the_token_and_nobody_else_can_read_it() -> None:
+    assert "-e RAY_AUTH_MODE=token" in LAUNCHER["docker"]["run_options"]
+    assert LAUNCHER["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    assert "chmod 700 ~/.ray && chmod 600 ~/.ray/auth_token" in LAUNCHER["setup_commands"]
+    assert "RAY_AUTH_TOKEN=" not in (INFRA / "gcp/a100.yaml").read_text()
+
+
+def test_the_dashboard_is_reached_by_tunnel_alone() -> None:
+    assert "--dashboard-host=127.0.0.1" in " ".join(LAUNCHER["head_start_ray_commands"])
+
+
+def test_the_image_is_this_version_of_the_project() -> None:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert version
+    assert LAUNCHER["docker"]["image"] == f"us-central1-docker.pkg.dev/PROJECT/p2l/p2l:{version[1]}"
