@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -20,6 +21,15 @@ KUBERAY = INFRA / "kuberay"
 OVERLAYS = ("overlays/small", "overlays/spot", "overlays/on-demand", "cluster")
 
 Document = dict[str, Any]
+
+
+def _stated(file: str, pattern: str) -> str:
+    return re.findall(pattern, (ROOT / file).read_text(), re.M)[0]
+
+
+VERSION = _stated("pyproject.toml", r'^version = "(.+)"')
+LOCKED_RAY = _stated("constraints.txt", r"^ray==(.+)$")
+IMAGE = rf"[a-z0-9-]+-docker\.pkg\.dev/[\w-]+/p2l/p2l:{re.escape(VERSION)}"  # in whatever project
 
 
 class _Removed:

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.documents import INFRA, ROOT
+from tests.infra.documents import INFRA, ROOT, VERSION
 from tests.infra.image_checks import hadolint_complaints, project_complaints, sources
 
 DOCKERFILE = (INFRA / "image/Dockerfile").read_text()
 IGNORED = (INFRA / "image/Dockerfile.dockerignore").read_text()
-VERSION = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[0]
 AGENT_PORT = "52365"  # where the HEALTHCHECK asks
 
 

@@ -13,10 +13,11 @@ import yaml
 
 from pipeline.config import load_config
 from tests.infra.documents import (
+    IMAGE,
     KUBERAY,
+    LOCKED_RAY,
     OVERLAYS,
     REMOVED,
-    ROOT,
     Document,
     changed,
     of_kind,
@@ -194,6 +195,12 @@ def test_workers_come_and_go_and_drain_inside_the_grace_period(documents: list[D
         assert 0 < drain < pod_spec(group)["terminationGracePeriodSeconds"] <= SPOT_GRACE_SECONDS
 
 
+def test_gke_moves_no_ray_pod_to_save_a_machine(documents: list[Document]) -> None:
+    for group in groups(ray_cluster(ray_kind(documents))).values():
+        annotations = group["template"]["metadata"]["annotations"]
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
 @pytest.mark.parametrize(("name", "spot"), [("overlays/spot", True), ("overlays/on-demand", False)])
 def test_a100_workers_run_on_the_machines_they_are_meant_for(name: str, spot: bool) -> None:
     worker = pod_spec(groups(ray_cluster(ray_kind(overlay(name))))["a100"])
@@ -227,16 +234,12 @@ def test_buckets_are_reached_by_accounts_of_their_own(documents: list[Document])
 
 def test_the_image_and_ray_are_the_versions_of_this_project(documents: list[Document]) -> None:
     cluster = ray_cluster(ray_kind(documents))
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
-    ray = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)
-    assert version and ray
-    assert cluster["rayVersion"] == ray[1]
-    images = {
-        container["image"]
-        for group in groups(cluster).values()
-        for container in pod_spec(group)["containers"]
-    }
-    assert images == {f"us-central1-docker.pkg.dev/PROJECT/p2l/p2l:{version[1]}"}
+    assert cluster["rayVersion"] == LOCKED_RAY
+    containers = [
+        container for group in groups(cluster).values() for container in pod_spec(group)["containers"]
+    ]
+    (image,) = {container["image"] for container in containers}
+    assert re.fullmatch(IMAGE, image)
 
 
 def test_the_job_is_one_that_p2l_takes_and_fits_its_cluster(documents: list[Document]) -> None:

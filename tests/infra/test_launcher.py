@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.infra.documents import INFRA, REMOVED, ROOT, Document, changed
+from tests.infra.documents import IMAGE, INFRA, REMOVED, Document, changed
 from tests.infra.launcher_checks import compute_complaints, ray_complaints
 
 LAUNCHER: Document = yaml.safe_load((INFRA / "gcp/a100.yaml").read_text())
@@ -107,16 +110,27 @@ def test_no_machine_has_an_external_address_or_more_rights_than_it_needs(name: s
     assert machine["tags"]["items"] == ["p2l-ray"]  # what the firewall's rules are about
     (account,) = machine["serviceAccounts"]
     role = "head" if name == "head" else "worker"
-    assert account["email"] == f"p2l-{role}@PROJECT.iam.gserviceaccount.com"
+    assert re.fullmatch(rf"p2l-{role}@[\w-]+\.iam\.gserviceaccount\.com", account["email"])
     scopes = {scope.removeprefix("https://www.googleapis.com/auth/") for scope in account["scopes"]}
     assert scopes == {"devstorage.read_write"} | ({"compute"} if name == "head" else set())
 
 
-def test_every_node_demands_the_token_and_nobody_else_can_read_it() -> None:
+def test_every_node_demands_the_token() -> None:
     assert "-e RAY_AUTH_MODE=token" in LAUNCHER["docker"]["run_options"]
     assert LAUNCHER["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
-    assert "chmod 700 ~/.ray && chmod 600 ~/.ray/auth_token" in LAUNCHER["setup_commands"]
     assert "RAY_AUTH_TOKEN=" not in (INFRA / "gcp/a100.yaml").read_text()
+
+
+def test_the_setup_of_a_node_closes_the_token_to_others(tmp_path: Path) -> None:
+    token = tmp_path / ".ray/auth_token"
+    token.parent.mkdir(mode=0o755)
+    token.touch(mode=0o644)
+    for command in LAUNCHER["setup_commands"]:
+        subprocess.run(
+            ["bash", "-c", command], env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=True
+        )
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_dashboard_is_reached_by_tunnel_alone() -> None:
@@ -124,6 +138,4 @@ def test_the_dashboard_is_reached_by_tunnel_alone() -> None:
 
 
 def test_the_image_is_this_version_of_the_project() -> None:
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
-    assert version
-    assert LAUNCHER["docker"]["image"] == f"us-central1-docker.pkg.dev/PROJECT/p2l/p2l:{version[1]}"
+    assert re.fullmatch(IMAGE, LAUNCHER["docker"]["image"])

@@ -1,0 +1,213 @@
+"""infra/README.md: programs know its commands, its paths are there, its firewall lets nobody in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from ray.scripts.scripts import cli as ray_cli
+
+from jobs import configs
+from jobs.cli import app
+from pipeline.config import load_config
+from tests.infra.documents import INFRA, KUBERAY, ROOT, tool
+
+GUIDE = (INFRA / "README.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"^```bash\n(.*?)^```", GUIDE, re.M | re.S) for line in block.splitlines()
+]
+NAMES = {
+    "PROJECT": "my-project",
+    "BUCKET": "my-bucket",
+    "REGION": "us-central1",
+    "ZONE": "us-central1-a",
+    "REGISTRY": "us-central1-docker.pkg.dev",
+    "NUMBER": "123456789012",
+    "CLUSTER": "p2l-abcde",
+}
+PROXY = "35.235.240.0/20"  # Identity-Aware Proxy's, the only addresses that it forwards from
+
+
+def expanded(line: str) -> str:
+    """A command with what the shell would put into it from the guide's own exports."""
+    exports = {
+        name: value.strip('"')
+        for command in COMMANDS
+        for name, value in re.findall(r'export (NODES|PODS|MY_ADDRESS)=("[^"]+"|\S+)', command)
+    }
+    for _ in range(2):  # these hold others
+        line = re.sub(r"\$([A-Z_]+)", lambda match: ({**NAMES, **exports})[match[1]], line)
+    return line
+
+
+def calls(program: str) -> list[str]:
+    """The guide's calls of a program, also inside of $(...) and (... && ...)."""
+    found = [re.search(rf"(?:^|\$\(|&& ){program} (?:\"[^\"]*\"|[^)&|>\"])*", line) for line in COMMANDS]
+    return [expanded(match[0].removeprefix("$(").removeprefix("&& ").strip()) for match in found if match]
+
+
+def gcloud_complaints(commands: list[str], folder: Path) -> list[str]:
+    """What gcloud's own parser says of commands; it calls nothing."""
+    (folder / "commands.json").write_text(json.dumps([{"command_string": command} for command in commands]))
+    gcloud = tool("gcloud")
+    assert gcloud
+    done = subprocess.run(
+        [gcloud, "meta", "lint-gcloud-commands", f"--commands-file={folder / 'commands.json'}"],
+        env=os.environ | {"CLOUDSDK_CONFIG": str(folder / "gcloud")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert len(results) == len(commands)
+    return [
+        f"{result['command_string']}: {result['error_message']}"
+        for result in results
+        if not result["success"]
+    ]
+
+
+def parse(root: Any, command: str) -> dict[str, Any]:
+    """The parameters of a command line, as its program reads them; raises its error on a wrong one."""
+    name, *arguments = shlex.split(command)
+    at, context = root, root.context_class(root, info_name=name)
+    while hasattr(at, "get_command"):
+        found = at.get_command(context, arguments[0])
+        assert found, f"{command}: there is no {arguments[0]}"
+        at, arguments, context = found, arguments[1:], found.context_class(found, parent=context)
+    return at.make_parser(context).parse_args(arguments)[0]
+
+
+def test_the_steps_are_numbered_one_after_another() -> None:
+    numbers = [int(number) for number in re.findall(r"^\*\*(\d+)\. ", GUIDE, re.M)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_every_step_says_what_it_costs() -> None:
+    steps = re.split(r"^\*\*\d+\. ", GUIDE, flags=re.M)[1:]
+    silent = [
+        step.splitlines()[0]
+        for step in steps
+        if not re.search(r"\((.*?\d\.\d\d|free)", step.split("```")[0], re.S)
+    ]
+    assert not [
+        step for step in silent if not step.startswith(("Tear down", "Take it down", "Everything but"))
+    ]
+
+
+def test_bash_reads_every_command() -> None:
+    done = subprocess.run(["bash", "-n"], input="\n".join(COMMANDS), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+    tool("gcloud") is None, reason="no gcloud on this machine; it comes with the Google Cloud CLI"
+)
+def test_gcloud_knows_every_command_and_flag(tmp_path: Path) -> None:
+    commands = list(dict.fromkeys(calls("gcloud")))
+    assert len(commands) > 40
+    mistakes = ["gcloud compute networks create p2l --subnet-modes=custom", "gcloud container cluster list"]
+    complaints = gcloud_complaints([*commands, *mistakes], tmp_path)
+    assert [complaint.split(":")[0] for complaint in complaints] == mistakes
+
+
+def test_ray_knows_every_command_and_flag() -> None:
+    commands = calls("ray")
+    assert {command.split()[1] for command in commands} == {
+        "up",
+        "down",
+        "dashboard",
+        "exec",
+        "job",
+        "get-auth-token",
+    }
+    for command in commands:
+        parse(ray_cli, command)
+    with pytest.raises(Exception, match="No such option"):
+        parse(ray_cli, "ray up infra/gcp/a100.yaml --yess")
+
+
+def test_p2l_takes_every_command_and_the_jobs_that_are_sent() -> None:
+    root = typer.main.get_command(app)
+    sent = [command.split(" -- ")[1] for command in calls("ray") if " -- " in command]
+    assert sent
+    for command in [*calls("p2l"), *sent]:
+        parameters = parse(root, command)
+        if command.startswith("p2l restore"):
+            job = load_config(configs.locate(parameters["config"]), parameters["settings"])
+            assert job.model.device == "cuda" and job.workers == (1, 8)
+
+
+def test_every_path_that_the_guide_names_is_there() -> None:
+    named = set(re.findall(r"\binfra/[\w./-]*\w", "\n".join(COMMANDS)))
+    named |= {f"infra/{path}" for path in re.findall(r"\]\(((?!http)[^)]+)\)", GUIDE)}
+    assert {"infra/gcp/a100.yaml", "infra/kuberay/overlays/spot"} <= named
+    assert not [path for path in named if not (ROOT / path).exists()]
+    assert all((KUBERAY / name / "kustomization.yaml").exists() for name in ("overlays/small", "cluster"))
+
+
+def firewall() -> list[argparse.Namespace]:
+    parser = argparse.ArgumentParser()
+    for flag in ("network", "direction", "action", "rules", "source-ranges", "source-tags", "target-tags"):
+        parser.add_argument(f"--{flag}")
+    rules = [call for call in calls("gcloud") if "firewall-rules create" in call]
+    return [parser.parse_known_args(shlex.split(rule))[0] for rule in rules]
+
+
+def test_the_firewall_lets_in_the_proxy_to_ssh_and_the_cluster_to_itself_alone() -> None:
+    """A network of one's own has no other rules, and GCP refuses what no rule allows."""
+    assert "gcloud compute networks create p2l --subnet-mode=custom" in COMMANDS
+    outside = [rule for rule in firewall() if rule.source_tags is None]
+    inside = [rule for rule in firewall() if rule.source_tags]
+    assert [(rule.source_ranges, rule.rules) for rule in outside] == [(PROXY, "tcp:22")]
+    assert [(rule.source_tags, rule.target_tags) for rule in inside] == [("p2l-ray", "p2l-ray")]
+    assert all(rule.target_tags == "p2l-ray" and rule.network == "p2l" for rule in firewall())
+
+
+def test_what_the_guide_creates_it_deletes() -> None:
+    def named(verb: str) -> set[str]:
+        found = set()
+        for call in calls("gcloud"):
+            if f" {verb} " in call:
+                what, rest = call.split(f" {verb} ")
+                kind = what.split()[-1]
+                names = [word for word in rest.split() if not word.startswith("-")]
+                found |= {f"{kind} {name.split('@')[0]}" for name in names}
+        return found
+
+    gone_with_others = {
+        "nats p2l",
+        "node-pools a100-spot",
+        "node-pools a100-on-demand",
+        "buckets gs://my-bucket",
+    }
+    assert named("create") - gone_with_others <= named("delete")
+    assert "gcloud storage rm gs://$BUCKET --recursive" in COMMANDS
+
+
+def test_tokens_are_written_to_files_that_only_their_owner_can_read() -> None:
+    writing = [line for line in COMMANDS if "get-auth-token" in line or "auth_token}" in line]
+    assert len(writing) == 3
+    assert all(line.startswith("(umask 077 && ") for line in writing)
+
+
+def test_ray_writes_the_token_for_its_owner_alone_under_the_guides_umask(tmp_path: Path) -> None:
+    (line,) = [line for line in COMMANDS if "get-auth-token" in line]
+    ray = tool("ray")
+    assert ray
+    environment = os.environ | {
+        "HOME": str(tmp_path),
+        "PATH": f"{Path(ray).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)
+    subprocess.run(["bash", "-c", line], env=environment, check=True, capture_output=True)
+    assert (tmp_path / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
