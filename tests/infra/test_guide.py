@@ -65,6 +65,10 @@ def gcloud_complaints(commands: list[str], folder: Path) -> list[str]:
         capture_output=True,
         text=True,
     )
+    if "Invalid choice" in done.stderr:
+        pytest.skip(
+            "this gcloud has no `meta lint-gcloud-commands`, which Google may take away without notice"
+        )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert len(results) == len(commands)
