@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +236,8 @@ def test_buckets_are_reached_by_accounts_of_their_own(documents: list[Document])
 def test_the_image_and_ray_are_the_versions_of_this_project(documents: list[Document]) -> None:
     cluster = ray_cluster(ray_kind(documents))
     assert cluster["rayVersion"] == LOCKED_RAY
-    containers = [
-        container for group in groups(cluster).values() for container in pod_spec(group)["containers"]
-    ]
-    (image,) = {container["image"] for container in containers}
-    assert re.fullmatch(IMAGE, image)
+    for group in groups(cluster).values():
+        assert all(re.fullmatch(IMAGE, container["image"]) for container in pod_spec(group)["containers"])
 
 
 def test_the_job_is_one_that_p2l_takes_and_fits_its_cluster(documents: list[Document]) -> None:
@@ -251,6 +249,71 @@ def test_the_job_is_one_that_p2l_takes_and_fits_its_cluster(documents: list[Docu
     least, most = config.workers  # type: ignore[misc]
     assert least == 1
     assert not gpu or most == workers["maxReplicas"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "value"),
+    [
+        (test_every_cluster_demands_a_token, f"{CLUSTER} authOptions mode", "disabled"),
+        (test_every_cluster_demands_a_token, f"{CLUSTER} authOptions", REMOVED),
+        (test_nothing_is_exposed_and_no_secret_is_in_a_file, f"{HEAD} template spec hostNetwork", True),
+        (
+            test_nothing_is_exposed_and_no_secret_is_in_a_file,
+            f"{HEAD} template spec containers 0 ports 1 hostPort",
+            8265,
+        ),
+        (
+            test_nothing_is_exposed_and_no_secret_is_in_a_file,
+            f"{WORKER} template spec containers 0 env 0 name",
+            "RAY_AUTH_TOKEN",
+        ),
+        (test_every_ray_container_is_confined, f"{CLUSTER} autoscalerOptions securityContext", {}),
+        (
+            test_every_ray_container_is_confined,
+            f"{WORKER} template spec containers 0 securityContext runAsUser",
+            0,
+        ),
+        (test_no_work_and_no_spot_machine_for_the_head, f"{HEAD} rayStartParams num-cpus", "4"),
+        (test_no_work_and_no_spot_machine_for_the_head, f"{HEAD} template spec affinity", REMOVED),
+        (
+            test_workers_come_and_go_and_drain_inside_the_grace_period,
+            f"{WORKER} template spec terminationGracePeriodSeconds",
+            30,
+        ),
+        (
+            test_workers_come_and_go_and_drain_inside_the_grace_period,
+            f"{WORKER} template spec containers 0 env 0 value",
+            "15",
+        ),
+        (test_workers_come_and_go_and_drain_inside_the_grace_period, f"{WORKER} minReplicas", 1),
+        (
+            test_workers_come_and_go_and_drain_inside_the_grace_period,
+            f"{CLUSTER} autoscalerOptions resources",
+            REMOVED,
+        ),
+        (test_gke_moves_no_ray_pod_to_save_a_machine, f"{HEAD} template metadata", REMOVED),
+        (
+            test_buckets_are_reached_by_accounts_of_their_own,
+            f"{WORKER} template spec serviceAccountName",
+            "p2l-head",
+        ),
+        (test_the_image_and_ray_are_the_versions_of_this_project, f"{CLUSTER} rayVersion", "2.59.0"),
+        (
+            test_the_image_and_ray_are_the_versions_of_this_project,
+            f"{WORKER} template spec containers 0 image",
+            "us-central1-docker.pkg.dev/a/p2l/p2l:latest",
+        ),
+        (test_the_job_is_one_that_p2l_takes_and_fits_its_cluster, f"{WORKER} maxReplicas", 4),
+    ],
+)
+def test_a_broken_rule_of_the_project_is_seen(
+    rule: Callable[[list[Document]], None], path: str, value: Any
+) -> None:
+    documents = overlay("overlays/spot")
+    rule(documents)
+    broken = [changed(each, path, value) if each["kind"] == "RayJob" else each for each in documents]
+    with pytest.raises((AssertionError, KeyError)):
+        rule(broken)
 
 
 @pytest.mark.parametrize(("status", "job_status"), [(0, 0), (3, 0), (1, 1), (2, 2), (137, 137)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from tests.infra.documents import IMAGE, INFRA, REMOVED, Document, changed
 from tests.infra.launcher_checks import compute_complaints, ray_complaints
 
 LAUNCHER: Document = yaml.safe_load((INFRA / "gcp/a100.yaml").read_text())
-NODE_TYPES: dict[str, Document] = LAUNCHER["available_node_types"]
-WORKERS = {name: node_type for name, node_type in NODE_TYPES.items() if name != "head"}
+HEAD = "available_node_types head node_config"
 SPOT = "available_node_types a100-40gb-spot"
 
 
@@ -71,71 +71,127 @@ def test_a_mistake_that_only_the_cloud_would_see_is_named(path: str, value: Any,
 # The project's own rules.
 
 
-def test_the_head_does_no_work_and_stays() -> None:
-    head = NODE_TYPES[LAUNCHER["head_node_type"]]
+@pytest.fixture
+def launcher() -> Document:
+    return LAUNCHER
+
+
+def workers(launcher: Document) -> dict[str, Document]:
+    types = launcher["available_node_types"]
+    return {name: node_type for name, node_type in types.items() if name != launcher["head_node_type"]}
+
+
+def test_the_head_does_no_work_and_stays(launcher: Document) -> None:
+    head = launcher["available_node_types"][launcher["head_node_type"]]
     assert head["resources"] == {"CPU": 0, "GPU": 0}
     assert head["min_workers"] == head["max_workers"] == 0
     assert head["node_config"].get("scheduling", {}).get("provisioningModel") != "SPOT"
-    start = " ".join(LAUNCHER["head_start_ray_commands"])
+    start = " ".join(launcher["head_start_ray_commands"])
     assert "--num-cpus=0" in start and "--num-gpus=0" in start
 
 
-def test_workers_are_a100s_that_come_and_go() -> None:
-    machines = {node_type["node_config"]["machineType"] for node_type in WORKERS.values()}
-    assert machines == {"a2-highgpu-1g", "a2-ultragpu-1g"}
-    assert all(node_type["min_workers"] == 0 for node_type in WORKERS.values())
-    assert all(node_type["resources"]["GPU"] == 1 for node_type in WORKERS.values())
-    assert 0 < sum(node_type["max_workers"] for node_type in WORKERS.values()) <= LAUNCHER["max_workers"]
-    assert LAUNCHER["idle_timeout_minutes"] > 0
+def test_workers_are_a100s_that_come_and_go(launcher: Document) -> None:
+    types = workers(launcher).values()
+    assert {node_type["node_config"]["machineType"] for node_type in types} == {
+        "a2-highgpu-1g",
+        "a2-ultragpu-1g",
+    }
+    assert all(node_type["min_workers"] == 0 for node_type in types)
+    assert all(node_type["resources"]["GPU"] == 1 for node_type in types)
+    assert 0 < sum(node_type["max_workers"] for node_type in types) <= launcher["max_workers"]
+    assert launcher["idle_timeout_minutes"] > 0
 
 
-@pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_is_spot_when_its_name_says_so(name: str) -> None:
-    scheduling = WORKERS[name]["node_config"]["scheduling"]
-    assert scheduling["onHostMaintenance"] == "TERMINATE"
-    if name.endswith("-spot"):
-        assert scheduling["provisioningModel"] == "SPOT"
-        assert scheduling["automaticRestart"] is False
-        assert scheduling["instanceTerminationAction"] == "DELETE"
-    else:
-        assert scheduling["provisioningModel"] == "STANDARD"
+def test_a_worker_is_spot_when_its_name_says_so(launcher: Document) -> None:
+    for name, node_type in workers(launcher).items():
+        scheduling = node_type["node_config"]["scheduling"]
+        assert scheduling["onHostMaintenance"] == "TERMINATE"
+        assert scheduling["provisioningModel"] == ("SPOT" if name.endswith("-spot") else "STANDARD")
+        if name.endswith("-spot"):
+            assert scheduling["automaticRestart"] is False
+            assert scheduling["instanceTerminationAction"] == "DELETE"
 
 
-@pytest.mark.parametrize("name", NODE_TYPES)
-def test_no_machine_has_an_external_address_or_more_rights_than_it_needs(name: str) -> None:
-    machine = NODE_TYPES[name]["node_config"]
-    assert LAUNCHER["provider"]["use_internal_ips"] is True
-    (interface,) = machine["networkInterfaces"]
-    assert not {"accessConfigs", "ipv6AccessConfigs"} & set(interface)
-    assert machine["tags"]["items"] == ["p2l-ray"]  # what the firewall's rules are about
-    (account,) = machine["serviceAccounts"]
-    role = "head" if name == "head" else "worker"
-    assert re.fullmatch(rf"p2l-{role}@[\w-]+\.iam\.gserviceaccount\.com", account["email"])
-    scopes = {scope.removeprefix("https://www.googleapis.com/auth/") for scope in account["scopes"]}
-    assert scopes == {"devstorage.read_write"} | ({"compute"} if name == "head" else set())
+def test_no_machine_has_an_external_address(launcher: Document) -> None:
+    assert launcher["provider"]["use_internal_ips"] is True
+    for node_type in launcher["available_node_types"].values():
+        machine = node_type["node_config"]
+        (interface,) = machine["networkInterfaces"]
+        assert not {"accessConfigs", "ipv6AccessConfigs"} & set(interface)
+        assert machine["tags"]["items"] == ["p2l-ray"]  # what the firewall's rules are about
 
 
-def test_every_node_demands_the_token() -> None:
-    assert "-e RAY_AUTH_MODE=token" in LAUNCHER["docker"]["run_options"]
-    assert LAUNCHER["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
-    assert "RAY_AUTH_TOKEN=" not in (INFRA / "gcp/a100.yaml").read_text()
+def test_no_machine_has_more_rights_than_it_needs(launcher: Document) -> None:
+    for name, node_type in launcher["available_node_types"].items():
+        (account,) = node_type["node_config"]["serviceAccounts"]
+        role = "head" if name == launcher["head_node_type"] else "worker"
+        assert re.fullmatch(rf"p2l-{role}@[\w-]+\.iam\.gserviceaccount\.com", account["email"])
+        scopes = {scope.removeprefix("https://www.googleapis.com/auth/") for scope in account["scopes"]}
+        assert scopes == {"devstorage.read_write"} | ({"compute"} if role == "head" else set())
+
+
+def test_every_node_demands_the_token(launcher: Document) -> None:
+    assert "-e RAY_AUTH_MODE=token" in launcher["docker"]["run_options"]
+    assert launcher["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    assert "RAY_AUTH_TOKEN=" not in str(launcher)
+
+
+def test_the_dashboard_is_reached_by_tunnel_alone(launcher: Document) -> None:
+    assert "--dashboard-host=127.0.0.1" in " ".join(launcher["head_start_ray_commands"])
+
+
+def test_the_image_is_this_version_of_the_project(launcher: Document) -> None:
+    assert re.fullmatch(IMAGE, launcher["docker"]["image"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "value"),
+    [
+        (test_the_head_does_no_work_and_stays, "available_node_types head resources CPU", 4),
+        (test_the_head_does_no_work_and_stays, f"{HEAD} scheduling provisioningModel", "SPOT"),
+        (test_the_head_does_no_work_and_stays, "head_start_ray_commands 1", "ray start --head"),
+        (test_workers_are_a100s_that_come_and_go, f"{SPOT} min_workers", 1),
+        (test_workers_are_a100s_that_come_and_go, f"{SPOT} max_workers", 0),
+        (test_a_worker_is_spot_when_its_name_says_so, f"{SPOT} node_config scheduling", {}),
+        (
+            test_a_worker_is_spot_when_its_name_says_so,
+            f"{SPOT} node_config scheduling automaticRestart",
+            True,
+        ),
+        (test_no_machine_has_an_external_address, "provider use_internal_ips", False),
+        (test_no_machine_has_an_external_address, f"{HEAD} networkInterfaces 0 accessConfigs", [{}]),
+        (test_no_machine_has_an_external_address, f"{HEAD} tags items", ["ssh"]),
+        (
+            test_no_machine_has_more_rights_than_it_needs,
+            f"{HEAD} serviceAccounts 0 scopes 0",
+            "cloud-platform",
+        ),
+        (test_no_machine_has_more_rights_than_it_needs, f"{SPOT} node_config serviceAccounts", REMOVED),
+        (test_every_node_demands_the_token, "docker run_options", []),
+        (test_every_node_demands_the_token, "docker run_options 0", "-e RAY_AUTH_TOKEN=abc"),
+        (test_every_node_demands_the_token, "file_mounts", {}),
+        (
+            test_the_dashboard_is_reached_by_tunnel_alone,
+            "head_start_ray_commands 1",
+            "--dashboard-host=0.0.0.0",
+        ),
+        (test_the_image_is_this_version_of_the_project, "docker image", "us-docker.pkg.dev/a/p2l/p2l:latest"),
+    ],
+)
+def test_a_broken_rule_of_the_project_is_seen(
+    rule: Callable[[Document], None], path: str, value: Any
+) -> None:
+    rule(LAUNCHER)
+    with pytest.raises((AssertionError, KeyError)):
+        rule(changed(LAUNCHER, path, value))
 
 
 def test_the_setup_of_a_node_closes_the_token_to_others(tmp_path: Path) -> None:
     token = tmp_path / ".ray/auth_token"
     token.parent.mkdir(mode=0o755)
     token.touch(mode=0o644)
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     for command in LAUNCHER["setup_commands"]:
-        subprocess.run(
-            ["bash", "-c", command], env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=True
-        )
+        subprocess.run(["bash", "-c", command], env=environment, check=True)
     assert token.stat().st_mode & 0o777 == 0o600
     assert token.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_the_dashboard_is_reached_by_tunnel_alone() -> None:
-    assert "--dashboard-host=127.0.0.1" in " ".join(LAUNCHER["head_start_ray_commands"])
-
-
-def test_the_image_is_this_version_of_the_project() -> None:
-    assert re.fullmatch(IMAGE, LAUNCHER["docker"]["image"])
