@@ -155,7 +155,8 @@ def _read_npy(data: bytes) -> np.ndarray:
     stored = len(data) - file.tell()
     if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != stored:
         raise ValueError(f"an array of shape {shape} and type {dtype} in {stored:,} bytes")
-    values = np.frombuffer(data, dtype, offset=file.tell()).astype(np.float32)
+    with np.errstate(over="ignore"):  # to infinity, which is refused
+        values = np.frombuffer(data, dtype, offset=file.tell()).astype(np.float32)
     return values.reshape(shape, order="F" if columns_first else "C")
 
 
@@ -170,6 +171,7 @@ def _mask(data: bytes | None) -> Tensor:
 def _kernel(data: bytes | None) -> Tensor:
     """Scaled to sum 1."""
     kernel = _array(data, "kernel")
-    if (kernel < 0).any() or kernel.sum() <= 0:
+    total = kernel.sum(dtype=np.float64)
+    if (kernel < 0).any() or total <= 0:
         raise ImageError("kernel cannot be used: its values must be 0 or more, with a sum above 0")
-    return torch.from_numpy((kernel / kernel.sum())[None])
+    return torch.from_numpy((kernel / total).astype(np.float32)[None])

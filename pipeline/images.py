@@ -48,9 +48,7 @@ def decode_image(data: bytes) -> Image.Image:
         raise ImageError("no image: the row's bytes are empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of damaged tags; what matters raises, and bombs are refused below
+            warnings.simplefilter("ignore")  # what matters raises, and bombs are refused below
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_cost(image, data)
                 image.load()
@@ -72,11 +70,8 @@ def decode_image(data: bytes) -> Image.Image:
 def _check_cost(image: Image.Image, data: bytes) -> None:
     """Raises ImageError where decoding would cost more than any honest picture does."""
     sizes = [image.size]
-    if isinstance(
-        image, TiffImagePlugin.TiffImageFile
-    ):  # one tile is decoded whole, whatever the picture's size
-        tile = (image.tag_v2.get(TILE_WIDTH, 0), image.tag_v2.get(TILE_LENGTH, 0))
-        sizes.append(tile)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however small the picture
+        sizes.append((image.tag_v2.get(TILE_WIDTH, 0), image.tag_v2.get(TILE_LENGTH, 0)))
     for width, height in sizes:
         if width * height > limits.IMAGE_PIXELS:
             raise ImageError(f"image too large: {width} x {height} pixels; at most {limits.IMAGE_PIXELS:,}")
@@ -84,7 +79,7 @@ def _check_cost(image: Image.Image, data: bytes) -> None:
         raise ImageError(f"image too costly: a JPEG of more than {limits.JPEG_SCANS} scans")
 
 
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # of JPEG, those that have no length left out
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # of a JPEG segment; those without a length left out
 
 
 def _has_more_scans(data: bytes, most: int) -> bool:
@@ -124,6 +119,8 @@ def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Ima
 
     crop: scaled until it covers the size, the middle kept. resize: stretched, proportions change.
     pad: scaled until it is inside the size, centred on black. Scaling is Lanczos.
+
+    Raises ImageError where padding would leave less than a pixel of the image's shorter side.
     """
     if size is None or (image.height, image.width) == size:
         return image
@@ -132,6 +129,12 @@ def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Ima
         return ImageOps.fit(image, target, Image.Resampling.LANCZOS)
     if fit == "resize":
         return image.resize(target, Image.Resampling.LANCZOS)
+    shorter = min(image.size) * min(size[0] / image.height, size[1] / image.width)
+    if round(shorter) < 1:
+        raise ImageError(
+            f"image too thin: {image.width} x {image.height} pixels padded to {size[1]} x {size[0]} would "
+            "vanish; set `fit` to crop or resize, or cut the image"
+        )
     return ImageOps.pad(image, target, Image.Resampling.LANCZOS, color="black")
 
 

@@ -11,5 +11,5 @@ RESTORED_PIXELS = 4096 * 4096  # of an image whose size the data decides: size n
 RESTORED_SIDE = 16_384  # likewise; a picture one pixel thin is padded to a canvas of many more
 PROMPT_CHARACTERS = 10_000  # a text encoder reads 77 tokens of it, after splitting all of it
 KEYS_BYTES = 256 * 2**20  # the keys of one shard together
-TAR_HEADER_BYTES = 64 * 2**10  # one read of a header; its size is what the header itself claims
+TAR_HEADER_BYTES = 64 * 2**10  # of one header, whose size is what it claims itself
 MESSAGE_CHARACTERS = 1_000  # of an error row's message

@@ -34,6 +34,7 @@ def parquet_keys(url: str) -> list[object]:
             repeated = [name for name in (*NEEDED, *OPTIONAL) if names.count(name) > 1]
             if repeated:
                 raise ValueError(f"more than one column {' and '.join(repeated)}")
+            _check_counts(parquet.metadata)
             return _keys(parquet, range(parquet.num_row_groups))
     except Exception as error:  # Arrow raises its own kinds and OSError for damaged files
         raise SourceError(f"{url}: cannot be read as Parquet: {describe(error)}") from error
@@ -57,6 +58,19 @@ def _open(file: BinaryIO) -> pq.ParquetFile:
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER)
 
 
+def _check_counts(footer: pq.FileMetaData) -> None:
+    """Raises ValueError where the counts of a footer disagree: Arrow would drop rows by the smallest."""
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    rows = sum(group.num_rows for group in groups)
+    if rows != footer.num_rows:
+        raise ValueError(f"its footer states {footer.num_rows} rows, and {rows} in its row groups")
+    paths = [footer.schema.column(index).path for index in range(len(footer.schema))]
+    for number, group in enumerate(groups if "key" in paths else ()):
+        keys = group.column(paths.index("key")).num_values
+        if keys != group.num_rows:
+            raise ValueError(f"its footer states {group.num_rows} rows and {keys} keys in row group {number}")
+
+
 def _keys(parquet: pq.ParquetFile, groups: Iterable[int]) -> list[object]:
     """The keys of some row groups. Raises ValueError for more than KEYS_BYTES, or other rows than stated."""
     keys: list[object] = []
@@ -67,13 +81,30 @@ def _keys(parquet: pq.ParquetFile, groups: Iterable[int]) -> list[object]:
             size += batch.nbytes
             if size > limits.KEYS_BYTES:
                 raise ValueError(f"its keys take more than {limits.KEYS_BYTES:,} bytes; cut it into shards")
-            keys += batch.column("key").to_pylist()
+            keys += _decoded(batch.column("key"), len(keys))
         stated = parquet.metadata.row_group(group).num_rows
         if len(keys) - before != stated:
             raise ValueError(
-                f"row group {group} has {len(keys) - before} keys, and {stated} rows by the file's footer"
+                f"row group {group} has {len(keys) - before} keys; its footer states {stated} rows"
             )
     return keys
+
+
+def _decoded(keys: pa.Array, row: int) -> list[object]:
+    """Keys from `row` on as Python objects. Raises ValueError for text that is no UTF-8."""
+    try:
+        return keys.to_pylist()
+    except UnicodeDecodeError as error:
+        wrong = next(index for index, key in enumerate(keys) if not _is_utf8(key))
+        raise ValueError(f"the key of row {row + wrong} is no UTF-8 text") from error
+
+
+def _is_utf8(key: pa.Scalar) -> bool:
+    try:
+        key.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _group_rows(
