@@ -62,8 +62,10 @@ def readable_errors() -> Iterator[None]:
 
 
 def _stop(status: Exit, *problems: str) -> typer.Exit:
+    from pipeline.messages import redact
+
     for problem in problems:
-        errors.print(f"[bold red]error[/] {escape(problem)}", soft_wrap=True)
+        errors.print(f"[bold red]error[/] {escape(redact(problem))}", soft_wrap=True)
     return typer.Exit(status)
 
 

@@ -1,6 +1,7 @@
 """What a folder must hold to be a Stable Diffusion 1.x or 2.x model in diffusers' layout.
 
-Weights are read from safetensors only: unpickling a .bin file can run anything. Nothing here imports torch.
+Weights are read from safetensors only: unpickling a .bin, .pt or .ckpt file can run anything. Nothing here
+imports torch.
 """
 
 import json
@@ -15,6 +16,7 @@ WEIGHTS = {
     "text_encoder": "text_encoder/model",
 }
 FULL, HALF = ".safetensors", ".fp16.safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONFIGS = (*(f"{network}/config.json" for network in WEIGHTS), "scheduler/scheduler_config.json")
 # A tokenizer is these two files, or tokenizer.json alone.
 TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
@@ -40,8 +42,8 @@ def missing_files(names: Collection[str]) -> list[str]:
     for network, stem in WEIGHTS.items():
         if stem + FULL in names or stem + HALF in names:
             continue
-        pickled = any(name.startswith(f"{network}/") and name.endswith(".bin") for name in names)
-        state = "is missing, only pickled .bin weights are there" if pickled else "is missing"
+        pickled = [name for name in names if name.startswith(f"{network}/") and name.endswith(PICKLED)]
+        state = f"is missing, only pickled weights are there ({pickled[0]})" if pickled else "is missing"
         problems.append(f"{stem + FULL} {state}; {CONVERT}")
     return problems
 

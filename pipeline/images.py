@@ -17,17 +17,20 @@ How each kind of image becomes RGB, 8 bits a channel:
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
+
+from pipeline import limits
+from pipeline.messages import describe
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
-MAX_PIXELS = (
-    64_000_000  # beyond any image a latent model restores; a file that claims more is taken for a bomb
-)
+GREY_AT_ONCE = 2**20  # pixels; arithmetic on all of a large picture would take many times its memory
+TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
 Fit = Literal["crop", "resize", "pad"]
 
@@ -39,18 +42,15 @@ class ImageError(ValueError):
 def decode_image(data: bytes) -> Image.Image:
     """Decodes a JPEG, PNG, WebP or TIFF file to an RGB image by the rules at the top of this file.
 
-    Raises ImageError for bytes that are no such image, are cut short, or claim more than MAX_PIXELS.
+    Raises ImageError for bytes that are no such image, are cut short, or are beyond a limit of `limits`.
     """
     if not data:
         raise ImageError("no image: the row's bytes are empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+            warnings.simplefilter("ignore")  # what matters raises, and bombs are refused below
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"image too large: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,}"
-                    )
+                _check_cost(image, data)
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
@@ -64,17 +64,45 @@ def decode_image(data: bytes) -> Image.Image:
     except (
         Exception
     ) as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ValueError, ...
-        raise ImageError(f"cannot decode the image: {str(error) or type(error).__name__}") from error
+        raise ImageError(f"cannot decode the image: {describe(error)}") from error
+
+
+def _check_cost(image: Image.Image, data: bytes) -> None:
+    """Raises ImageError where decoding would cost more than any honest picture does."""
+    sizes = [image.size]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however small the picture
+        sizes.append((image.tag_v2.get(TILE_WIDTH, 0), image.tag_v2.get(TILE_LENGTH, 0)))
+    for width, height in sizes:
+        if width * height > limits.IMAGE_PIXELS:
+            raise ImageError(f"image too large: {width} x {height} pixels; at most {limits.IMAGE_PIXELS:,}")
+    if data.startswith(b"\xff\xd8") and _has_more_scans(data, limits.JPEG_SCANS):
+        raise ImageError(f"image too costly: a JPEG of more than {limits.JPEG_SCANS} scans")
+
+
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # of a JPEG segment; those without a length left out
+
+
+def _has_more_scans(data: bytes, most: int) -> bool:
+    position, scans = 2, 0
+    while scans <= most and (marker := _MARKER.search(data, position)) and marker[1] != b"\xd9":
+        scans += marker[1] == b"\xda"
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + length
+    return scans > most
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.int64)
+        values = np.asarray(image).ravel()
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise ImageError(
                 f"unsupported pixel range: grey values {values.min()} to {values.max()}; allowed: 0 to 65535"
             )
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+        grey = np.empty(len(values), np.uint8)
+        for start in range(0, len(values), GREY_AT_ONCE):
+            part = slice(start, start + GREY_AT_ONCE)
+            grey[part] = np.rint(values[part] / 257)
+        return Image.fromarray(grey.reshape(image.height, image.width)).convert("RGB")
     if image.mode == "F":
         raise ImageError(
             "unsupported pixel type: floating-point pixels have no stated range; store 8 or 16 bits"
@@ -91,6 +119,8 @@ def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Ima
 
     crop: scaled until it covers the size, the middle kept. resize: stretched, proportions change.
     pad: scaled until it is inside the size, centred on black. Scaling is Lanczos.
+
+    Raises ImageError where padding would leave less than a pixel of the image's shorter side.
     """
     if size is None or (image.height, image.width) == size:
         return image
@@ -99,6 +129,12 @@ def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Ima
         return ImageOps.fit(image, target, Image.Resampling.LANCZOS)
     if fit == "resize":
         return image.resize(target, Image.Resampling.LANCZOS)
+    shorter = min(image.size) * min(size[0] / image.height, size[1] / image.width)
+    if round(shorter) < 1:
+        raise ImageError(
+            f"image too thin: {image.width} x {image.height} pixels padded to {size[1]} x {size[0]} would "
+            "vanish; set `fit` to crop or resize, or cut the image"
+        )
     return ImageOps.pad(image, target, Image.Resampling.LANCZOS, color="black")
 
 

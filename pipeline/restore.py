@@ -15,10 +15,11 @@ import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import models, sink
+from pipeline import limits, models, sink
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
+from pipeline.messages import describe, readable
 from pipeline.rows import InputRow
 from pipeline.sink import Row
 
@@ -62,22 +63,34 @@ class Restorer:
         }
 
     def __call__(self, rows: Sequence[InputRow]) -> list[Row]:
-        """One output row for each input row, in their order."""
+        """One output row for each input row, in their order; prepared pixels are held up to a limit."""
         done: dict[str, Row] = {}
         groups: dict[Hashable, list[Prepared]] = defaultdict(list)
+        held = 0
         for row in rows:
             try:
                 image = prepare(row, self.config)
                 groups[image.group].append(image)
+                held += image.pixels.size // 3
             except ImageError as error:
                 done[row.key] = self._error(row, str(error))
             except Exception as error:  # a row never ends the job
-                done[row.key] = self._error(row, f"cannot prepare the row: {_describe(error)}")
-        for images in groups.values():
+                done[row.key] = self._error(row, f"cannot prepare the row: {describe(error)}")
+            if held >= limits.RESTORED_PIXELS:
+                done |= self._restore_groups(groups)
+                held = 0
+        done |= self._restore_groups(groups)
+        return [done[row.key] for row in rows]
+
+    def _restore_groups(self, groups: dict[Hashable, list[Prepared]]) -> dict[str, Row]:
+        """The rows of the groups by key; the groups are emptied."""
+        done: dict[str, Row] = {}
+        while groups:
+            _, images = groups.popitem()
             while images:
                 now, images = images[: self.micro_batch], images[self.micro_batch :]
                 done |= {row["key"]: row for row in self._restore(now)}
-        return [done[row.key] for row in rows]
+        return done
 
     def _restore(self, images: Sequence[Prepared]) -> list[Row]:
         """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error."""
@@ -85,7 +98,7 @@ class Restorer:
             return self._solve(images)
         except Exception as error:
             cause = "out of memory" if _is_out_of_memory(error) else "cannot restore the image"
-            message = f"{cause}: {_describe(error)}"
+            message = f"{cause}: {describe(error)}"
         # Outside of the handler: the traceback there holds the failed batch's tensors.
         if message.startswith("out of memory"):
             self.micro_batch = max(1, len(images) // 2)
@@ -144,7 +157,7 @@ class Restorer:
         return names | {"seed": image_seed(self.config.seed, row.key)} | self._constants
 
     def _error(self, row: InputRow, message: str) -> Row:
-        return self._row(row, "error") | {"error": message}
+        return self._row(row, "error") | {"error": readable(message)}
 
 
 class RestoreAndCommit:
@@ -178,10 +191,6 @@ class RestoreAndCommit:
 
 def _picture(key: str, pixels: Any) -> dict[str, Any]:
     return {"bytes": encode_png(pixels), "path": f"{key}.png"}
-
-
-def _describe(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

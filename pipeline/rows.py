@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
+from pipeline.messages import readable
+
 INPUT_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -39,6 +41,11 @@ class InputRow:
     error: str | None = None
 
     @staticmethod
+    def failed(key: str, source_shard: str, error: str) -> InputRow:
+        """A row that cannot be read, and why."""
+        return InputRow(key, source_shard, error=readable(error))
+
+    @staticmethod
     def table(found: Sequence[InputRow]) -> pa.Table:
         return pa.Table.from_pylist([asdict(row) for row in found], schema=INPUT_SCHEMA)
 
@@ -46,7 +53,7 @@ class InputRow:
 def as_bytes(value: object) -> bytes | None:
     """A cell of an input table as bytes: bytes, Hugging Face's struct of bytes and path, or nested numbers.
 
-    Numbers become a .npy file. Raises ValueError for anything else.
+    Numbers become a .npy file. Raises ValueError or TypeError for anything else.
     """
     if value is None or isinstance(value, bytes):
         return value

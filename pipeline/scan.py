@@ -15,11 +15,13 @@ import pyarrow as pa
 import ray
 
 from pipeline import resume, sources
+from pipeline.messages import readable
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
 from pipeline.work import TASK_CPUS, Work
 
 SHOWN = 10  # of each kind of mistake
+LEAVE_OUT = "mend the file, or leave it out: begin its name with _, or list the others as `input`"
 
 _SCANNED = pa.schema(
     [
@@ -69,10 +71,10 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
         keys = sources.keys(shard)
         problems = _bad_keys(shard, keys)
     except (SourceError, OSError) as error:
-        keys, problems = [], [str(error)]
+        keys, problems = [], [f"{readable(str(error))}; {LEAVE_OUT}"]
     count_errors = not retry_errors
     done = resume.done_keys(output, shard.name, count_errors=count_errors) if item["open"] else set()
-    wanted = np.array([key not in done for key in keys], dtype=bool)
+    wanted = np.array([not isinstance(key, str) or key not in done for key in keys], dtype=bool)
     summary = {
         "name": shard.name,
         "rows": len(keys),
@@ -122,5 +124,5 @@ def _repeated(shards: Sequence[Shard], hashes: Sequence[np.ndarray]) -> list[str
 
 
 def _some(items: Sequence[object]) -> str:
-    shown = ", ".join(str(item) for item in items[:SHOWN])
+    shown = ", ".join(readable(str(item)) for item in items[:SHOWN])
     return shown if len(items) <= SHOWN else f"{shown}, and {len(items) - SHOWN} more"

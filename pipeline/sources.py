@@ -22,14 +22,14 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipeline import storage
+from pipeline import limits, storage
 from pipeline.images import SUFFIXES as IMAGE_SUFFIXES
+from pipeline.messages import describe, is_text, readable
 from pipeline.parquet_source import parquet_keys, parquet_rows
 from pipeline.rows import InputRow, SourceError
 from pipeline.tar_source import tar_keys, tar_rows
 
 IMAGES_PER_SHARD = 256
-MAX_IMAGE_BYTES = 256 * 2**20
 
 Kind = Literal["parquet", "tar", "images"]
 
@@ -133,6 +133,12 @@ def _files_of(url: str) -> tuple[str, list[str]]:
         root = path
         paths = storage.find(fs.unstrip_protocol(path))
     visible = [name for name in paths if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    wrong = [name for name in visible if not is_text(name)]
+    if wrong:
+        raise SourceError(
+            f"input {url}: the names of {len(wrong)} files are no UTF-8 text, such as {readable(wrong[0])}; "
+            "rename them"
+        )
     return fs.unstrip_protocol(root), sorted(visible)
 
 
@@ -160,23 +166,25 @@ def _image_rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
 def _read_image(shard: Shard, name: str) -> InputRow:
     try:
         with storage.open_read(storage.join(shard.url, name)) as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
+            data = file.read(limits.CELL_BYTES + 1)
     except OSError as error:
-        return InputRow(key=name, source_shard=shard.name, error=f"cannot read the file: {error}")
-    if len(data) > MAX_IMAGE_BYTES:
-        return InputRow(
-            key=name, source_shard=shard.name, error=f"file too large: more than {MAX_IMAGE_BYTES:,} bytes"
-        )
+        return InputRow.failed(name, shard.name, f"cannot read the file: {describe(error)}")
+    if len(data) > limits.CELL_BYTES:
+        return InputRow.failed(name, shard.name, f"file too large: more than {limits.CELL_BYTES:,} bytes")
     return InputRow(key=name, source_shard=shard.name, image=data)
 
 
 def blocks(found: Iterable[InputRow], size: int) -> Iterator[pa.Table]:
-    """Rows as Arrow tables of at most `size`, so that few images are in memory at once."""
+    """Rows as Arrow tables of at most `size`, fewer where they are large: little is in memory at once."""
     held: list[InputRow] = []
     for row in found:
         held.append(row)
-        if len(held) == size:
+        if len(held) == size or sum(map(_bytes_of, held)) > limits.CELL_BYTES:
             yield InputRow.table(held)
             held = []
     if held:
         yield InputRow.table(held)
+
+
+def _bytes_of(row: InputRow) -> int:
+    return sum(len(cell) for cell in (row.image, row.mask, row.kernel, row.prompt) if cell is not None)

@@ -1,10 +1,12 @@
-"""``python -m jobs.benchmark quality | tune``."""
+"""``python -m jobs.benchmark quality | tune | fuzz``."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.benchmark import fuzz as fuzzing
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.benchmark.cells import ROWS, TASKS
@@ -46,6 +48,25 @@ def tune(
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
     tuning.run(grid, images, steps, _known("task", task, list(TASKS)))
+
+
+@app.command()
+def fuzz(
+    mutations: Annotated[int, typer.Option(min=1, help="Damaged files to try.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Another seed damages the files in other ways.")] = 0,
+    failures: Annotated[Path, typer.Option(help="Folder for the files of failures.")] = Path("fuzz-failures"),
+) -> None:
+    """Damage real files and see that each becomes `ok` and `error` rows or is refused; else status 1."""
+    start = time.monotonic()
+    outcomes = fuzzing.run(mutations, seed)
+    print(fuzzing.table(outcomes))
+    print(f"{mutations} files, seed {seed}, {time.monotonic() - start:.0f} s in all.")
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            print(f"failure: {outcome.kind} {outcome.number}: {outcome.failure}")
+    if paths := fuzzing.save(outcomes, seed, failures):
+        print(f"Their files: {failures}")
+        raise typer.Exit(len(paths) > 0)
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:

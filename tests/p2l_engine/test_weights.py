@@ -133,7 +133,9 @@ def test_a_whole_folder_is_taken_where_it_lies(tmp_path):
 
 def test_a_folder_of_pickled_weights_says_how_to_convert_it(tmp_path):
     pickled = {**without("pytorch_model.safetensors"), "unet/diffusion_pytorch_model.bin": b"x"}
-    with pytest.raises(ValueError, match=r"only pickled \.bin weights.*converted by.*save_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"only pickled weights are there \(.*\.bin\).*converted by.*save_pretrained"
+    ):
         weights.resolve(str(write(tmp_path / "sd", pickled)))
 
 

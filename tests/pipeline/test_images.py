@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipeline import images
+from pipeline import limits
 from pipeline.images import ImageError, decode_image, encode_png, fit_image
 from tests.pipeline.small_jobs import encoded, picture
 
@@ -108,7 +108,7 @@ def test_bad_bytes_are_errors_that_name_their_cause(data: bytes, cause: str) -> 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="image too large"):
         decode_image(claiming(30_000, 30_000, encoded(RGB)))
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(limits, "IMAGE_PIXELS", 100)
     with pytest.raises(ImageError, match="24 x 24 pixels; at most 100"):
         decode_image(encoded(RGB))
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import sources, tar_source
+from pipeline import limits, sources
 from pipeline.rows import SourceError, as_bytes
 from pipeline.sources import Shard, list_shards
 from tests.pipeline.small_jobs import png, write_parquet, write_tar
@@ -94,7 +94,7 @@ def test_members_of_a_tar_with_one_key_are_one_row(tmp_path: Path) -> None:
 def test_a_tar_never_unpickles_and_bounds_its_members(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_source, "MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(limits, "CELL_BYTES", 1000)
     members = {"a.png": png(1), "a.pkl": pickle.dumps(print), "b.png": bytes(2000), "../../c.png": png(2)}
     small, large, outside = everything(only(write_tar(tmp_path / "x.tar", members)))
     assert small.error is None and outside.error is None
@@ -110,7 +110,7 @@ def test_a_tar_cut_short_has_an_error_row_and_a_damaged_one_is_refused(tmp_path:
     assert first.error is None and str(second.error).startswith("tar is cut short: 1.png has 100 of its")
     second_header = 512 + 512 * -(-len(png(0)) // 512)
     path.write_bytes(whole[:second_header] + b"x" * 512 + whole[second_header + 512 :])
-    with pytest.raises(SourceError, match=f"the tar header at byte {second_header} is damaged"):
+    with pytest.raises(SourceError, match=f"the header at byte {second_header} is damaged"):
         sources.keys(only(path))
     path.write_bytes(b"no tar at all" * 100)
     with pytest.raises(SourceError, match="cannot be read as tar"):

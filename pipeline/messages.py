@@ -1,0 +1,43 @@
+"""Text of errors, made fit to be stored and shown: no secrets, valid UTF-8, of bounded length."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline import limits
+
+HIDDEN = "***"
+_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]+(?=@)")
+_SIGNATURE = re.compile(
+    r"([?&](?:[\w.-]*(?:signature|credential|token|secret|password)|sig|key|awsaccesskeyid|googleaccessid)=)"
+    r"[^&\s\"'<>)]+",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """Without the passwords (https://user:***@host) and signatures (?X-Amz-Signature=***) of URLs in it."""
+    return _SIGNATURE.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1{HIDDEN}", text))
+
+
+def readable(text: str) -> str:
+    """What an error row may hold: redacted, lone surrogates as escapes, the middle of long text cut."""
+    text = redact(text).encode("utf-8", "backslashreplace").decode()
+    if len(text) <= limits.MESSAGE_CHARACTERS:
+        return text
+    half = limits.MESSAGE_CHARACTERS // 2 - 3
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def describe(error: BaseException) -> str:
+    """An exception's message, or its type where it has none."""
+    return str(error) or type(error).__name__
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be stored; bytes of a file's name that are no UTF-8 are lone surrogates to Python."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

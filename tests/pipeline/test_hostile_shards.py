@@ -1,0 +1,411 @@
+"""Parquet files and tars made to harm: error rows, or a refusal in time, in little memory."""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import limits, sink, sources
+from pipeline.restore import ActorOptions, Restorer
+from pipeline.rows import InputRow, SourceError
+from pipeline.run import RunError, run
+from pipeline.sources import Shard, list_shards
+from tests.pipeline.small_jobs import job, png, write_parquet, write_shards, write_tar
+from tests.pipeline.test_hostile_images import Trap
+
+
+def only(source: Path) -> Shard:
+    (shard,) = list_shards([str(source)])
+    return shard
+
+
+def everything(source: Path) -> list[InputRow]:
+    """Every row, each key of the shard once."""
+    shard = only(source)
+    keys = sources.keys(shard)
+    found = list(sources.rows(shard, [True] * len(keys)))
+    assert [row.key for row in found] == keys
+    return found
+
+
+def refusal(source: Path) -> str:
+    with pytest.raises(SourceError) as refused:
+        sources.keys(only(source))
+    assert str(source) in str(refused.value)
+    return str(refused.value)
+
+
+def arrow_memory(action: Callable[[], Any]) -> int:
+    """Bytes that Arrow held above what it held at its worst before."""
+    pool = pa.default_memory_pool()
+    before = pool.max_memory()
+    action()
+    return pool.max_memory() - before
+
+
+def copies(value: Any, count: int) -> pa.Array:
+    """One value many times, which takes a Parquet file no more room than once."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([value]))
+
+
+def write_copies(path: Path, **columns: Any) -> Path:
+    options = {"store_schema": False, "compression": "zstd", "dictionary_pagesize_limit": 2**30}
+    pq.write_table(pa.table(columns), path, **options)
+    assert path.stat().st_size < 100_000
+    return path
+
+
+def test_a_small_parquet_file_of_huge_keys_is_refused(tmp_path: Path) -> None:
+    """A file of 0.5 kB whose keys would take 3 GB."""
+    bomb = write_copies(
+        tmp_path / "x.parquet", key=copies("k" * 2**20, 3000), image=pa.nulls(3000, pa.binary())
+    )
+    assert arrow_memory(lambda: refusal(bomb)) < 2**28
+    assert "its keys take more than 268,435,456 bytes; cut it into shards" in refusal(bomb)
+
+
+def test_a_small_parquet_file_of_huge_images_is_error_rows(tmp_path: Path) -> None:
+    """A file of 4 kB whose images would take 13 GB."""
+    keys = [str(row) for row in range(200)]
+    bomb = write_copies(tmp_path / "x.parquet", key=keys, image=copies(bytes(limits.CELL_BYTES + 1), 200))
+    shard = only(bomb)
+    found: list[InputRow] = []
+    wanted = [row < 4 for row in range(200)]
+    assert arrow_memory(lambda: found.extend(sources.rows(shard, wanted))) < 2**29
+    assert [row.key for row in found] == keys[:4]
+    assert all(str(row.error).startswith("image too large: 67,108,8") for row in found)
+
+
+def test_a_small_parquet_file_of_a_mask_of_millions_of_numbers_is_an_error_row(tmp_path: Path) -> None:
+    mask = pa.ListArray.from_arrays(pa.array([0, 2 * 10**7, 2 * 10**7]), pa.nulls(2 * 10**7, pa.float32()))
+    bomb = write_copies(tmp_path / "x.parquet", key=["a", "b"], image=[png(1), png(2)], mask=mask)
+    first, second = everything(bomb)
+    assert str(first.error).startswith("mask too large: ") and second.error is None
+
+
+def test_every_kind_of_binary_column_is_an_image(tmp_path: Path) -> None:
+    data = png(1)
+    kinds = [
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+        pa.binary(len(data)),
+        pa.dictionary(pa.int32(), pa.binary()),
+    ]
+    for number, kind in enumerate(kinds):
+        image = pa.array([data], pa.binary()).cast(kind)
+        key = pa.array(["a"]).cast(
+            (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()))[number % 3]
+        )
+        pq.write_table(pa.table({"key": key, "image": image}), tmp_path / f"{number}.parquet")
+        (row,) = everything(tmp_path / f"{number}.parquet")
+        assert (row.key, row.image, row.error) == ("a", data, None)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        [[{"a": [1]}], None],
+        ["text", None],
+        [True, None],
+        [[["x"]], None],
+        [[[1.0], [1.0, 2.0]], None],
+        [{"bytes": "text", "path": None}, None],
+        [{"path": "x.png"}, None],
+        [[[[[1.0, 2.0]]]], None],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("column", ["image", "mask", "kernel", "prompt"])
+def test_junk_in_a_column_is_an_error_of_its_row_only(tmp_path: Path, column: str, junk: list) -> None:
+    columns = {"key": ["bad", "good"], "image": [png(1), png(2)]} | {column: junk}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    given = {"operator": {"name": "inpainting", "mask": "given"}} if column == "mask" else {}
+    blur = {"operator": "blur"} if column == "kernel" else {}
+    worker = Restorer(job(tmp_path, tmp_path / "out", **given, **blur), ActorOptions("cpu", 4, 1))
+    bad, good = worker(everything(tmp_path / "x.parquet"))
+    if column == "prompt" and junk[0] == "text":
+        assert bad["status"] == "ok"
+    else:
+        assert bad["status"] == "error" and bad["error"]
+    absent = {"image": "no image: ", "mask": "no mask: ", "kernel": "no kernel: "}.get(column)
+    assert str(good.get("error")).startswith(absent or "None")
+
+
+def test_text_that_is_no_utf8_is_an_error_of_its_row(tmp_path: Path) -> None:
+    """Parquet does not check its text; the rows beside must not suffer."""
+    prompt = pa.array([b"fine", b"\xff\xfe", "\ud800".encode("utf-8", "surrogatepass"), None], pa.binary())
+    text = pa.StringArray.from_buffers(4, *prompt.buffers()[1:], prompt.buffers()[0], prompt.null_count)
+    columns = {"key": list("abcd"), "image": [png(row) for row in range(4)], "prompt": text}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    found = everything(tmp_path / "x.parquet")
+    assert [row.error is None for row in found] == [True, False, False, True]
+    assert str(found[1].error).startswith("prompt column cannot be used: 'utf-8' codec can't decode")
+
+
+def test_keys_that_are_no_utf8_are_refused_with_their_row(tmp_path: Path) -> None:
+    key = pa.array([b"fine", b"\xff"], pa.binary())
+    text = pa.StringArray.from_buffers(2, *key.buffers()[1:], None, 0)
+    pq.write_table(pa.table({"key": text, "image": [b"", b""]}), tmp_path / "x.parquet")
+    assert "the key of row 1 is no UTF-8 text" in refusal(tmp_path / "x.parquet")
+
+
+def test_columns_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays(
+        [pa.array(["a"]), pa.array([b""]), pa.array([b""])], ["key", "image", "image"]
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert "more than one column image" in refusal(tmp_path / "x.parquet")
+
+
+def test_a_parquet_footer_that_lies_about_its_rows(tmp_path: Path) -> None:
+    """12,345 rows, and a footer that states one less somewhere: no row may be dropped without a word."""
+    keys = [str(row) for row in range(12_345)]
+    whole = write_copies(
+        tmp_path / "x.parquet", key=pa.array(keys), image=copies(b"", len(keys))
+    ).read_bytes()
+    stated, less = b"\xf2\xc0\x01", b"\xf0\xc0\x01"  # 12345 and 12344 as the footer writes them
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    places = [at for at in range(footer, len(whole)) if whole.startswith(stated, at)]
+    assert len(places) >= 4, "of the file, of its row group, and of the two columns"
+    outcomes = set()
+    for place in places:
+        (tmp_path / "x.parquet").write_bytes(whole[:place] + less + whole[place + 3 :])
+        shard = only(tmp_path / "x.parquet")
+        try:
+            found = sources.keys(shard)
+        except SourceError as error:
+            assert "its footer states" in str(error)
+            outcomes.add("refused")
+            continue
+        rows = list(sources.rows(shard, [True] * len(found)))
+        assert [row.key for row in rows] == found == keys
+        outcomes.add("rows")
+    assert outcomes == {"refused", "rows"}
+
+
+def test_a_row_group_with_fewer_images_than_keys_has_error_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_parquet(tmp_path / "x.parquet", {str(row): png(row) for row in range(5)})
+    genuine = pq.ParquetFile.iter_batches
+
+    def short(self: pq.ParquetFile, *arguments: Any, columns: list[str], **options: Any) -> Any:
+        found = list(genuine(self, *arguments, columns=columns, **options))
+        return found if columns == ["key"] else found[:3]
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", short)
+    assert [row.error for row in everything(path)][2:] == [
+        None,
+        *["cannot read the row: its row group has fewer images than keys"] * 2,
+    ]
+
+
+def test_a_pickle_in_a_schema_is_not_opened(tmp_path: Path) -> None:
+    trap = tmp_path / "touched"
+    metadata = {
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": pickle.dumps(Trap(trap)),
+    }
+    schema = pa.schema([pa.field("key", pa.string()), pa.field("image", pa.binary(), metadata=metadata)])
+    pq.write_table(pa.table([["a"], [png(1)]], schema=schema), tmp_path / "x.parquet")
+    (row,) = everything(tmp_path / "x.parquet")
+    assert row.image == png(1) and not trap.exists()
+
+
+def test_no_column_names_a_function_or_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`package.module:function` operators are code of the job's author, never of the data."""
+    trap = tmp_path / "touched"
+    (tmp_path / "trapped_module.py").write_text(f"import pathlib; pathlib.Path({str(trap)!r}).touch()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named = "trapped_module:function"
+    block = {"name": "linear", "function": named}
+    columns = {"operator": [block], "function": [named], "method": [named], "model": [str(tmp_path)]}
+    columns |= {"config": [{"operator": block}], "seed": [7], "status": ["ok"], "source_shard": ["other"]}
+    found = []
+    for extra in ({}, columns):
+        pq.write_table(pa.table({"key": ["a"], "image": [png(1)]} | extra), tmp_path / "x.parquet")
+        found += Restorer(job(tmp_path, tmp_path / "out"), ActorOptions("cpu", 1, 1))(
+            everything(tmp_path / "x.parquet")
+        )
+    plain, crowded = ({name: cell for name, cell in row.items() if name != "seconds"} for row in found)
+    assert plain == crowded and plain["status"] == "ok"
+    assert not trap.exists()
+
+
+AWKWARD = [
+    "../../etc/passwd",
+    "/abs",
+    "C:\\x",
+    "line\nbreak",
+    "tab\t",
+    "nul\0",
+    "<script>alert(1)</script>",
+    "\u202e",
+    "k" * 100_000,
+]
+
+
+def test_awkward_keys_are_keys_like_others(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "x.parquet", {key: png(row) for row, key in enumerate(AWKWARD)})
+    rows = Restorer(job(tmp_path, tmp_path / "out"), ActorOptions("cpu", 4, 1))(everything(tmp_path / "in"))
+    output = str(tmp_path / "out")
+    sink.commit(output, "x", rows)
+    assert [row["key"] for row in sink.committed(output, "x", AWKWARD) or []] == AWKWARD
+    assert {row["status"] for row in rows} == {"ok"}
+    files = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(files) == [("in", "x.parquet"), ("out", "unfinished")]
+
+
+def header(name: str, **fields: Any) -> bytes:
+    info = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def member(name: str, content: bytes, **fields: Any) -> bytes:
+    return header(name, size=len(content), **fields) + content + bytes(-len(content) % 512)
+
+
+END = bytes(1024)
+
+
+def write(path: Path, *parts: bytes) -> Path:
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
+def test_links_and_devices_in_a_tar_are_error_rows(tmp_path: Path, kind: bytes) -> None:
+    (tmp_path / "secret.png").write_bytes(png(5))
+    linked = header("a.png", type=kind, linkname=str(tmp_path / "secret.png"))
+    bad, good = everything(write(tmp_path / "x.tar", linked, member("b.png", png(1)), END))
+    assert bad.image is None and str(bad.error).startswith(
+        "no plain file: a.png is a link, a device or sparse"
+    )
+    assert good.image == png(1)
+
+
+def test_sparse_members_are_error_rows_and_hide_none_behind_them(tmp_path: Path) -> None:
+    """A sparse member claims the size of the file that it stands for: gigabytes in a few bytes."""
+    sparse = bytearray(member("a.png", png(1), type=tarfile.GNUTYPE_SPARSE))
+    sparse[386:410] = b"%011o\0%011o\0" % (0, len(png(1)))
+    sparse[483:495] = b"77777777777\0"
+    sparse[148:156] = b"%06o\0 " % (sum(sparse[:148]) + 8 * 32 + sum(sparse[156:512]))
+    bad, good = everything(write(tmp_path / "x.tar", bytes(sparse), member("b.png", png(2)), END))
+    assert str(bad.error).startswith("no plain file: a.png") and good.image == png(2)
+
+
+def test_a_member_that_claims_gigabytes_is_an_error_row(tmp_path: Path) -> None:
+    claims = write(tmp_path / "x.tar", member("a.png", png(1)), header("b.png", size=10**12), png(2), END)
+    first, second = everything(claims)
+    assert first.image == png(1)
+    assert second.error == "tar member too large: b.png has 1,000,000,000,000 bytes; at most 67,108,864"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (header("x", type=tarfile.GNUTYPE_LONGNAME, size=8 * 2**30), bytes(512)),
+        (header("x", type=tarfile.XHDTYPE, size=8 * 2**30), bytes(512)),
+        (header("x", type=tarfile.XGLTYPE, size=2**60), bytes(512)),
+        (member("a.png", png(1)), header("b.png", size=-(2**40))),
+        (
+            member("a.json", b"{}"),
+            member("x", b"20 size=-1000000000\n", type=tarfile.XHDTYPE),
+            member("b.json", b""),
+        ),
+        (member("x", b"name\0", type=tarfile.GNUTYPE_LONGNAME) * 3000, member("a.png", png(1))),
+        (member("x", b"9" * 60_000, type=tarfile.XHDTYPE), member("a.png", png(1)), b"junk" * 128),
+    ],
+    ids=["long name", "pax", "global pax", "negative", "negative pax", "nested names", "digits"],
+)
+def test_headers_that_lie_are_refused_at_once(tmp_path: Path, parts: tuple[bytes, ...]) -> None:
+    start = time.monotonic()
+    assert "cannot be read as tar: " in refusal(write(tmp_path / "x.tar", *parts, END))
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("parts", "cause"),
+    [
+        ((member("a.png", png(1)), bytes(512), member("b.png", png(2)), END), "more follows its end"),
+        ((member("a.png", png(1)), END, member("b.png", png(2)), END), "more follows its end"),
+        ((member("a.png", png(1)),), "the blocks that end a tar are missing"),
+        ((member("a.png", png(1)), member("b.json", bytes(5000))[:2000]), "it is cut short in b.json"),
+    ],
+    ids=["cleared header", "two tars", "cut between members", "cut in a member of no row"],
+)
+def test_a_tar_whose_rows_may_be_lost_is_refused(
+    tmp_path: Path, parts: tuple[bytes, ...], cause: str
+) -> None:
+    assert cause in refusal(write(tmp_path / "x.tar", *parts))
+
+
+def test_names_that_are_no_utf8_are_written_as_escapes(tmp_path: Path) -> None:
+    raw = member("aXb.png", png(1)).replace(b"aXb", b"a\xffb", 1)
+    raw = raw[:148] + b"%06o\0 " % (sum(raw[:148]) + 8 * 32 + sum(raw[156:512])) + raw[156:]
+    (row,) = everything(write(tmp_path / "x.tar", raw, END))
+    assert row.key == "a\\xffb" and row.image == png(1)
+    assert InputRow.table([row]).column("key").to_pylist() == ["a\\xffb"]
+    (tmp_path / "photos").mkdir()
+    Path(str(tmp_path / "photos" / "a\udcff.png")).write_bytes(png(1))
+    with pytest.raises(SourceError, match=r"the names of 1 files are no UTF-8 text, such as a\\udcff.png"):
+        list_shards([str(tmp_path / "photos")])
+
+
+def test_a_key_of_very_many_members_is_one_error_row(tmp_path: Path) -> None:
+    many = (member("a.png", b"") * 5000, member("b.png", png(1)), END)
+    first, second = everything(write(tmp_path / "x.tar", *many))
+    assert str(first.error).startswith("two members for one image") and second.image == png(1)
+
+
+def test_a_prompt_in_a_tar_that_is_no_utf8_is_an_error_row(tmp_path: Path) -> None:
+    first, second = everything(
+        write_tar(tmp_path / "x.tar", {"a.png": png(1), "a.txt": b"\xff", "b.png": png(2)})
+    )
+    assert str(first.error).startswith("prompt is no UTF-8 text") and second.error is None
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_shards_that_cannot_be_read_are_all_named_before_anything_is_restored(tmp_path: Path) -> None:
+    """Their keys are not known, so no error rows can stand for them; the message tells what to do."""
+    source = write_shards(tmp_path / "in", "abc", rows=2)
+    whole = (source / "a.parquet").read_bytes()
+    (source / "d.parquet").write_bytes(whole[:-20])
+    (source / "e.parquet").write_bytes(b"")
+    pq.write_table(pa.table({"key": [{"a": 1}], "image": [b""]}), source / "f.parquet")
+    config = job(source, tmp_path / "out")
+    with pytest.raises(RunError) as refused:
+        run(config)
+    lines = {line.split(": ")[0].rsplit("/", 1)[-1]: line for line in str(refused.value).splitlines()}
+    assert sorted(lines) == ["d.parquet", "e.parquet", "f.parquet"]
+    assert "cannot be read as Parquet" in lines["d.parquet"] and "begin its name with _" in lines["e.parquet"]
+    assert "1 keys that are not text: {'a': 1} (dict, row 0)" in lines["f.parquet"]
+    assert not (tmp_path / "out" / "restored").exists()
+    for name in "def":
+        (source / f"{name}.parquet").rename(source / f"_{name}.parquet")
+    assert [shard.name for shard in list_shards(config.input)] == ["a", "b", "c"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_on_hostile_rows_ends_with_a_row_for_each(tmp_path: Path) -> None:
+    rows = {f"good {row}": png(row) for row in range(3)} | dict.fromkeys(AWKWARD, png(4))
+    rows |= {"bomb": b"\x89PNG\r\n\x1a\n" + b"\xff" * 50, "null": None}
+    prompts = ["x" * 1_000_000, *[None] * (len(rows) - 1)]
+    write_parquet(tmp_path / "in" / "x.parquet", rows, prompt=prompts)
+    summary = run(job(tmp_path / "in", tmp_path / "out"))
+    assert (summary.rows, summary.errors, summary.exit_status) == (len(rows), 3, 3)
+    stored = pq.read_table(tmp_path / "out" / "restored" / "x.parquet").to_pydict()
+    assert stored["key"] == list(rows)
