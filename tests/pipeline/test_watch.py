@@ -83,7 +83,7 @@ def test_the_metrics_of_a_run_are_at_the_nodes_metrics_endpoint(watched: tuple[J
     }
     for bound in telemetry.SECONDS:
         within = sum(second <= bound for second in seconds)
-        wanted["ray_p2l_image_seconds_bucket", str(float(bound))] = within
+        wanted["ray_p2l_image_seconds_bucket", str(bound)] = within
     deadline, found = time.monotonic() + 60, {}
     while not wanted.items() <= found.items() and time.monotonic() < deadline:
         time.sleep(0.5)  # Ray collects from its processes every ten seconds
