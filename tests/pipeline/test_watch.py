@@ -22,6 +22,7 @@ from pipeline.restore import RECEIPT_SCHEMA
 from pipeline.run import run
 from pipeline.telemetry import ActorMetrics, DriverMetrics
 from pipeline.usage import StartUsage, Usage
+from pipeline.watch import watch
 from tests.pipeline.small_jobs import job, png, write_parquet
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -157,7 +158,6 @@ def test_a_second_start_adds_its_cost_and_logs_to_standard_error_when_told(
     config, _ = watched
     first = summary(config)["cost"]
     (Path(config.output) / "restored" / "a.parquet").unlink()
-    assert not [line for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
     monkeypatch.setenv("P2L_LOG", "json")
     assert run(config.model_copy(update={"price": 36.0})).rows == 8
     shown = capsys.readouterr().err.splitlines()
@@ -172,8 +172,36 @@ def test_a_second_start_adds_its_cost_and_logs_to_standard_error_when_told(
     )
 
 
-def receipts(*workers: tuple[str, float]) -> pa.Table:
-    rows = [{"actor": worker, "actor_seconds": seconds} for worker, seconds in workers]
+@pytest.mark.parametrize(
+    ("error", "told", "severity", "said"),
+    [
+        (OSError("the disk is full"), "run failed", "ERROR", "the disk is full"),
+        (KeyboardInterrupt(), "run stopped", "WARNING", "KeyboardInterrupt"),
+    ],
+)
+def test_how_a_run_ended_early_is_logged_away_from_the_terminal(
+    error: BaseException,
+    told: str,
+    severity: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = job(tmp_path, tmp_path / "output", prompt=told, price=PRICE)
+    with pytest.raises(type(error)), watch(config) as watched:
+        watched.counted(7, 3)
+        watched.committed(receipts(("x", 100.0), source_shard="a", status="ok"))
+        raise error
+    last = (cluster.log_folder() / f"p2l-{config.fingerprint}.log").read_text().splitlines()[-1]
+    event = json.loads(last)
+    assert (event["message"], event["severity"], event["error"]) == (told, severity, said)
+    assert (event["rows"], event["done"], event["dollars"]) == (7, 4, pytest.approx(0.1))
+    assert usage.read(config.output)[0].worker_seconds == 100
+    assert "run " not in capsys.readouterr().err
+
+
+def receipts(*workers: tuple[str, float], **columns: str) -> pa.Table:
+    rows = [{"actor": worker, "actor_seconds": seconds} | columns for worker, seconds in workers]
     return pa.Table.from_pylist(rows, schema=RECEIPT_SCHEMA)
 
 
