@@ -16,13 +16,13 @@ from ray.data import Dataset
 
 from pipeline import cluster, resume, sources, storage, summary, work
 from pipeline.config import ConfigError, JobConfig, changed_settings
+from pipeline.observe import observing
 from pipeline.progress import Progress
 from pipeline.restore import ActorOptions, RestoreAndCommit
 from pipeline.rows import SourceError
 from pipeline.scan import scan
 from pipeline.sources import Shard
 from pipeline.summary import RunSummary
-from pipeline.watch import watch
 from pipeline.work import Compaction, Work
 
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
@@ -85,17 +85,17 @@ def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_
 def _restore(config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool) -> int:
     """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
     try:
-        with cluster.ray_session(), watch(config) as watched:
+        with cluster.ray_session(), observing(config) as observer:
             todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
             total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
-            watched.counted(total, total - left)
+            observer.counted(total, total - left)
             whole = Compaction(config.output, todo)
             options = cluster.actor_options(config)
             with Progress(total, total - left, options.batch_size) as progress:
                 for receipts in _receipts(graph(config, todo, options, retry_errors)) if left else ():
                     progress.committed(receipts)
                     whole.count(receipts)
-                    watched.committed(receipts)
+                    observer.committed(receipts)
                 whole.finish()
             return left
     except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:

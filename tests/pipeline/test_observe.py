@@ -18,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline import cluster, logs, telemetry, usage
 from pipeline.config import ConfigError, JobConfig
+from pipeline.observe import observing
 from pipeline.restore import RECEIPT_SCHEMA
 from pipeline.run import run
 from pipeline.telemetry import ActorMetrics, DriverMetrics
 from pipeline.usage import StartUsage, Usage
-from pipeline.watch import watch
 from tests.pipeline.small_jobs import job, png, write_parquet
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -30,9 +30,9 @@ PRICE = 3.6  # USD an hour: a tenth of a cent a second
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[JobConfig, float]:
+def observed(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[JobConfig, float]:
     """A finished job of two shards, six rows ok and two that are no images, and its wall-clock seconds."""
-    folder = tmp_path_factory.mktemp("watched")
+    folder = tmp_path_factory.mktemp("observed")
     write_parquet(folder / "input" / "a.parquet", {f"a-{row}": png(row) for row in range(4)})
     images = {"b-0": png(8), "b-1": b"text", "b-2": png(9), "b\n3": b"text"}
     write_parquet(folder / "input" / "b.parquet", images)
@@ -62,8 +62,8 @@ def scraped(run_name: str) -> dict[tuple[str, str], float]:
     return sums
 
 
-def test_the_metrics_of_a_run_are_at_the_nodes_metrics_endpoint(watched: tuple[JobConfig, float]) -> None:
-    config, _ = watched
+def test_the_metrics_of_a_run_are_at_the_nodes_metrics_endpoint(observed: tuple[JobConfig, float]) -> None:
+    config, _ = observed
     DriverMetrics(config.fingerprint).retried({"HTTP 503": 2})
     DriverMetrics("by hand").set(planned=3, done=0, spent=None, budget=None)
     by_hand = [
@@ -105,8 +105,8 @@ def rows_of(config: JobConfig) -> list[dict[str, Any]]:
     return pq.read_table(Path(config.output) / "metrics.parquet").to_pylist()
 
 
-def test_every_event_of_a_run_is_one_json_line_in_rays_log_folder(watched: tuple[JobConfig, float]) -> None:
-    config, _ = watched
+def test_every_event_of_a_run_is_one_json_line_in_rays_log_folder(observed: tuple[JobConfig, float]) -> None:
+    config, _ = observed
     lines = (cluster.log_folder() / f"p2l-{config.fingerprint}.log").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     assert {event["run"] for event in events} == {config.fingerprint}
@@ -128,8 +128,8 @@ def of(message: str, events: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     return [event for event in events if event["message"] == message]
 
 
-def test_what_a_worker_logs_is_in_its_file_in_rays_log_folder(watched: tuple[JobConfig, float]) -> None:
-    config, _ = watched
+def test_what_a_worker_logs_is_in_its_file_in_rays_log_folder(observed: tuple[JobConfig, float]) -> None:
+    config, _ = observed
     lines = [
         line
         for file in cluster.log_folder().glob("worker-*.err")
@@ -141,8 +141,8 @@ def test_what_a_worker_logs_is_in_its_file_in_rays_log_folder(watched: tuple[Job
     assert event["run"] == config.fingerprint and event["actor_id"]
 
 
-def test_the_summary_says_what_the_workers_took_and_cost(watched: tuple[JobConfig, float]) -> None:
-    config, wall = watched
+def test_the_summary_says_what_the_workers_took_and_cost(observed: tuple[JobConfig, float]) -> None:
+    config, wall = observed
     cost = summary(config)["cost"]
     assert cost["usd_per_worker_hour"] == PRICE
     assert 0 < cost["row_seconds"] <= cost["worker_seconds"] < wall
@@ -153,9 +153,9 @@ def test_the_summary_says_what_the_workers_took_and_cost(watched: tuple[JobConfi
 
 
 def test_a_second_start_adds_its_cost_and_logs_to_standard_error_when_told(
-    watched: tuple[JobConfig, float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    observed: tuple[JobConfig, float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, _ = watched
+    config, _ = observed
     first = summary(config)["cost"]
     (Path(config.output) / "restored" / "a.parquet").unlink()
     monkeypatch.setenv("P2L_LOG", "json")
@@ -188,9 +188,9 @@ def test_how_a_run_ended_early_is_logged_away_from_the_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = job(tmp_path, tmp_path / "output", prompt=told, price=PRICE)
-    with pytest.raises(type(error)), watch(config) as watched:
-        watched.counted(7, 3)
-        watched.committed(receipts(("x", 100.0), source_shard="a", status="ok"))
+    with pytest.raises(type(error)), observing(config) as observer:
+        observer.counted(7, 3)
+        observer.committed(receipts(("x", 100.0), source_shard="a", status="ok"))
         raise error
     last = (cluster.log_folder() / f"p2l-{config.fingerprint}.log").read_text().splitlines()[-1]
     event = json.loads(last)

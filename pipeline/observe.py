@@ -19,7 +19,7 @@ from pipeline.usage import Usage
 log = logging.getLogger(__name__)
 
 
-class Watch:
+class Observer:
     """Told of a run's rows once they are counted, and of every commit."""
 
     def __init__(self, config: JobConfig) -> None:
@@ -64,25 +64,25 @@ class Watch:
 
 
 @contextmanager
-def watch(config: JobConfig) -> Iterator[Watch]:
-    """Watches a run for as long as the block takes; how it ended is logged, and its usage written."""
+def observing(config: JobConfig) -> Iterator[Observer]:
+    """Observes a run for as long as the block takes; how it ended is logged, and its usage written."""
     with logs.of_driver(config.fingerprint, cluster.log_folder()):
         log.info("run started", extra={"output": config.output})
-        watched = Watch(config)
+        observer = Observer(config)
         try:
-            yield watched
+            yield observer
         except BaseException as error:
             failed = isinstance(error, Exception)
             log.log(
                 logging.ERROR if failed else logging.WARNING,
                 "run failed" if failed else "run stopped",
-                extra=watched.state | {"error": _said(error)},
+                extra=observer.state | {"error": _said(error)},
             )
             with suppress(OSError):  # no news beside the error itself
-                watched.usage.write()
+                observer.usage.write()
             raise
-        watched.usage.write()
-        log.info("run complete", extra=watched.state)
+        observer.usage.write()
+        log.info("run complete", extra=observer.state)
 
 
 def _said(error: BaseException) -> str:
