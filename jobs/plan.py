@@ -12,15 +12,19 @@ from jobs.console import BadRequest, output, readable_errors, run_alone, table
 from jobs.restore import CONFIG_HELP, SET_HELP
 
 if TYPE_CHECKING:
+    from pipeline.machines import MachineEstimate
     from pipeline.plan import Estimate, Measurement
+    from pipeline.prices import Prices
 
 PRICE_HELP = "An accelerator's price, as a100=3.67 or a100-spot=1.29; repeatable. This machine is `here`."
+PRICES_HELP = "Price file of machine types, spot and on demand, to use instead of the shipped one."
 
 
 @readable_errors()
 def plan(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP, show_default=False)],
     price: Annotated[list[str] | None, typer.Option(metavar="NAME=USD_PER_HOUR", help=PRICE_HELP)] = None,
+    prices: Annotated[str | None, typer.Option(metavar="FILE", help=PRICES_HELP)] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Images to plan for; by default the rows of the job's input.")
     ] = None,
@@ -28,27 +32,37 @@ def plan(
 ) -> None:
     """Measure a step of the configured model here, and say hours, memory, network calls and dollars.
 
-    Figures for other accelerators are extrapolated from counted operations and datasheet rates, and say so.
+    Figures for other accelerators are extrapolated from counted operations and datasheet rates, and say so;
+    so are those for the machine types of the price file, the cheapest of which is named.
 
     Example: p2l plan sr8 --images 10000 --price a100=3.67 --price a100-spot=1.29
     """
+    from pipeline.cluster import commit_every
     from pipeline.config import load_config
+    from pipeline.machines import machine_estimates
     from pipeline.plan import count_images, estimate, measure
+    from pipeline.prices import load_prices
 
     job = load_config(configs.locate(config), settings or ())
-    prices = _prices(price or ())
+    accelerators = _prices(price or ())
+    try:
+        file = load_prices(prices)
+    except ValueError as error:
+        raise BadRequest(*str(error).splitlines()) from error
     count = count_images(job) if images is None else images
     try:
         measured = measure(job)
     except ValueError as error:  # of the model's name, or the operator on this size
         raise BadRequest(str(error)) from error
+    commit = commit_every(job, "cuda")
     _show_measured(measured)
-    _show_estimates(estimate(measured, count, prices), count)
+    _show_estimates(estimate(measured, count, accelerators), count)
+    _show_machines(machine_estimates(measured, count, commit, file), file, commit)
 
 
 def _prices(given: Sequence[str]) -> dict[str, float]:
     """Dollars an hour by accelerator, every mistake named at once."""
-    from pipeline.plan import check_accelerator
+    from pipeline.accelerators import check_accelerator
 
     prices, problems = {}, []
     for text in given:
@@ -105,10 +119,41 @@ def _show_estimates(estimates: Sequence[Estimate], images: int) -> None:
         )
 
 
+def _show_machines(estimates: Sequence[MachineEstimate], prices: Prices, commit: int) -> None:
+    from pipeline.machines import cheapest
+
+    output.print(
+        f"\nextrapolated to machine types, at prices of {prices.date}, {prices.region}, from {prices.source}",
+        soft_wrap=True,
+    )
+    rows = [
+        [
+            made.machine,
+            _span(made.hours),
+            _span(made.preemptions),
+            _span(made.lost),
+            _span(made.dollars) if made.fits else "too small",
+        ]
+        for made in estimates
+    ]
+    table(["machine type", "hours", "preemptions", "$ lost to them", "dollars"], rows)
+    output.print(
+        f"preemptions: {prices.preemptions_per_hour:g} an hour of each spot machine are assumed; each loses "
+        f"half a commit of {commit} images of each actor, and {prices.start_minutes:g} min until a successor "
+        "restores",
+        soft_wrap=True,
+    )
+    best = cheapest(estimates)
+    found = (
+        f"{best.machine}, {_span(best.dollars)} dollars" if best else "none; too small, or never at an end"
+    )
+    output.print(f"cheapest for this job: {found} (extrapolated)", soft_wrap=True)
+
+
 def _span(figures: tuple[float, float] | None) -> str:
     if figures is None:
         return "no price"
-    least, typical = (f"{figure:.3g}" for figure in figures)
+    least, typical = (f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}" for figure in figures)
     return least if least == typical else f"{least} - {typical}"
 
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -47,6 +48,12 @@ def ray_session() -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+def log_folder() -> Path:
+    """Where Ray keeps the logs of this machine in this session."""
+    context: Any = ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+    return Path(context.address_info["session_dir"], "logs")
 
 
 def _quieten() -> None:

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from p2l_engine import methods, operators
 from p2l_engine.weights import check_model_id
 from pipeline import storage
+from pipeline.prices import load_prices
 
 DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
 DEFAULT_METHOD = {"name": "p2l", "preset": "imagenet"}
@@ -80,6 +81,12 @@ class JobConfig(_Block):
     )
     batch_size: Literal["auto"] | int = Field("auto", description="auto, or a whole number from 1")
     commit_every: Literal["auto"] | int = Field("auto", description="auto, or a whole number from 1")
+    price: float | None = Field(
+        None,
+        ge=0,
+        description="USD a worker-hour, a machine type of prices.yaml with or without -spot, or null",
+    )
+    budget: float | None = Field(None, gt=0, description="USD that the run may cost, or null")
     keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
         ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
     )
@@ -119,6 +126,12 @@ class JobConfig(_Block):
         ):
             raise ValueError
         return value
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _of_machine(cls, value: Any) -> Any:
+        """The price that the shipped file has for a machine type, so that run.json keeps it."""
+        return load_prices().of_a_worker().get(value, value) if isinstance(value, str) else value
 
     @field_validator("operator", "method", mode="before")
     @classmethod

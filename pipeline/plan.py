@@ -26,26 +26,16 @@ from p2l_engine import LatentDiffusion, restore
 from p2l_engine.methods import Method
 from p2l_engine.operators import LinearOperator
 from pipeline import sources
+from pipeline.accelerators import DATASHEET_TFLOPS, HERE, check_accelerator
 from pipeline.config import JobConfig
 from pipeline.degrade import measurements, prepare
 from pipeline.images import encode_png
 from pipeline.models import load
 from pipeline.rows import InputRow
 
-DATASHEET_TFLOPS = {  # dense 16-bit matrix rate
-    "t4": 65,
-    "a10g": 70,
-    "rtx3090": 71,
-    "l4": 121,
-    "v100": 125,
-    "a100": 312,
-    "h100": 989,
-    "h200": 989,
-}
 TYPICAL_SHARE = (
     0.3  # the paper's times on an RTX 3090, 333 s at K=0 to 1983 s at K=5, are 0.30 to 0.47 of its rate
 )
-HERE = "here"  # the name under which this machine is given a price
 LONG_ENOUGH = 30.0  # seconds; counting operations adds nothing that shows in a pass of this length
 
 
@@ -137,12 +127,16 @@ def estimate(measured: Measurement, images: int, prices: Mapping[str, float]) ->
     own_price = next((usd for name, usd in prices.items() if check_accelerator(name) == HERE), None)
     here = _estimate(HERE, True, (measured.seconds, measured.seconds), images, own_price)
     return [here] + [
-        _estimate(
-            name, False, _bounds(measured.teraflop, DATASHEET_TFLOPS[check_accelerator(name)]), images, usd
-        )
+        _estimate(name, False, extrapolated_seconds(measured.teraflop, check_accelerator(name)), images, usd)
         for name, usd in prices.items()
         if check_accelerator(name) != HERE
     ]
+
+
+def extrapolated_seconds(teraflop: float, accelerator: str) -> tuple[float, float]:
+    """Seconds of so many operations on an accelerator of `DATASHEET_TFLOPS`: (least, typical)."""
+    least = teraflop / DATASHEET_TFLOPS[accelerator]
+    return least, least / TYPICAL_SHARE
 
 
 class OperationCounter(TorchDispatchMode):
@@ -212,21 +206,6 @@ def _whole(method: Method, cost: list[float]) -> float:
 
 def _peak_of_process() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _bounds(teraflop: float, tflops: float) -> tuple[float, float]:
-    return teraflop / tflops, teraflop / (tflops * TYPICAL_SHARE)
-
-
-def check_accelerator(name: str) -> str:
-    """The accelerator that a name means, without its suffix. Raises ValueError for one that is not known."""
-    base = name.lower().split("-")[0]
-    if base != HERE and base not in DATASHEET_TFLOPS:
-        raise ValueError(
-            f"accelerator: got {name!r}; allowed: {HERE}, {', '.join(DATASHEET_TFLOPS)}, "
-            "each also with a suffix as in a100-spot"
-        )
-    return base
 
 
 def _estimate(

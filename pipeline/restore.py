@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -15,13 +16,16 @@ import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import limits, models, sink
+from pipeline import limits, logs, models, sink
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
 from pipeline.messages import describe, readable
 from pipeline.rows import InputRow
 from pipeline.sink import Row
+from pipeline.telemetry import ActorMetrics, Worker
+
+log = logging.getLogger(__name__)
 
 RECEIPT_SCHEMA = pa.schema(
     [
@@ -30,6 +34,9 @@ RECEIPT_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("error", pa.string()),
         ("micro_batch", pa.int32()),  # images the actor now takes at once
+        ("actor", pa.string()),  # Ray's name of its process
+        ("node", pa.string()),
+        ("actor_seconds", pa.float64()),  # since it started
     ]
 )
 
@@ -102,6 +109,7 @@ class Restorer:
         # Outside of the handler: the traceback there holds the failed batch's tensors.
         if message.startswith("out of memory"):
             self.micro_batch = max(1, len(images) // 2)
+            log.warning("memory ran out", extra={"images": len(images), "next": self.micro_batch})
             gc.collect()
             torch.cuda.empty_cache()
         if len(images) == 1:
@@ -169,6 +177,9 @@ class RestoreAndCommit:
     """
 
     def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool) -> None:
+        logs.of_worker(config.fingerprint)
+        self.worker = Worker()
+        self.metrics = ActorMetrics(config.fingerprint, options.device)
         self.output = config.output
         self.retry_errors = retry_errors
         self.restorer = Restorer(config, options)
@@ -185,8 +196,10 @@ class RestoreAndCommit:
         if found is None or (self.retry_errors and any(row["status"] == "error" for row in found)):
             found = self.restorer(rows)
             sink.commit(self.output, shard, found)
+            self.metrics.committed(found)
         size = self.restorer.micro_batch
-        return [row | {"source_shard": shard, "micro_batch": size} for row in found]
+        shared = {"source_shard": shard, "micro_batch": size} | self.worker.columns()
+        return [row | shared for row in found]
 
 
 def _picture(key: str, pixels: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ray.data import Dataset
 
 from pipeline import cluster, resume, sources, storage, summary, work
 from pipeline.config import ConfigError, JobConfig, changed_settings
+from pipeline.observe import observing
 from pipeline.progress import Progress
 from pipeline.restore import ActorOptions, RestoreAndCommit
 from pipeline.rows import SourceError
@@ -58,7 +59,7 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
         resume.remove_leftovers(config.output)
         _write_run_json(config)
         restored = _restore(config, planned, open_shards, retry_errors) if open_shards else 0
-        summary.write(config.output, config.fingerprint, names, restored, time.monotonic() - start)
+        summary.write(config, names, restored, time.monotonic() - start)
     return summary.count(config.output, chosen, time.monotonic() - start)
 
 
@@ -84,15 +85,17 @@ def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_
 def _restore(config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool) -> int:
     """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
     try:
-        with cluster.ray_session():
+        with cluster.ray_session(), observing(config) as observer:
             todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
             total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
+            observer.counted(total, total - left)
             whole = Compaction(config.output, todo)
             options = cluster.actor_options(config)
             with Progress(total, total - left, options.batch_size) as progress:
                 for receipts in _receipts(graph(config, todo, options, retry_errors)) if left else ():
                     progress.committed(receipts)
                     whole.count(receipts)
+                    observer.committed(receipts)
                 whole.finish()
             return left
     except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:

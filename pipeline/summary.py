@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import resume, sink, storage
+from pipeline import resume, sink, storage, usage
+from pipeline.config import JobConfig
 
 METRICS = ("psnr", "ssim", "residual", "seconds")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -45,11 +46,12 @@ def summary_url(output: str) -> str:
     return storage.join(output, "summary.json")
 
 
-def write(output: str, fingerprint: str, planned: Sequence[str], restored_now: int, seconds: float) -> None:
+def write(config: JobConfig, planned: Sequence[str], restored_now: int, seconds: float) -> None:
     """Writes metrics.parquet, then summary.json, which thereby says that both are up to date.
 
     planned: shards of the input. restored_now: rows that this command restored in `seconds`.
     """
+    output = config.output
     shards = sorted(resume.restored_shards(output))
     with (
         storage.write_whole(metrics_url(output)) as file,
@@ -62,7 +64,7 @@ def write(output: str, fingerprint: str, planned: Sequence[str], restored_now: i
     statuses = table.column("status")
     ok = pc.sum(pc.equal(statuses, "ok")).as_py() or 0
     summary = {
-        "fingerprint": fingerprint,
+        "fingerprint": config.fingerprint,
         "complete": set(planned) <= set(shards),
         "shards": {"planned": len(planned), "restored": len(set(planned) & set(shards))},
         "rows": table.num_rows,
@@ -71,6 +73,7 @@ def write(output: str, fingerprint: str, planned: Sequence[str], restored_now: i
         "metrics": {name: _statistics(table.column(name)) for name in METRICS},
         "errors": _causes(table.filter(pc.equal(statuses, "error"))),
         "nfe": pc.sum(table.column("nfe")).as_py() or 0,
+        "cost": usage.cost(output, config.price, pc.sum(table.column("seconds")).as_py() or 0.0),
         "this_start": {
             "rows": restored_now,
             "seconds": round(seconds, 3),

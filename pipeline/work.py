@@ -5,6 +5,7 @@ Tasks import no torch: a reader is a small process that starts in a fraction of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,8 @@ import ray
 
 from pipeline import resume, sources, storage
 from pipeline.sources import Shard
+
+log = logging.getLogger(__name__)
 
 TASK_CPUS = 0.5  # booked by each task; see `pipeline.cluster`
 ROWS_AT_ONCE = 8  # read together; images are large
@@ -57,6 +60,7 @@ class Compaction:
         self._output = output
         self._shards = {item.shard.name: item.shard for item in work}
         self._left = {item.shard.name: item.left for item in work}
+        self._at_work: dict[ray.ObjectRef, str] = {}
         self._tasks = [self._start(name) for name, left in self._left.items() if not left]
 
     def count(self, receipts: pa.Table) -> None:
@@ -66,14 +70,26 @@ class Compaction:
             self._left[name] -= counted["counts"]
             if not self._left[name]:
                 self._tasks.append(self._start(name))
+        self._log_whole()
 
     def finish(self) -> None:
         """Waits for all; raises what one of them raised."""
         ray.get(self._tasks)
+        self._log_whole()
         storage.remove_empty_folder(storage.join(self._output, "unfinished"))
 
     def _start(self, name: str) -> ray.ObjectRef:
-        return _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name])
+        task = _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name])
+        self._at_work[task] = name
+        return task
+
+    def _log_whole(self) -> None:
+        """Logs the shards that became one file since the last call; raises what failed."""
+        tasks = list(self._at_work)
+        done = ray.wait(tasks, num_returns=len(tasks), timeout=0)[0] if tasks else []
+        ray.get(done)
+        for task in done:
+            log.info("shard whole", extra={"shard": self._at_work.pop(task)})
 
 
 @ray.remote

@@ -34,6 +34,7 @@ def test_the_wheel_holds_sources_and_the_data_beside_them(wheel: set[str]) -> No
         files = {p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
         assert files, f"nothing in {folder}"
         wanted |= {str(path.relative_to(ROOT)) for path in files}
+    wanted.add("pipeline/prices.yaml")
     assert wanted <= wheel, sorted(wanted - wheel)
 
 

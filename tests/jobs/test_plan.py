@@ -6,20 +6,28 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from jobs.cli import app
 from p2l_engine import LatentDiffusion, load_model, methods, operators
-from pipeline.plan import (
-    DATASHEET_TFLOPS,
-    TYPICAL_SHARE,
-    Measurement,
-    OperationCounter,
-    estimate,
-    measure_steps,
-)
+from pipeline.accelerators import DATASHEET_TFLOPS
+from pipeline.machines import MachineEstimate, cheapest, machine_estimates, with_preemptions
+from pipeline.plan import TYPICAL_SHARE, Measurement, OperationCounter, estimate, measure_steps
+from pipeline.prices import SHIPPED, Prices, load_prices
+
+PRICES = """
+date: 2026-01-02
+source: a test
+region: here-1
+preemptions_per_hour: 0.5
+start_minutes: 6
+machines:
+  small: {accelerator: t4, count: 1, memory_gib: 16, on_demand: 0.5, spot: 0.2}
+  four: {accelerator: a100, count: 4, memory_gib: 40, on_demand: 16}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +73,108 @@ def test_an_accelerator_that_is_not_here_is_extrapolated_from_its_datasheet(mode
     assert spot.dollars == pytest.approx((2 * least, 2 * least / TYPICAL_SHARE))
 
 
-def test_the_command_prints_hours_memory_calls_and_dollars(model_folder: Path) -> None:
+def test_the_command_prints_hours_memory_calls_and_dollars(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text(PRICES)
     arguments = ["plan", "sr8", "--images", "1000", "--price", "here=0.5", "--price", "a100=3.67"]
+    arguments += ["--prices", str(tmp_path / "prices.yaml")]
     small = [f"model={model_folder}", "size=32", "method.prompt_tuning=null"]
     result = CliRunner().invoke(app, arguments + [word for text in small for word in ("--set", text)])
     assert result.exit_code == 0, result.output
     for word in ("hours", "dollars", "peak memory", "NFE", "measured", "extrapolated", "datasheet"):
         assert word in result.output
+    for word in (
+        "2026-01-02",
+        "a test",
+        "small-spot",
+        "0.5 an hour",
+        "8 images",
+        "6 min",
+        "cheapest for this job",
+    ):
+        assert word in result.output
+
+
+def a_job(seconds_on_a100: float = 36, gib: float = 10) -> Measurement:
+    """A measurement whose least time on an A100 is as given."""
+    teraflop = seconds_on_a100 * DATASHEET_TFLOPS["a100"]
+    return Measurement("CPU", (3, 512, 512), 1, 1000, 900.0, teraflop, 2000, int(gib * 2**30))
+
+
+@pytest.fixture
+def price_file(tmp_path: Path) -> Path:
+    path = tmp_path / "prices.yaml"
+    path.write_text(PRICES)
+    return path
+
+
+def on(machine: str, prices: Prices, measured: Measurement, commit: int = 10) -> MachineEstimate:
+    return next(m for m in machine_estimates(measured, 1000, commit, prices) if m.machine == machine)
+
+
+def test_a_machine_of_four_accelerators_takes_a_quarter_of_the_hours(price_file: Path) -> None:
+    four = on("four", load_prices(str(price_file)), a_job())
+    assert four.hours == pytest.approx((2.5, 2.5 / TYPICAL_SHARE))
+    assert four.dollars == pytest.approx((40, 40 / TYPICAL_SHARE))
+    assert four.preemptions == four.lost == (0, 0)
+
+
+def test_a_spot_machine_pays_for_half_a_commit_and_a_start_at_each_preemption(price_file: Path) -> None:
+    prices = load_prices(str(price_file))
+    spot, bought = on("small-spot", prices, a_job()), on("small", prices, a_job())
+    commit_hours = 10 * a_job().teraflop / DATASHEET_TFLOPS["t4"] / 3600
+    assert spot.preemptions[0] == pytest.approx(0.5 * spot.hours[0])
+    wasted = spot.hours[0] - bought.hours[0]
+    assert wasted == pytest.approx(spot.preemptions[0] * (commit_hours / 2 + 0.1))
+    assert spot.lost[0] == pytest.approx(0.2 * wasted)
+    assert spot.dollars[0] == pytest.approx(0.2 * spot.hours[0])
+
+
+@pytest.mark.parametrize(("rate", "commit", "start"), [(0.1, 0.5, 0.1), (0.5, 0.1, 0.02), (0.02, 2.0, 0.5)])
+def test_the_hours_lost_are_those_of_simulated_preemptions(rate: float, commit: float, start: float) -> None:
+    """Commits of fixed length on machines that are taken at exponential times, 2000 hours of work."""
+    random, hours = np.random.default_rng(0), 0.0
+    todo = round(20_000 / commit)
+    taken_after = random.exponential(1 / rate)
+    for _ in range(todo):
+        while taken_after < commit:
+            hours += taken_after + start
+            taken_after = random.exponential(1 / rate)
+        hours += commit
+        taken_after -= commit
+    assert with_preemptions(todo * commit, commit, rate, start) == pytest.approx(hours, rel=0.01)
+
+
+def test_the_cheapest_is_one_that_the_job_fits_and_ends_on(price_file: Path) -> None:
+    prices = load_prices(str(price_file))
+
+    def best(measured: Measurement, commit: int = 10) -> str | None:
+        found = cheapest(machine_estimates(measured, 1000, commit, prices))
+        return found and found.machine
+
+    assert best(a_job()) == "small-spot"
+    assert best(a_job(), commit=1000) == "small", "a commit of days never ends between preemptions"
+    assert best(a_job(gib=30)) == "four"
+    assert best(a_job(gib=50)) is None
+
+
+def test_the_shipped_prices_have_a_date_a_place_and_both_kinds() -> None:
+    prices = load_prices()
+    assert prices.date.year >= 2025 and prices.region and prices.source
+    assert all(machine.spot and machine.spot < machine.on_demand for machine in prices.machines.values())
+    assert prices.of_a_worker()["a2-highgpu-1g-spot"] == prices.machines["a2-highgpu-1g"].spot
+
+
+def test_mistakes_in_a_price_file_are_all_named(price_file: Path) -> None:
+    price_file.write_text(PRICES.replace("t4", "t5").replace("0.2}", "-1}").replace("region: here-1\n", ""))
+    result = CliRunner().invoke(app, ["plan", "sr8", "--images", "1", "--prices", str(price_file)])
+    assert result.exit_code == 2
+    for expected in (
+        "machines.small.accelerator",
+        "allowed: t4",
+        "machines.small.spot",
+        "region",
+        str(SHIPPED),
+    ):
+        assert expected in result.output, result.output
+    result = CliRunner().invoke(app, ["plan", "sr8", "--images", "1", "--prices", "none.yaml"])
+    assert result.exit_code == 2 and "none.yaml: there is no such file" in result.output

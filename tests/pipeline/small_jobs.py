@@ -80,6 +80,13 @@ def job(source: Path, output: Path, **changed: Any) -> JobConfig:
     return load_config(settings(source, output, **changed))
 
 
+def no_memory_for_two(images: Tensor) -> Tensor:
+    """A linear operator for configurations that runs out of memory for two images, and for one does not."""
+    if len(images) == 2:
+        raise MemoryError("out of memory")
+    return images * 1.0
+
+
 def slow_identity(images: Tensor) -> Tensor:
     """A linear operator for configurations that takes its time, as a real solver does."""
     time.sleep(0.02)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ConfigError, changed_settings, load_config
+from pipeline.prices import load_prices
 
 MINIMAL = {"input": "gs://bucket/shards/*.parquet", "output": "gs://bucket/run"}
 
@@ -89,6 +90,16 @@ def test_all_mistakes_are_named_at_once_with_what_was_got_and_is_allowed() -> No
     assert len(found) == len(set(found))
 
 
+def test_a_price_is_a_number_or_that_of_a_machine_type() -> None:
+    assert load_config(MINIMAL).price is None
+    assert load_config(MINIMAL, ["price=3.67"]).price == 3.67
+    spot = load_config(MINIMAL, ["price=a2-highgpu-1g-spot"])
+    assert spot.price == load_prices().machines["a2-highgpu-1g"].spot
+    assert load_config(spot.model_dump(mode="json")) == spot
+    (problem,) = problems(MINIMAL | {"price": "a2-highgpu"})
+    assert "price: got 'a2-highgpu'; allowed: USD a worker-hour, a machine type" in problem
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -132,6 +143,8 @@ def test_the_fingerprint_is_of_settings_that_change_results_only() -> None:
         "batch_size=2",
         "model.device=cpu",
         "keep=[]",
+        "price=3.67",
+        "budget=500",
     ):
         assert load_config(MINIMAL, [same]).fingerprint == base.fingerprint
     for other in ("noise=0", "method.steps=10", "seed=1", "size=256", "prompt=a cat", "model.dtype=float16"):

@@ -67,4 +67,5 @@ def test_a_killed_run_goes_on_and_ends_with_every_key_once(tmp_path: Path) -> No
         "restored",
         "run.json",
         "summary.json",
+        "usage.json",
     ]

@@ -125,10 +125,10 @@ def test_a_block_that_is_committed_already_is_not_restored_again(tmp_path: Path)
     config = job(tmp_path, tmp_path / "out")
     block = InputRow.table(input_rows(png(1), b"junk"))
     actor = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=False)
-    first = actor(block)
+    first = actor(block).drop_columns("actor_seconds")
     (commit,) = (tmp_path / "out" / "unfinished" / "shard").iterdir()
     written = commit.stat().st_mtime_ns
-    assert actor(block) == first and commit.stat().st_mtime_ns == written
+    assert actor(block).drop_columns("actor_seconds") == first and commit.stat().st_mtime_ns == written
     assert first.column("status").to_pylist() == ["ok", "error"]
 
     retrying = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=True)

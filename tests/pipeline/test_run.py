@@ -56,6 +56,7 @@ def test_every_input_row_has_one_row_in_its_shard_in_the_input_order(finished: P
         *(f"restored/{name}.parquet" for name in "abc"),
         "run.json",
         "summary.json",
+        "usage.json",
     ]
 
 

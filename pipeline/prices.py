@@ -1,0 +1,78 @@
+"""The price file: what machine types cost, dated, with its source, for a user to replace."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline import storage
+from pipeline.accelerators import DATASHEET_TFLOPS
+
+SHIPPED = Path(__file__).with_name("prices.yaml")
+SPOT = "-spot"  # after the name of a machine type, where its spot price is meant
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Machine(_Block):
+    """USD per hour of the whole machine; memory_gib of each of its `count` accelerators."""
+
+    accelerator: str
+    count: int = Field(ge=1)
+    memory_gib: float = Field(gt=0)
+    on_demand: float = Field(gt=0)
+    spot: float | None = Field(None, gt=0)
+
+    @field_validator("accelerator")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in DATASHEET_TFLOPS:
+            raise ValueError(f"allowed: {', '.join(DATASHEET_TFLOPS)}")
+        return value
+
+
+class Prices(_Block):
+    """preemptions_per_hour: of one spot machine. start_minutes: until a lost machine's successor restores."""
+
+    date: datetime.date
+    source: str
+    region: str
+    preemptions_per_hour: float = Field(ge=0)
+    start_minutes: float = Field(ge=0)
+    machines: dict[str, Machine] = Field(min_length=1)
+
+    def of_a_worker(self) -> dict[str, float]:
+        """USD per worker-hour by machine type; a worker has one accelerator."""
+        on_demand = {name: machine.on_demand / machine.count for name, machine in self.machines.items()}
+        spot = {
+            name + SPOT: machine.spot / machine.count
+            for name, machine in self.machines.items()
+            if machine.spot
+        }
+        return on_demand | spot
+
+
+def load_prices(source: str | None = None) -> Prices:
+    """A price file (path or URL); by default the one of this package.
+
+    Raises ValueError with one line a mistake, each naming the file and the place.
+    """
+    name = source or str(SHIPPED)
+    try:
+        content = yaml.safe_load(storage.read_text(name))
+        return Prices.model_validate(content)
+    except FileNotFoundError:
+        raise ValueError(f"{name}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{name}: cannot be read as YAML: {error}") from error
+    except ValidationError as error:
+        mistakes = [
+            f"{name}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
+            for problem in error.errors()
+        ]
+        raise ValueError("\n".join([*mistakes, f"a file that is right: {SHIPPED}"])) from None
