@@ -143,6 +143,14 @@ def test_thin_and_tiny_pictures_fill_a_size_or_are_refused(size: tuple[int, int]
             fit_image(red, (32, 48), "pad")
 
 
+def test_a_picture_of_no_pixels_is_refused() -> None:
+    whole = encoded(picture(1), "JPEG")
+    size = whole.find(b"\xff\xc0") + 5
+    for data in (png(1)[:16] + bytes(4) + png(1)[20:], whole[:size] + bytes(4) + whole[size + 4 :]):
+        with pytest.raises(ImageError, match="cannot decode the image"):
+            decode_image(data)
+
+
 def test_pictures_of_their_own_size_are_restored_or_refused_by_it(tmp_path: Path) -> None:
     own = {"size": None, "operator": "denoising"}
     for size in ((1, 1), (1, 300), (300, 1)):
