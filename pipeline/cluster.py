@@ -18,14 +18,22 @@ from pipeline.restore import ActorOptions
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
 # book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
-NO_PROGRESS_SECONDS = 24 * 3600  # a commit of the exact algorithm can take hours on a slow machine
+# A block whose actor died this often ends the run: no block of some minutes meets ten lost machines in a row,
+# but rows that kill whatever takes them (memory, a decoder's fault) would go on for ever.
+MAX_DEATHS = 10
+# An actor that fails in `__init__` is tried twice there (a fetch of weights cut short, GPU memory that the
+# process before it still holds), and this many may fail in a row before the run ends: machines are lost then
+# too, but weights that never load would be loaded again and again.
+MAX_DEATHS_IN_INIT = 4
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(no_progress_seconds: float) -> Iterator[None]:
     """The Ray in use, else the cluster of RAY_ADDRESS, else one on this machine for as long as it takes.
 
-    Raises RuntimeError when none can be had.
+    no_progress_seconds: after so many without a block that moved, a dataset fails.
+
+    Raises RuntimeError when no Ray can be had.
     """
     started = not ray.is_initialized()
     if started:
@@ -42,6 +50,7 @@ def ray_session() -> Iterator[None]:
         except Exception as error:  # Ray raises a bare one where a machine is too busy to start it in time
             raise RuntimeError(f"Ray did not start: {error}") from error
     _quieten()
+    _set_limits(no_progress_seconds)
     try:
         yield
     finally:
@@ -53,10 +62,21 @@ def _quieten() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     warnings.filterwarnings("ignore", module="ray")
+    # Until 2.64 Ray takes a bound on retries beside its named settings, and warns that it will not.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _set_limits(no_progress_seconds: float) -> None:
+    """How often what fails is tried again. Ray Data reads and writes no files here, so it retries no I/O."""
+    context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = no_progress_seconds
+    context.actor_init_retry_on_errors = True
+    context.actor_init_max_retries = 1
+    context.max_consecutive_actor_init_deaths = MAX_DEATHS_IN_INIT
+    context.max_errored_blocks = 0  # another number drops rows without a word
 
 
 def actor_options(config: JobConfig) -> ActorOptions:
@@ -85,8 +105,9 @@ def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
 
 
 def actor_resources(device: str) -> dict[str, Any]:
-    """What each actor books."""
-    return {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": ACTOR_CPUS}
+    """What each actor books, and how often its block is tried again when it dies."""
+    booked = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": ACTOR_CPUS}
+    return booked | {"max_task_retries": MAX_DEATHS - 1}
 
 
 def batch_size(config: JobConfig, device: str) -> int:

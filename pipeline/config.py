@@ -80,6 +80,9 @@ class JobConfig(_Block):
     )
     batch_size: Literal["auto"] | int = Field("auto", description="auto, or a whole number from 1")
     commit_every: Literal["auto"] | int = Field("auto", description="auto, or a whole number from 1")
+    no_progress_seconds: float = Field(
+        86400, gt=0, description="above 0: a run without progress for so long gives up"
+    )
     keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
         ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import models, sink
+from pipeline import lease, models, sink
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
@@ -29,6 +30,7 @@ RECEIPT_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("error", pa.string()),
         ("micro_batch", pa.int32()),  # images the actor now takes at once
+        ("actor", pa.string()),  # one for each start of an actor
     ]
 )
 
@@ -155,7 +157,9 @@ class RestoreAndCommit:
     that was lost before its receipt arrived, is not restored again.
     """
 
-    def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool) -> None:
+    def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool, lease_id: str) -> None:
+        self.actor = uuid.uuid4().hex
+        self.lease_id = lease_id
         self.output = config.output
         self.retry_errors = retry_errors
         self.restorer = Restorer(config, options)
@@ -171,9 +175,10 @@ class RestoreAndCommit:
         found = sink.committed(self.output, shard, [row.key for row in rows])
         if found is None or (self.retry_errors and any(row["status"] == "error" for row in found)):
             found = self.restorer(rows)
+            lease.check(self.output, self.lease_id)
             sink.commit(self.output, shard, found)
-        size = self.restorer.micro_batch
-        return [row | {"source_shard": shard, "micro_batch": size} for row in found]
+        shared = {"source_shard": shard, "micro_batch": self.restorer.micro_batch, "actor": self.actor}
+        return [row | shared for row in found]
 
 
 def _picture(key: str, pixels: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline import resume, sources, storage
+from pipeline import lease, resume, sources, storage
 from pipeline.sources import Shard
 
 TASK_CPUS = 0.5  # booked by each task; see `pipeline.cluster`
@@ -53,8 +53,9 @@ def read(batch: pa.Table) -> Iterator[pa.Table]:
 class Compaction:
     """Counts down each shard's rows and, when none is left, makes it one file in a Ray task."""
 
-    def __init__(self, output: str, work: Sequence[Work]) -> None:
+    def __init__(self, output: str, work: Sequence[Work], lease_id: str) -> None:
         self._output = output
+        self._lease_id = lease_id
         self._shards = {item.shard.name: item.shard for item in work}
         self._left = {item.shard.name: item.left for item in work}
         self._tasks = [self._start(name) for name, left in self._left.items() if not left]
@@ -73,9 +74,10 @@ class Compaction:
         storage.remove_empty_folder(storage.join(self._output, "unfinished"))
 
     def _start(self, name: str) -> ray.ObjectRef:
-        return _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name])
+        return _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name], self._lease_id)
 
 
 @ray.remote
-def _compact(output: str, shard: Shard) -> None:
+def _compact(output: str, shard: Shard, lease_id: str) -> None:
+    lease.check(output, lease_id)
     resume.compact(output, shard.name, [str(key) for key in sources.keys(shard)])
