@@ -28,12 +28,10 @@ MAX_DEATHS_IN_INIT = 4
 
 
 @contextmanager
-def ray_session(no_progress_seconds: float) -> Iterator[None]:
+def ray_session() -> Iterator[None]:
     """The Ray in use, else the cluster of RAY_ADDRESS, else one on this machine for as long as it takes.
 
-    no_progress_seconds: after so many without a block that moved, a dataset fails.
-
-    Raises RuntimeError when no Ray can be had.
+    Raises RuntimeError when none can be had.
     """
     started = not ray.is_initialized()
     if started:
@@ -50,7 +48,7 @@ def ray_session(no_progress_seconds: float) -> Iterator[None]:
         except Exception as error:  # Ray raises a bare one where a machine is too busy to start it in time
             raise RuntimeError(f"Ray did not start: {error}") from error
     _quieten()
-    _set_limits(no_progress_seconds)
+    _set_limits()
     try:
         yield
     finally:
@@ -66,17 +64,21 @@ def _quieten() -> None:
     # Until 2.64 Ray takes a bound on retries beside its named settings, and warns that it will not.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Whatever it is asked, Ray prints what becomes of lost tasks and nodes, with tracebacks; a run that
+    # ends of it says so itself.
+    ray._private.worker.print_to_stdstream = lambda *lines, **how: None
 
 
-def _set_limits(no_progress_seconds: float) -> None:
+def _set_limits() -> None:
     """How often what fails is tried again. Ray Data reads and writes no files here, so it retries no I/O."""
     context = DataContext.get_current()
-    context.execution_no_progress_timeout_s = no_progress_seconds
+    context.execution_no_progress_timeout_s = -1  # see `pipeline.watch`
     context.actor_init_retry_on_errors = True
     context.actor_init_max_retries = 1
     context.max_consecutive_actor_init_deaths = MAX_DEATHS_IN_INIT
     context.max_errored_blocks = 0  # another number drops rows without a word
+    context.raise_original_map_exception = True  # Ray's own tells what failed in forty lines of traceback
 
 
 def actor_options(config: JobConfig) -> ActorOptions:

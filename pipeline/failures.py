@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 
 from ray import exceptions
-from ray.data.exceptions import ExecutionTimeoutError
 
 GOES_ON = "What is committed stays, and the same command goes on from there"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -20,22 +19,19 @@ def explain(error: BaseException, output: str) -> str:
         return f"no space left ({text}). Free some for {output} and Ray's temporary files. {GOES_ON}"
     if isinstance(cause, OSError) and cause.errno in READ_ONLY:
         return f"output: {output} cannot be written ({text}). Allow it, or choose another output"
-    if isinstance(cause, ExecutionTimeoutError):
-        return (
-            "no progress for no_progress_seconds: a worker hangs, or none could start; `ray status` tells "
-            f"which. Set it higher where one commit takes longer than that. {GOES_ON}"
-        )
     if isinstance(cause, exceptions.ObjectStoreFullError | exceptions.OutOfDiskError):
         return (
             "Ray's object store is full, and so is the disk that it spills to. Free some, or start Ray with "
             f"more object_store_memory. {GOES_ON}"
         )
+    if isinstance(cause, exceptions.RayActorError) and "creation task" in text:
+        return f"no worker could start: {text.splitlines()[-1].strip()} Mend that. {GOES_ON}"
     if isinstance(
-        cause, exceptions.ActorDiedError | exceptions.OutOfMemoryError | exceptions.WorkerCrashedError
+        cause, exceptions.RayActorError | exceptions.OutOfMemoryError | exceptions.WorkerCrashedError
     ):
         return (
-            f"a worker died again and again on the same rows: {_first_line(text)} If memory ran out, set "
-            f"batch_size or workers lower. {GOES_ON}"
+            f"a worker died again and again on the same rows: {text.splitlines()[0].strip()} If memory ran "
+            f"out, set batch_size or workers lower. {GOES_ON}"
         )
     return text
 
@@ -49,7 +45,3 @@ def root(error: BaseException) -> BaseException:
         if not isinstance(inner, BaseException) or inner is error:
             return error
         error = inner
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0].rstrip(".") + "."

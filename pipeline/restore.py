@@ -165,6 +165,7 @@ class RestoreAndCommit:
         self.restorer = Restorer(config, options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        lease.check(self.output, self.lease_id)  # before work that could not be committed
         by_shard: dict[str, list[InputRow]] = defaultdict(list)
         for cells in block.to_pylist():
             by_shard[cells["source_shard"]].append(InputRow(**cells))

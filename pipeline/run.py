@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 from ray.data import Dataset
-from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline import cluster, failures, lease, resume, sources, storage, summary, work
 from pipeline.config import ConfigError, JobConfig, changed_settings
@@ -26,6 +25,7 @@ from pipeline.scan import scan
 from pipeline.sources import Shard
 from pipeline.stop import Stop
 from pipeline.summary import RunSummary
+from pipeline.watch import Watch
 from pipeline.work import Compaction, Work
 
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
@@ -90,7 +90,7 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
             if stop.reason is None:  # a person's own
                 raise
             raise RunError(stop.reason) from None
-        except (ray.exceptions.RayError, ExecutionTimeoutError, SourceError, OSError, RuntimeError) as error:
+        except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
             raise RunError(stop.reason or failures.explain(error, config.output)) from error
 
 
@@ -119,7 +119,7 @@ def _restore(
     config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool, held: Held
 ) -> int:
     """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
-    with cluster.ray_session(config.no_progress_seconds):
+    with cluster.ray_session(), Watch(config.no_progress_seconds, held.stop) as watch:
         held.stop.listen()
         todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
         total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
@@ -129,6 +129,7 @@ def _restore(
         with Progress(total, total - left, options.batch_size) as progress:
             receipts = _receipts(graph(config, todo, options, retry_errors, held.lease)) if left else ()
             for table in held.stop.gracefully(receipts):
+                watch.progress()
                 progress.committed(table)
                 whole.count(table)
             whole.finish()

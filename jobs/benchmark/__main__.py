@@ -1,10 +1,11 @@
-"""``python -m jobs.benchmark quality | tune``."""
+"""``python -m jobs.benchmark quality | tune | chaos``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.benchmark import chaos as chaos_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.benchmark.cells import ROWS, TASKS
@@ -46,6 +47,15 @@ def tune(
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
     tuning.run(grid, images, steps, _known("task", task, list(TASKS)))
+
+
+@app.command()
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="How many, of all kinds in turn.")] = 20,
+    seed: Annotated[int, typer.Option(help="Draws their order and moments.")] = 0,
+) -> None:
+    """Kill a job's driver, actors, nodes and cluster on loopback; exit 1 unless its output stays exact."""
+    raise typer.Exit(1 if chaos_benchmark.run(kills, seed) else 0)
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:
