@@ -8,17 +8,17 @@ from ray import exceptions
 
 GOES_ON = "What is committed stays, and the same command goes on from there"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def explain(error: BaseException, output: str) -> str:
     """One message about an error that ended a run on `output`."""
-    cause = root(error)
+    cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
     text = str(cause).strip() or type(cause).__name__
     if isinstance(cause, OSError) and cause.errno in FULL:
         return f"no space left ({text}). Free some for {output} and Ray's temporary files. {GOES_ON}"
-    if isinstance(cause, OSError) and cause.errno in READ_ONLY:
-        return f"output: {output} cannot be written ({text}). Allow it, or choose another output"
+    if isinstance(cause, OSError) and cause.errno in FORBIDDEN:
+        return f"not allowed: {text}. Allow it, or choose another input or output (now {output}). {GOES_ON}"
     if isinstance(cause, exceptions.ObjectStoreFullError | exceptions.OutOfDiskError):
         return (
             "Ray's object store is full, and so is the disk that it spills to. Free some, or start Ray with "
@@ -34,14 +34,3 @@ def explain(error: BaseException, output: str) -> str:
             f"out, set batch_size or workers lower. {GOES_ON}"
         )
     return text
-
-
-def root(error: BaseException) -> BaseException:
-    """The error that a task raised, without what Ray wrapped around it."""
-    while True:
-        inner = error.cause if isinstance(error, exceptions.RayTaskError) else None
-        if isinstance(error, exceptions.UserCodeException):
-            inner = error.__cause__
-        if not isinstance(inner, BaseException) or inner is error:
-            return error
-        error = inner

@@ -39,7 +39,6 @@ KINDS = {
     "cluster": "SIGKILL to all processes of all nodes; they are started again",
     "drain": "SIGTERM to a worker node, SIGKILL after its grace period; another one joins",
 }
-FATAL = ("driver", "cluster")  # kills that the command does not survive
 SHARDS, ROWS_IN_SHARD, COMMIT, ACTORS, NODES = 6, 50, 4, 2, 2
 LONGEST_WAIT = 3.0  # s from a sign of progress to the kill
 ANYTIME = 0.25  # share of kills that wait for no progress, and so may meet a start
@@ -112,7 +111,7 @@ def write_input(folder: Path) -> None:
         )
 
 
-def _job_file(output: Path) -> Path:
+def job_file(output: Path) -> Path:
     settings = {
         "input": str(output.parent / "input"),
         "output": str(output),
@@ -128,16 +127,19 @@ def _job_file(output: Path) -> Path:
 
 
 def _restore(output: Path, cluster: Loopback, log: Path, left: deque[str], chance: random.Random) -> Job:
-    """One job, hit by the kills that are left until it ends or they do."""
+    """One job, hit by the kills that are left until it ends or they do.
+
+    Of nodes and actors the command survives the loss; of its cluster it dies, with status 1.
+    """
     job = Job(output, len(traced.read(log)))
-    command = [sys.executable, "-m", "jobs.restore", str(_job_file(output))]
-    errors = output.with_suffix(".log")
+    command = [sys.executable, "-m", "jobs.restore", str(job_file(output))]
     while True:
         job.starts += 1
         killed: list[str] = []
+        errors = output.with_suffix(f".{job.starts}.log")
         with errors.open("w") as file:
             driver = subprocess.Popen(command, env=cluster.environment, stdout=file, stderr=file)
-        while _goes_on(driver, log, chance if left else None):
+        while _goes_on(driver, cluster, log, chance if left else None):
             kind = left.popleft()
             if not _kill(kind, driver, cluster, chance):
                 left.append(kind)  # the job has ended
@@ -151,19 +153,22 @@ def _restore(output: Path, cluster: Loopback, log: Path, left: deque[str], chanc
             driver.kill()
         elif driver.returncode == 0:
             return job
-        elif not set(killed) & set(FATAL):
+        elif "driver" not in killed and ("cluster" not in killed or driver.returncode != 1):
             job.violations.append(f"status {driver.returncode} after {killed}: {errors.read_text()[-2000:]}")
         if len(job.violations) > len(KINDS):  # it does not end
             return job
 
 
-def _goes_on(driver: subprocess.Popen[bytes], log: Path, chance: random.Random | None) -> bool:
+def _goes_on(
+    driver: subprocess.Popen[bytes], cluster: Loopback, log: Path, chance: random.Random | None
+) -> bool:
     """Waits for the next moment to kill, if there is a chance for one; False when the job ended or hangs."""
     before, since = len(traced.read(log)), time.monotonic()
     if chance is not None and chance.random() < ANYTIME:
         before = -1
     moment = float("inf")
     while driver.poll() is None:
+        cluster.replace_dead()
         lines, now = len(traced.read(log)), time.monotonic()
         if lines > before:
             if chance is None:
@@ -187,6 +192,7 @@ def _kill(kind: str, driver: subprocess.Popen[bytes], cluster: Loopback, chance:
         while not (actors := _actors(cluster)):
             if driver.poll() is not None:
                 return False
+            cluster.replace_dead()
             time.sleep(0.05)
         with suppress(psutil.NoSuchProcess):
             chance.choice(actors).kill()
@@ -195,7 +201,6 @@ def _kill(kind: str, driver: subprocess.Popen[bytes], cluster: Loopback, chance:
         cluster.start()
     else:
         (cluster.kill_node if kind == "node" else cluster.preempt)(chance.randrange(NODES))
-        cluster.add()
     return True
 
 

@@ -68,11 +68,19 @@ class Loopback:
             if self._head.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"no Ray head on {self.address} within {START_SECONDS:.0f} s")
             time.sleep(0.1)
-        for _ in range(self._count):
-            self.add()
+        self.replace_dead()
 
     def add(self) -> None:
         self.nodes.append(self._ray(f"--address={self.address}", f"--num-cpus={CPUS}"))
+
+    def replace_dead(self) -> None:
+        """Another node for each worker node that ended by itself, as an autoscaler starts one."""
+        alive = [node for node in self.nodes if node.poll() is None]
+        for node in set(self.nodes) - set(alive):
+            kill_tree(node)
+        self.nodes = alive
+        while len(self.nodes) < self._count:
+            self.add()
 
     def kill(self) -> None:
         """SIGKILL to every process of every node."""

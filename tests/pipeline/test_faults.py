@@ -79,7 +79,7 @@ def test_a_full_disk_ends_the_run_and_more_room_lets_it_go_on(
 
 def test_a_read_only_output_is_named(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
     output = small_disk("ro") / "output"
-    with pytest.raises(RunError, match=r"output: .*/disk/output cannot be written .* choose another output"):
+    with pytest.raises(RunError, match=r"not allowed: .*Read-only.*/disk/output'. Allow it, or choose"):
         run(job(write_shards(tmp_path / "input", "a", rows=1), output))
 
 
