@@ -1,7 +1,7 @@
 """Ends a run that nothing else would end: no commit for too long, or a Ray cluster that is gone.
 
-Ray Data has a limit of its own, which it checks between calls to Ray that can wait for ever, so it does not
-fire when a worker's machine hangs with the wrong actor on it, or when the whole cluster was lost.
+Ray Data has a limit of its own, which it checks between calls to Ray that can wait for ever: when the whole
+cluster was lost, it does not fire.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        self._thread.join(CHECK_SECONDS)
 
     def progress(self) -> None:
         """Something was committed."""
@@ -49,7 +50,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended.wait(min(CHECK_SECONDS, self._limit)):
-            if (reason := self._reason()) is not None:
+            if (reason := self._reason()) is not None and not self._ended.is_set():
                 self._stop.now(reason)
                 break
 
