@@ -21,6 +21,9 @@ def restore(
         str | None, typer.Option(metavar="GLOB", help="Only the input shards whose name matches.")
     ] = None,
     retry_errors: Annotated[bool, typer.Option(help="Do again only the rows that failed.")] = False,
+    take_over: Annotated[
+        bool, typer.Option(help="Take the output from another driver, which is dead or will stop.")
+    ] = False,
 ) -> None:
     """Restore every image of a job. The same command goes on where a run was stopped.
 
@@ -31,9 +34,8 @@ def restore(
     from pipeline.config import load_config
     from pipeline.run import run
 
-    summary = run(
-        load_config(configs.locate(config), settings or ()), shards=shards, retry_errors=retry_errors
-    )
+    job = load_config(configs.locate(config), settings or ())
+    summary = run(job, shards=shards, retry_errors=retry_errors, take_over=take_over)
     output.print(
         f"{summary.ok} of {summary.rows} rows restored, {summary.errors} errors, "
         f"{summary.seconds:.0f} s: {summary.output}"

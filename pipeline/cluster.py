@@ -19,7 +19,13 @@ from pipeline.restore import ActorOptions
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
 # book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
-NO_PROGRESS_SECONDS = 24 * 3600  # a commit of the exact algorithm can take hours on a slow machine
+# A block whose actor died this often ends the run: no block of some minutes meets ten lost machines in a row,
+# but rows that kill whatever takes them (memory, a decoder's fault) would go on for ever.
+MAX_DEATHS = 10
+# An actor that fails in `__init__` is tried twice there (a fetch of weights cut short, GPU memory that the
+# process before it still holds), and this many may fail in a row before the run ends: machines are lost then
+# too, but weights that never load would be loaded again and again.
+MAX_DEATHS_IN_INIT = 4
 
 
 @contextmanager
@@ -43,6 +49,7 @@ def ray_session() -> Iterator[None]:
         except Exception as error:  # Ray raises a bare one where a machine is too busy to start it in time
             raise RuntimeError(f"Ray did not start: {error}") from error
     _quieten()
+    _set_limits()
     try:
         yield
     finally:
@@ -60,10 +67,25 @@ def _quieten() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     warnings.filterwarnings("ignore", module="ray")
+    # Until 2.64 Ray takes a bound on retries beside its named settings, and warns that it will not.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Whatever it is asked, Ray prints what becomes of lost tasks and nodes, with tracebacks; a run that
+    # ends of it says so itself.
+    ray._private.worker.print_to_stdstream = lambda *lines, **how: None
+
+
+def _set_limits() -> None:
+    """How often what fails is tried again. Ray Data reads and writes no files here, so it retries no I/O."""
+    context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = -1  # see `pipeline.watch`
+    context.actor_init_retry_on_errors = True
+    context.actor_init_max_retries = 1
+    context.max_consecutive_actor_init_deaths = MAX_DEATHS_IN_INIT
+    context.max_errored_blocks = 0  # another number drops rows without a word
+    context.raise_original_map_exception = True  # Ray's own tells what failed in forty lines of traceback
 
 
 def actor_options(config: JobConfig) -> ActorOptions:
@@ -92,8 +114,9 @@ def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
 
 
 def actor_resources(device: str) -> dict[str, Any]:
-    """What each actor books."""
-    return {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": ACTOR_CPUS}
+    """What each actor books, and how often its block is tried again when it dies."""
+    booked = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": ACTOR_CPUS}
+    return booked | {"max_task_retries": MAX_DEATHS - 1}
 
 
 def batch_size(config: JobConfig, device: str) -> int:

@@ -87,6 +87,9 @@ class JobConfig(_Block):
         description="USD a worker-hour, a machine type of prices.yaml with or without -spot, or null",
     )
     budget: float | None = Field(None, gt=0, description="USD that the run may cost, or null")
+    no_progress_seconds: float = Field(
+        86400, gt=0, description="above 0: a run without progress for so long gives up"
+    )
     keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
         ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
     )

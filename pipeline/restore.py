@@ -16,7 +16,7 @@ import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import limits, logs, models, sink
+from pipeline import lease, limits, logs, models, sink
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
@@ -176,15 +176,17 @@ class RestoreAndCommit:
     that was lost before its receipt arrived, is not restored again.
     """
 
-    def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool) -> None:
+    def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool, lease_id: str) -> None:
         logs.of_worker(config.fingerprint)
         self.worker = Worker()
         self.metrics = ActorMetrics(config.fingerprint, options.device)
+        self.lease_id = lease_id
         self.output = config.output
         self.retry_errors = retry_errors
         self.restorer = Restorer(config, options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        lease.check(self.output, self.lease_id)  # before work that could not be committed
         by_shard: dict[str, list[InputRow]] = defaultdict(list)
         for cells in block.to_pylist():
             by_shard[cells["source_shard"]].append(InputRow(**cells))
@@ -195,6 +197,7 @@ class RestoreAndCommit:
         found = sink.committed(self.output, shard, [row.key for row in rows])
         if found is None or (self.retry_errors and any(row["status"] == "error" for row in found)):
             found = self.restorer(rows)
+            lease.check(self.output, self.lease_id)
             sink.commit(self.output, shard, found)
             self.metrics.committed(found)
         size = self.restorer.micro_batch

@@ -7,14 +7,16 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
 from ray.data import Dataset
 
-from pipeline import cluster, resume, sources, storage, summary, work
+from pipeline import cluster, failures, lease, resume, sources, storage, summary, work
 from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.observe import observing
 from pipeline.progress import Progress
@@ -22,7 +24,9 @@ from pipeline.restore import ActorOptions, RestoreAndCommit
 from pipeline.rows import SourceError
 from pipeline.scan import scan
 from pipeline.sources import Shard
+from pipeline.stop import Stop
 from pipeline.summary import RunSummary
+from pipeline.watch import Watch
 from pipeline.work import Compaction, Work
 
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
@@ -33,14 +37,17 @@ class RunError(RuntimeError):
     """A run that could not complete; what is committed stays, and the same command goes on from there."""
 
 
-def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = False) -> RunSummary:
+def run(
+    config: JobConfig, *, shards: str | None = None, retry_errors: bool = False, take_over: bool = False
+) -> RunSummary:
     """Restores every row of the input that has no row in the output, and writes the summary.
 
     shards: only those whose name matches this pattern. retry_errors: restores rows with status `error` again.
-    A finished run returns within seconds, without starting Ray.
+    take_over: ends the lease of another driver on the output. A finished run returns within seconds, without
+    starting Ray.
 
     Raises ConfigError when the output was begun with other settings; RunError when the input or its keys are
-    wrong, or the run could not complete.
+    wrong, another driver works on the output, or the run could not complete.
     """
     start = time.monotonic()
     try:
@@ -55,15 +62,42 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
     _refuse_changed_folders(config.output, planned)
     open_shards = _open_shards(config.output, chosen, retry_errors)
     if open_shards or not storage.exists(summary.summary_url(config.output)):
-        storage.remove(summary.summary_url(config.output))
-        resume.remove_leftovers(config.output)
-        _write_run_json(config)
-        restored = _restore(config, planned, open_shards, retry_errors) if open_shards else 0
-        summary.write(config, names, restored, time.monotonic() - start)
+        with _alone(config, take_over) as held:
+            storage.remove(summary.summary_url(config.output))
+            resume.remove_leftovers(config.output)
+            _write_run_json(config)
+            restored = _restore(config, planned, open_shards, retry_errors, held) if open_shards else 0
+            lease.check(config.output, held.lease)
+            summary.write(config, names, restored, time.monotonic() - start)
     return summary.count(config.output, chosen, time.monotonic() - start)
 
 
-def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_errors: bool) -> Dataset:
+@dataclass(frozen=True)
+class Held:
+    """What a run has on its output: the lease's id, and how it is ended early."""
+
+    lease: str
+    stop: Stop
+
+
+@contextmanager
+def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
+    """Holds the output alone; whatever ends the run in here becomes one RunError."""
+    with Stop() as stop:
+        try:
+            with lease.hold(config.output, take_over=take_over, lost=stop.now) as lease_id:
+                yield Held(lease_id, stop)
+        except KeyboardInterrupt:
+            if stop.reason is None:  # a person's own
+                raise
+            raise RunError(stop.reason) from None
+        except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
+            raise RunError(stop.reason or failures.explain(error, config.output)) from error
+
+
+def graph(
+    config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_errors: bool, lease_id: str
+) -> Dataset:
     """The whole data flow: shards become rows, rows blocks of one commit each, blocks receipts."""
     items = [item.item() for item in todo if item.left]
     block = cluster.commit_every(config, options.device)
@@ -76,31 +110,37 @@ def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_
             batch_size=block,
             batch_format="pyarrow",
             compute=cluster.pool(config, options.device),
-            fn_constructor_args=(config, options, retry_errors),
+            fn_constructor_args=(config, options, retry_errors, lease_id),
             **cluster.actor_resources(options.device),
         )
     )
 
 
-def _restore(config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool) -> int:
+def _restore(
+    config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool, held: Held
+) -> int:
     """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
-    try:
-        with cluster.ray_session(), observing(config) as observer:
-            todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
-            total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
-            observer.counted(total, total - left)
-            whole = Compaction(config.output, todo)
-            options = cluster.actor_options(config)
-            with Progress(total, total - left, options.batch_size) as progress:
-                for receipts in _receipts(graph(config, todo, options, retry_errors)) if left else ():
-                    progress.committed(receipts)
-                    whole.count(receipts)
-                    observer.committed(receipts)
-                whole.finish()
-            return left
-    except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        raise RunError(str(cause).strip() or type(cause).__name__) from error
+    with (
+        cluster.ray_session(),
+        Watch(config.no_progress_seconds, held.stop) as watch,
+        observing(config) as observer,
+    ):
+        held.stop.listen()
+        todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
+        total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
+        lease.check(config.output, held.lease)
+        observer.counted(total, total - left)
+        whole = Compaction(config.output, todo, held.lease)
+        options = cluster.actor_options(config)
+        with Progress(total, total - left, options.batch_size) as progress:
+            receipts = _receipts(graph(config, todo, options, retry_errors, held.lease)) if left else ()
+            for table in held.stop.gracefully(receipts):
+                watch.progress()
+                progress.committed(table)
+                whole.count(table)
+                observer.committed(table)
+            whole.finish()
+        return left
 
 
 def _receipts(dataset: Dataset) -> Iterable[pa.Table]:

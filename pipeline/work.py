@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline import resume, sources, storage
+from pipeline import lease, resume, sources, storage
 from pipeline.sources import Shard
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,12 @@ def read(batch: pa.Table) -> Iterator[pa.Table]:
 class Compaction:
     """Counts down each shard's rows and, when none is left, makes it one file in a Ray task."""
 
-    def __init__(self, output: str, work: Sequence[Work]) -> None:
+    def __init__(self, output: str, work: Sequence[Work], lease_id: str) -> None:
         self._output = output
+        self._lease_id = lease_id
         self._shards = {item.shard.name: item.shard for item in work}
         self._left = {item.shard.name: item.left for item in work}
-        self._at_work: dict[ray.ObjectRef, str] = {}
-        self._tasks = [self._start(name) for name, left in self._left.items() if not left]
+        self._at_work = {self._start(name): name for name, left in self._left.items() if not left}
 
     def count(self, receipts: pa.Table) -> None:
         """Takes note of committed rows, by their column `source_shard`."""
@@ -69,19 +69,17 @@ class Compaction:
             name = counted["values"]
             self._left[name] -= counted["counts"]
             if not self._left[name]:
-                self._tasks.append(self._start(name))
+                self._at_work[self._start(name)] = name
         self._log_whole()
 
     def finish(self) -> None:
         """Waits for all; raises what one of them raised."""
-        ray.get(self._tasks)
+        ray.get(list(self._at_work))
         self._log_whole()
         storage.remove_empty_folder(storage.join(self._output, "unfinished"))
 
     def _start(self, name: str) -> ray.ObjectRef:
-        task = _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name])
-        self._at_work[task] = name
-        return task
+        return _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name], self._lease_id)
 
     def _log_whole(self) -> None:
         """Logs the shards that became one file since the last call; raises what failed."""
@@ -93,5 +91,6 @@ class Compaction:
 
 
 @ray.remote
-def _compact(output: str, shard: Shard) -> None:
+def _compact(output: str, shard: Shard, lease_id: str) -> None:
+    lease.check(output, lease_id)
     resume.compact(output, shard.name, [str(key) for key in sources.keys(shard)])

@@ -22,7 +22,7 @@ def ray_cluster() -> Iterator[None]:
     """A real local cluster; its logical CPUs leave room for reads and writes beside the actors."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark quality | tune | fuzz``."""
+"""``python -m jobs.benchmark quality | tune | fuzz | chaos``."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.benchmark import chaos as chaos_benchmark
 from jobs.benchmark import fuzz as fuzzing
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import tune as tuning
@@ -67,6 +68,15 @@ def fuzz(
     if paths := fuzzing.save(outcomes, seed, failures):
         print(f"Their files: {failures}")
         raise typer.Exit(len(paths) > 0)
+
+
+@app.command()
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="How many, of all kinds in turn.")] = 20,
+    seed: Annotated[int, typer.Option(help="Draws their order and moments.")] = 0,
+) -> None:
+    """Kill a job's driver, actors, nodes and cluster on loopback; exit 1 unless its output stays exact."""
+    raise typer.Exit(1 if chaos_benchmark.run(kills, seed) else 0)
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:

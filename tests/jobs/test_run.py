@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.console import Exit
+from pipeline import cluster
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -64,6 +66,19 @@ def test_a_broken_picture_gives_an_error_row_and_status_3(job: Path, tmp_path: P
     assert "3 of 4" in shown and "1 error" in shown
     assert json.loads((tmp_path / "out" / "summary.json").read_text())
     command("verify", tmp_path / "out")
+
+
+def test_an_actor_that_never_starts_ends_the_run_with_its_reason(
+    job: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "MAX_DEATHS_IN_INIT", 0)
+    model = shutil.copytree(model_folder, job.parent / "model")
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    settings = ("--set", f"model={model}", "--set", "method={name: ldps, steps: 1}")
+    shown = command("restore", job, *settings, status=Exit.INCOMPLETE)
+    (message,) = [line for line in shown.splitlines() if not line.startswith("restored 0 of 4 rows")]
+    assert message.startswith("error no worker could start: ") and str(weights) in message
 
 
 def test_a_changed_setting_is_refused_with_both_values(job: Path) -> None:

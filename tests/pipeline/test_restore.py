@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import restore
+from pipeline import lease, restore
 from pipeline.images import decode_image
 from pipeline.restore import ActorOptions, RestoreAndCommit, Restorer
 from pipeline.rows import InputRow, as_bytes
@@ -124,16 +124,29 @@ def test_a_block_that_is_committed_already_is_not_restored_again(tmp_path: Path)
     """A node may be lost after an actor's commit and before its receipt; Ray then repeats the block."""
     config = job(tmp_path, tmp_path / "out")
     block = InputRow.table(input_rows(png(1), b"junk"))
-    actor = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=False)
-    first = actor(block).drop_columns("actor_seconds")
-    (commit,) = (tmp_path / "out" / "unfinished" / "shard").iterdir()
-    written = commit.stat().st_mtime_ns
-    assert actor(block).drop_columns("actor_seconds") == first and commit.stat().st_mtime_ns == written
-    assert first.column("status").to_pylist() == ["ok", "error"]
+    with lease.hold(config.output, take_over=False, lost=print) as held:
+        actor = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=False, lease_id=held)
+        first = actor(block).drop_columns("actor_seconds")
+        (commit,) = (tmp_path / "out" / "unfinished" / "shard").iterdir()
+        written = commit.stat().st_mtime_ns
+        assert actor(block).drop_columns("actor_seconds") == first and commit.stat().st_mtime_ns == written
+        assert first.column("status").to_pylist() == ["ok", "error"]
 
-    retrying = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=True)
-    assert retrying(block).column("status").to_pylist() == ["ok", "error"]
-    assert commit.stat().st_mtime_ns > written
+        retrying = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=True, lease_id=held)
+        assert retrying(block).column("status").to_pylist() == ["ok", "error"]
+        assert commit.stat().st_mtime_ns > written
+
+
+def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(tmp_path: Path) -> None:
+    config = job(tmp_path, tmp_path / "out")
+    with lease.hold(config.output, take_over=False, lost=print) as held:
+        actor = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=False, lease_id=held)
+    with (
+        lease.hold(config.output, take_over=False, lost=print),
+        pytest.raises(lease.LeaseError, match="taken over by another driver"),
+    ):
+        actor(InputRow.table(input_rows(png(1))))
+    assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_the_noise_is_drawn_from_the_image_seed(tmp_path: Path) -> None:

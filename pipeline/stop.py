@@ -1,0 +1,83 @@
+"""The early end of a run: SIGTERM, which a preempted machine and `ray job stop` send, and a lost lease."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from types import FrameType, TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+# GKE leaves a pod 15 s and GCE a machine 30 s; the rest is for Ray's end and the interpreter's.
+GRACE_SECONDS = 10.0
+TERMINATED = "stopped by SIGTERM; what is committed stays, and the same command goes on from there"
+
+
+class Stop:
+    """While entered, SIGTERM interrupts the main thread as ctrl-C does, and `reason` says why.
+
+    While receipts come in, it first leaves every actor the time to commit the block in work, for at most
+    GRACE_SECONDS. What an actor cannot commit in that time is dropped, and restored by the next start.
+    Outside of the main thread, where signals cannot be had, only `reason` is set.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._graceful = False
+        self._main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Self:
+        if self._main:
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+        self.listen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._main:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Sets the handlers; again after Ray's start, which sets its own."""
+        if self._main:
+            signal.signal(signal.SIGTERM, self._terminate)
+            signal.signal(signal.SIGALRM, self._interrupt)
+
+    def now(self, reason: str) -> None:
+        """Ends the run from any thread."""
+        self.reason = reason
+        if self._main:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    def gracefully(self, receipts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Hands on receipts (column `actor`); after SIGTERM until each actor has committed once more."""
+        in_work: set[str] = set()
+        self._graceful = True
+        try:
+            for table in receipts:
+                yield table
+                actors = set(table.column("actor").to_pylist())
+                if self.reason is None:
+                    in_work |= actors
+                    continue
+                in_work -= actors
+                if not in_work:
+                    raise KeyboardInterrupt
+        finally:
+            self._graceful = False
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None:  # it is ending already
+            return
+        self.reason = TERMINATED
+        if not self._graceful:
+            raise KeyboardInterrupt
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
