@@ -21,6 +21,7 @@ from pipeline.restore import ActorOptions, RestoreAndCommit
 from pipeline.rows import SourceError
 from pipeline.scan import scan
 from pipeline.sources import Shard
+from pipeline.starts import Start
 from pipeline.summary import RunSummary
 from pipeline.work import Compaction, Work
 
@@ -57,8 +58,11 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
         storage.remove(summary.summary_url(config.output))
         resume.remove_leftovers(config.output)
         _write_run_json(config)
-        restored = _restore(config, planned, open_shards, retry_errors) if open_shards else 0
-        summary.write(config.output, config.fingerprint, names, restored, time.monotonic() - start)
+        with Start(config.output) as entry:
+            restored = (
+                _restore(config, planned, chosen, open_shards, retry_errors, entry) if open_shards else 0
+            )
+            summary.write(config.output, config.fingerprint, names, restored, time.monotonic() - start)
     return summary.count(config.output, chosen, time.monotonic() - start)
 
 
@@ -81,15 +85,22 @@ def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_
     )
 
 
-def _restore(config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool) -> int:
+def _restore(
+    config: JobConfig,
+    planned: Sequence[Shard],
+    chosen: Sequence[str],
+    open_shards: set[str],
+    retry_errors: bool,
+    entry: Start,
+) -> int:
     """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
     try:
         with cluster.ray_session():
-            todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
-            total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
+            todo, rows = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
+            total, left = sum(rows[name] for name in chosen), sum(item.left for item in todo)
             whole = Compaction(config.output, todo)
             options = cluster.actor_options(config)
-            with Progress(total, total - left, options.batch_size) as progress:
+            with Progress(entry, total, total - left, options.batch_size) as progress:
                 for receipts in _receipts(graph(config, todo, options, retry_errors)) if left else ():
                     progress.committed(receipts)
                     whole.count(receipts)

@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark quality | tune``."""
+"""``python -m jobs.benchmark quality | tune | scale``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.benchmark import quality as quality_benchmark
+from jobs.benchmark import scale as scale_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.benchmark.cells import ROWS, TASKS
 
@@ -46,6 +47,18 @@ def tune(
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
     tuning.run(grid, images, steps, _known("task", task, list(TASKS)))
+
+
+@app.command()
+def scale(
+    rows: Annotated[int, typer.Option(min=1000)] = 10_000,
+    commit_every: Annotated[
+        int | None, typer.Option(help="Rows to a commit. Default: the pipeline's.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to work. Default: the temporary folder.")] = None,
+) -> None:
+    """Run the pipeline on tiny rows and print its speed, the driver's memory and the number of files."""
+    print(scale_benchmark.run(rows, commit_every, folder))
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:

@@ -53,6 +53,7 @@ def test_every_input_row_has_one_row_in_its_shard_in_the_input_order(finished: P
         ]
     assert stored_files(finished / "output") == [
         "metrics.parquet",
+        "progress.json",
         *(f"restored/{name}.parquet" for name in "abc"),
         "run.json",
         "summary.json",
