@@ -43,6 +43,7 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
     wrong, or the run could not complete.
     """
     start = time.monotonic()
+    cluster.refuse_vanishing_output(config.output)
     try:
         planned = sources.list_shards(config.input)
     except (SourceError, OSError) as error:
@@ -101,6 +102,8 @@ def _restore(
             whole = Compaction(config.output, todo)
             options = cluster.actor_options(config)
             with Progress(entry, total, total - left, options.batch_size) as progress:
+                for note in cluster.notes(config, options.device):
+                    progress.say(note)
                 for receipts in _receipts(graph(config, todo, options, retry_errors)) if left else ():
                     progress.committed(receipts)
                     whole.count(receipts)

@@ -77,8 +77,9 @@ class Start:
         """Notes how the run ended, once. That it cannot be written is no news beside the error itself."""
         if self._entry["state"] == "running":
             with contextlib.suppress(OSError):
-                by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
-                self._end("stopped" if by_hand else "failed", None if by_hand else str(error))
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                told = str(error).strip().splitlines()[-1:]  # the last line of what Ray tells has the cause
+                self._end("stopped" if stopped else "failed", None if stopped else "".join(told))
 
     def _end(self, state: State, message: str | None = None) -> None:
         self._entry |= {"state": state} | ({"message": message} if message else {})
