@@ -106,7 +106,7 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
         bound = "; one more for each GPU that joins"
     else:
         bound = f"; {least} to {most} as the cluster allows" if least < most else ""
-    yield f"{first} actors on {device} to begin with{bound}"
+    yield f"{first} {'actor' if first == 1 else 'actors'} on {device} to begin with{bound}"
     joined = bool(os.environ.get("RAY_ADDRESS"))
     if joined and config.model.device == "auto" and device == "cpu" and config.method["name"] != "adjoint":
         yield "no GPU in the cluster now; where it starts GPU machines on demand, set model.device=cuda"
