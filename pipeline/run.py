@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -25,6 +25,9 @@ from pipeline.starts import Start
 from pipeline.summary import RunSummary
 from pipeline.work import Compaction, Work
 
+COMMITS_AT_ONCE = (
+    10_000  # by one Dataset: until it ends, the driver keeps some 13 KB of each; see docs/scale.md
+)
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")
 
@@ -69,7 +72,7 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
 
 def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_errors: bool) -> Dataset:
     """The whole data flow: shards become rows, rows blocks of one commit each, blocks receipts."""
-    items = [item.item() for item in todo if item.left]
+    items = [item.item() for item in todo]
     block = cluster.commit_every(config, options.device)
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
@@ -104,14 +107,29 @@ def _restore(
             with Progress(entry, total, total - left, options.batch_size) as progress:
                 for note in cluster.notes(config, options.device):
                     progress.say(note)
-                for receipts in _receipts(graph(config, todo, options, retry_errors)) if left else ():
-                    progress.committed(receipts)
-                    whole.count(receipts)
+                for part in _parts(todo, COMMITS_AT_ONCE * cluster.commit_every(config, options.device)):
+                    for receipts in _receipts(graph(config, part, options, retry_errors)):
+                        progress.committed(receipts)
+                        whole.count(receipts)
                 whole.finish()
             return left
     except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         raise RunError(str(cause).strip() or type(cause).__name__) from error
+
+
+def _parts(todo: Sequence[Work], rows: int) -> Iterator[list[Work]]:
+    """Shards with something left, in order: as many at a time as have at least `rows` rows left."""
+    part, held = list[Work](), 0
+    for item in todo:
+        if item.left:
+            part.append(item)
+            held += item.left
+        if held >= rows:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
 
 
 def _receipts(dataset: Dataset) -> Iterable[pa.Table]:

@@ -108,7 +108,7 @@ def _metrics_of(output: str, shards: Sequence[str]) -> Iterator[pa.Table]:
 
 def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
     """Of the finite values; a perfect image's PSNR is infinite and is counted apart."""
-    values = np.array(column.drop_null().to_numpy(), dtype=np.float64)
+    values = column.drop_null().to_numpy()
     finite = values[np.isfinite(values)]
     if not len(finite):
         return {"count": 0, "infinite": len(values), "mean": None, "median": None, "quantiles": None}

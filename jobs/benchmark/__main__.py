@@ -51,14 +51,15 @@ def tune(
 
 @app.command()
 def scale(
-    rows: Annotated[int, typer.Option(min=1000)] = 10_000,
+    rows: Annotated[int, typer.Option(min=100)] = 10_000,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows to a shard.")] = 1000,
     commit_every: Annotated[
         int | None, typer.Option(help="Rows to a commit. Default: the pipeline's.")
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where to work. Default: the temporary folder.")] = None,
 ) -> None:
     """Run the pipeline on tiny rows and print its speed, the driver's memory and the number of files."""
-    print(scale_benchmark.run(rows, commit_every, folder))
+    print(scale_benchmark.run(rows, shard_rows, commit_every, folder))
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:

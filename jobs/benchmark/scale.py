@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 SIDE = 8  # pixels
-ROWS_IN_SHARD = 1000
 SAMPLE_EVERY = 1.0  # seconds
 MIB = 2**20
 POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of a start, where its memory is shown
@@ -55,12 +54,12 @@ class Start:
     samples: Sequence[Sample]
 
 
-def run(rows: int, commit_every: int | None, folder: Path | None) -> str:
-    """Restores `rows` rows in three starts, in a temporary folder below `folder`; a table in Markdown."""
+def run(rows: int, shard_rows: int, commit_every: int | None, folder: Path | None) -> str:
+    """Restores rows, `shard_rows` to a shard, in a temporary folder below `folder`; a table in Markdown."""
     with tempfile.TemporaryDirectory(prefix="p2l-scale-", dir=folder) as name:
         place = Path(name)
         shards, output, config = place / "shards", place / "output", place / "job.yaml"
-        _write_shards(shards, rows)
+        _write_shards(shards, rows, shard_rows)
         job = {
             "input": str(shards),
             "output": str(output),
@@ -71,21 +70,21 @@ def run(rows: int, commit_every: int | None, folder: Path | None) -> str:
             "commit_every": commit_every or "auto",
         }
         config.write_text(json.dumps(job))
-        number = -(-rows // ROWS_IN_SHARD)
-        killed = _start(config, output, kill_at=max(1, number // 10))
-        rest = _start(config, output)
-        finished = _start(config, output)
+        number = -(-rows // shard_rows)
+        killed = _start(config, output, shard_rows, kill_at=max(1, number // 10))
+        rest = _start(config, output, shard_rows)
+        finished = _start(config, output, shard_rows)
         summary = json.loads((output / "summary.json").read_text())
         if (rest.status, finished.status, summary["ok"]) != (0, 0, rows):
             raise RuntimeError(f"the starts ended with {rest.status} and {finished.status}: {summary}")
-        return _table(rows, _size(shards), _size(output), killed, rest, finished)
+        return _table(rows, number, _size(shards), _size(output), killed, rest, finished)
 
 
-def _write_shards(folder: Path, rows: int) -> None:
+def _write_shards(folder: Path, rows: int, shard_rows: int) -> None:
     """Parquet shards of PNGs of noise, each another."""
     folder.mkdir()
-    for number, start in enumerate(range(0, rows, ROWS_IN_SHARD)):
-        count = min(ROWS_IN_SHARD, rows - start)
+    for number, start in enumerate(range(0, rows, shard_rows)):
+        count = min(shard_rows, rows - start)
         pixels = np.random.default_rng(number).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
         keys = [f"image-{start + row:09d}" for row in range(count)]
         table = pa.table({"key": keys, "image": [_png(picture) for picture in pixels]})
@@ -98,7 +97,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _start(config: Path, output: Path, kill_at: int | None = None) -> Start:
+def _start(config: Path, output: Path, shard_rows: int, kill_at: int | None = None) -> Start:
     """Runs `p2l restore`; killed, with all that it started, when `kill_at` shards are whole."""
     begun, planned, samples = time.time(), None, []
     command = [sys.executable, "-m", "jobs.restore", str(config)]
@@ -108,7 +107,7 @@ def _start(config: Path, output: Path, kill_at: int | None = None) -> Start:
             with contextlib.suppress(psutil.NoSuchProcess):
                 seconds = time.time() - begun
                 whole, files = _files(output)
-                samples.append(Sample(seconds, whole * ROWS_IN_SHARD, process.memory_info().rss, files))
+                samples.append(Sample(seconds, whole * shard_rows, process.memory_info().rss, files))
                 if planned is None and _restoring(output, driver.pid):
                     planned = seconds
                 if kill_at is not None and whole >= kill_at:
@@ -144,14 +143,16 @@ def _size(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / MIB
 
 
-def _table(rows: int, given: float, written: float, killed: Start, rest: Start, finished: Start) -> str:
+def _table(
+    rows: int, shards: int, given: float, written: float, killed: Start, rest: Start, finished: Start
+) -> str:
     working = [sample for sample in rest.samples if rest.planned and sample.seconds >= rest.planned]
     first, last = working[0], working[-1]
     seconds = last.seconds - first.seconds
     after = [working[round(point * (len(working) - 1))] for point in POINTS]
     growth = (last.memory - after[0].memory) / max(1, last.done - after[0].done)
     figures = {
-        "rows, shards": f"{rows:,}, {-(-rows // ROWS_IN_SHARD):,}",
+        "rows, shards": f"{rows:,}, {shards:,}",
         "input, output, MiB": f"{given:,.0f}, {written:,.0f}",
         "rows/s": f"{(rows - first.done) / seconds:,.0f}",
         "seconds to plan: first start, after the kill": f"{killed.planned:.0f}, {rest.planned:.0f}",
