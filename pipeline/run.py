@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import importlib.metadata
 import json
 import platform
@@ -111,6 +112,7 @@ def _restore(
                     for receipts in _receipts(graph(config, part, options, retry_errors)):
                         progress.committed(receipts)
                         whole.count(receipts)
+                    gc.collect()  # a Dataset and its statistics refer to each other
                 whole.finish()
             return left
     except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:

@@ -33,9 +33,10 @@ POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of a start, where its memory is shown
 
 
 class Sample(NamedTuple):
-    """seconds: since the start. done: rows of whole shards. memory: of the driver. files: in the output."""
+    """seconds, CPU seconds and bytes of the driver; rows of whole shards; files of the output."""
 
     seconds: float
+    cpu: float
     done: int
     memory: int
     files: int
@@ -107,7 +108,8 @@ def _start(config: Path, output: Path, shard_rows: int, kill_at: int | None = No
             with contextlib.suppress(psutil.NoSuchProcess):
                 seconds = time.time() - begun
                 whole, files = _files(output)
-                samples.append(Sample(seconds, whole * shard_rows, process.memory_info().rss, files))
+                cpu = sum(process.cpu_times()[:2])
+                samples.append(Sample(seconds, cpu, whole * shard_rows, process.memory_info().rss, files))
                 if planned is None and _restoring(output, driver.pid):
                     planned = seconds
                 if kill_at is not None and whole >= kill_at:
@@ -156,7 +158,10 @@ def _table(
         "input, output, MiB": f"{given:,.0f}, {written:,.0f}",
         "rows/s": f"{(rows - first.done) / seconds:,.0f}",
         "seconds to plan: first start, after the kill": f"{killed.planned:.0f}, {rest.planned:.0f}",
-        "seconds of a start that finds all done": f"{finished.seconds:.1f}",
+        "seconds of a start that finds all done": f"{finished.seconds:.1f}, of the CPU "
+        f"{finished.samples[-1].cpu:.1f}",
+        "driver, CPU seconds: to plan after the kill, for 1,000 rows": f"{first.cpu:.1f}, "
+        f"{1000 * (last.cpu - first.cpu) / (last.done - first.done):.2f}",
         "seconds from the last shard to the end": f"{rest.seconds - last.seconds:.1f}",
         "files in the output: most, at the end": f"{max(sample.files for sample in rest.samples):,}, "
         f"{finished.samples[-1].files:,}",
