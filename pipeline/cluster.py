@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.config import JobConfig
+from pipeline.config import ConfigError, JobConfig
 from pipeline.restore import ActorOptions
 
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
@@ -26,6 +26,7 @@ MAX_DEATHS = 10
 # process before it still holds), and this many may fail in a row before the run ends: machines are lost then
 # too, but weights that never load would be loaded again and again.
 MAX_DEATHS_IN_INIT = 4
+UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
 
 
 @contextmanager
@@ -88,6 +89,13 @@ def _set_limits() -> None:
     context.raise_original_map_exception = True  # Ray's own tells what failed in forty lines of traceback
 
 
+def refuse_vanishing_output(output: str) -> None:
+    """Raises ConfigError for a folder that Ray unpacked for a job: relative paths of a submitted one."""
+    if UNPACKED in output.split("/"):
+        mend = "allowed: a URL, or an absolute path that every machine of the cluster shares"
+        raise ConfigError([f"output: got {output}, in the copy of a working folder that Ray deletes; {mend}"])
+
+
 def actor_options(config: JobConfig) -> ActorOptions:
     """Device, images at a time and threads of each actor on this cluster."""
     device = config.model.device
@@ -96,21 +104,44 @@ def actor_options(config: JobConfig) -> ActorOptions:
     if config.method["name"] == "adjoint":
         device = "cpu"
     cores = os.cpu_count() or 1
-    threads = max(1, cores // pool_size(config, device)[1])
+    least, first, most = pool_size(config, device)
+    threads = max(1, cores // (most or first))
     return ActorOptions(device, batch_size(config, device), int(os.environ.get("OMP_NUM_THREADS", threads)))
 
 
-def pool_size(config: JobConfig, device: str) -> tuple[int, int]:
-    """Least and most actors. auto: one for each GPU, or one for each two CPUs."""
+def pool_size(config: JobConfig, device: str) -> tuple[int, int, int | None]:
+    """Least actors, those to begin with, and most; None where only the cluster's GPUs bound them.
+
+    auto: one for each GPU there is, with those that join later; on CPUs one for each two there are.
+    """
+    present = max(1, int(_has("GPU") if device == "cuda" else _has("CPU") / 2))
     if config.workers == "auto":
-        booked = _has("GPU") if device == "cuda" else _has("CPU") / 2
-        return (max(1, int(booked)),) * 2
-    return (config.workers,) * 2 if isinstance(config.workers, int) else config.workers
+        return (1, present, None) if device == "cuda" else (present,) * 3
+    least, most = (config.workers,) * 2 if isinstance(config.workers, int) else config.workers
+    return least, min(max(least, present), most), most
 
 
 def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
-    least, most = pool_size(config, device)
-    return ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2)
+    least, first, most = pool_size(config, device)
+    return ActorPoolStrategy(
+        min_size=least, initial_size=first, max_size=most, max_tasks_in_flight_per_actor=2
+    )
+
+
+def notes(config: JobConfig, device: str) -> Iterator[str]:
+    """What was chosen for this cluster, and what its owner should know of it."""
+    least, first, most = pool_size(config, device)
+    if most is None:
+        bound = "; one more for each GPU that joins"
+    else:
+        bound = f"; {least} to {most} as the cluster allows" if least < most else ""
+    yield f"{first} {'actor' if first == 1 else 'actors'} on {device} to begin with{bound}"
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    if joined and config.model.device == "auto" and device == "cpu" and config.method["name"] != "adjoint":
+        yield "no GPU in the cluster now; where it starts GPU machines on demand, set model.device=cuda"
+    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if "://" not in config.output and len(machines) > 1:
+        yield f"{config.output} is a local path: all {len(machines)} machines must share it"
 
 
 def actor_resources(device: str) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""How far a run is: a live bar on a terminal, a line every 30 seconds without one; on standard error."""
+"""How far a run is: a live bar on a terminal, a line every 30 seconds without one; on standard error.
+
+The same figures go into the output's progress.json every 30 seconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -14,7 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from pipeline.starts import Start
+
 SECONDS_BETWEEN_LINES = 30.0
+LONGEST_WRITE = 1.0  # seconds that the end of a run waits for a write to progress.json under way
 
 
 class Progress:
@@ -24,15 +31,22 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, done: int, micro_batch: int, *, interval: float = SECONDS_BETWEEN_LINES
+        self,
+        start: Start,
+        total: int,
+        done: int,
+        micro_batch: int,
+        *,
+        interval: float = SECONDS_BETWEEN_LINES,
     ) -> None:
+        self._entry = start
         self.total, self.before, self.done, self.errors = total, done, done, 0
         self._micro_batch = micro_batch
         self._interval = interval
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._start = time.monotonic()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._lines, daemon=True)
+        self._thread = threading.Thread(target=self._tell, daemon=True)
         self._bar = Bar(
             TextColumn("restoring"),
             BarColumn(),
@@ -44,21 +58,29 @@ class Progress:
         self._task = self._bar.add_task("", total=total, completed=done, rate="")
 
     def __enter__(self) -> Self:
+        self._entry.update(self.total, self.done, self.errors)
         if self._console.is_terminal:
             self._bar.start()
-        else:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        self._thread.join(LONGEST_WRITE)
         if self._console.is_terminal:
             self._bar.stop()
         else:
-            self._thread.join()
             self._console.print(self.line())
+        if error is None:
+            self._entry.update(self.total, self.done, self.errors)
+        elif not isinstance(error, Exception):  # stopped: in seconds this process may be killed
+            self._entry.failed(error)
+
+    def say(self, text: str) -> None:
+        """One line for whoever watches."""
+        self._console.print(text, markup=False)
 
     def committed(self, receipts: pa.Table) -> None:
         """Takes note of committed rows and of an actor's micro-batch (columns `status`, `micro_batch`)."""
@@ -68,7 +90,7 @@ class Progress:
         smallest = pc.min(receipts.column("micro_batch")).as_py()
         if smallest < self._micro_batch:
             self._micro_batch = smallest
-            self._console.print(f"memory ran out: going on with {smallest} images at a time")
+            self.say(f"memory ran out: going on with {smallest} images at a time")
 
     def line(self) -> str:
         return f"restored {self.done} of {self.total} rows, {self._rate()}"
@@ -82,9 +104,12 @@ class Progress:
         left = _clock((self.total - self.done) / rate)
         return f"{rate:.3g} images/s, {left} left, {self.errors} errors"
 
-    def _lines(self) -> None:
+    def _tell(self) -> None:
         while not self._stop.wait(self._interval):
-            self._console.print(self.line())
+            if not self._console.is_terminal:
+                self._console.print(self.line())
+            with contextlib.suppress(OSError):  # a store that does not answer is tried again at the next line
+                self._entry.update(self.total, self.done, self.errors)
 
 
 def _clock(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import importlib.metadata
 import json
 import platform
@@ -24,11 +25,15 @@ from pipeline.restore import ActorOptions, RestoreAndCommit
 from pipeline.rows import SourceError
 from pipeline.scan import scan
 from pipeline.sources import Shard
+from pipeline.starts import Start
 from pipeline.stop import Stop
 from pipeline.summary import RunSummary
 from pipeline.watch import Watch
 from pipeline.work import Compaction, Work
 
+COMMITS_AT_ONCE = (
+    10_000  # by one Dataset: until it ends, the driver keeps some 13 KB of each; see docs/scale.md
+)
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")
 
@@ -50,6 +55,7 @@ def run(
     wrong, another driver works on the output, or the run could not complete.
     """
     start = time.monotonic()
+    cluster.refuse_vanishing_output(config.output)
     try:
         planned = sources.list_shards(config.input)
     except (SourceError, OSError) as error:
@@ -62,11 +68,15 @@ def run(
     _refuse_changed_folders(config.output, planned)
     open_shards = _open_shards(config.output, chosen, retry_errors)
     if open_shards or not storage.exists(summary.summary_url(config.output)):
-        with _alone(config, take_over) as held:
+        with _alone(config, take_over) as held, Start(config.output) as entry:
             storage.remove(summary.summary_url(config.output))
             resume.remove_leftovers(config.output)
             _write_run_json(config)
-            restored = _restore(config, planned, open_shards, retry_errors, held) if open_shards else 0
+            restored = (
+                _restore(config, planned, chosen, open_shards, retry_errors, held, entry)
+                if open_shards
+                else 0
+            )
             lease.check(config.output, held.lease)
             summary.write(config, names, restored, time.monotonic() - start)
     return summary.count(config.output, chosen, time.monotonic() - start)
@@ -99,7 +109,7 @@ def graph(
     config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_errors: bool, lease_id: str
 ) -> Dataset:
     """The whole data flow: shards become rows, rows blocks of one commit each, blocks receipts."""
-    items = [item.item() for item in todo if item.left]
+    items = [item.item() for item in todo]
     block = cluster.commit_every(config, options.device)
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
@@ -117,7 +127,13 @@ def graph(
 
 
 def _restore(
-    config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool, held: Held
+    config: JobConfig,
+    planned: Sequence[Shard],
+    chosen: Sequence[str],
+    open_shards: set[str],
+    retry_errors: bool,
+    held: Held,
+    entry: Start,
 ) -> int:
     """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
     with (
@@ -126,21 +142,39 @@ def _restore(
         observing(config) as observer,
     ):
         held.stop.listen()
-        todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
-        total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
+        todo, rows = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
+        total, left = sum(rows[name] for name in chosen), sum(item.left for item in todo)
         lease.check(config.output, held.lease)
         observer.counted(total, total - left)
         whole = Compaction(config.output, todo, held.lease)
         options = cluster.actor_options(config)
-        with Progress(total, total - left, options.batch_size) as progress:
-            receipts = _receipts(graph(config, todo, options, retry_errors, held.lease)) if left else ()
-            for table in held.stop.gracefully(receipts):
-                watch.progress()
-                progress.committed(table)
-                whole.count(table)
-                observer.committed(table)
+        with Progress(entry, total, total - left, options.batch_size) as progress:
+            for note in cluster.notes(config, options.device):
+                progress.say(note)
+            for part in _parts(todo, COMMITS_AT_ONCE * cluster.commit_every(config, options.device)):
+                dataset = graph(config, part, options, retry_errors, held.lease)
+                for receipts in held.stop.gracefully(_receipts(dataset)):
+                    watch.progress()
+                    progress.committed(receipts)
+                    whole.count(receipts)
+                    observer.committed(receipts)
+                gc.collect()  # a Dataset and its statistics refer to each other
             whole.finish()
         return left
+
+
+def _parts(todo: Sequence[Work], rows: int) -> Iterator[list[Work]]:
+    """Shards with something left, in order: as many at a time as have at least `rows` rows left."""
+    part, held = list[Work](), 0
+    for item in todo:
+        if item.left:
+            part.append(item)
+            held += item.left
+        if held >= rows:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
 
 
 def _receipts(dataset: Dataset) -> Iterable[pa.Table]:

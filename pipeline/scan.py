@@ -35,8 +35,10 @@ _SCANNED = pa.schema(
 )
 
 
-def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str]) -> list[Work]:
-    """The work of the shards named in `open_shards`; the keys of all shards are checked.
+def scan(
+    shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str]
+) -> tuple[list[Work], dict[str, int]]:
+    """The work of the shards named in `open_shards`, and how many rows each shard has; all keys are checked.
 
     Raises SourceError naming every key that is missing, not text, or there twice in the run.
     """
@@ -57,11 +59,12 @@ def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shard
     mistakes += _repeated(shards, hashes)
     if mistakes:
         raise SourceError("\n".join(mistakes))
-    return [
+    work = [
         Work(shard, item["rows"], item["wanted"], item["left"])
         for shard in shards
         if shard.name in open_shards and (item := by_name[shard.name])
     ]
+    return work, {name: item["rows"] for name, item in by_name.items()}
 
 
 def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
@@ -104,8 +107,9 @@ def _bad_keys(shard: Shard, keys: Sequence[object]) -> list[str]:
 
 def _repeated(shards: Sequence[Shard], hashes: Sequence[np.ndarray]) -> list[str]:
     """Names the keys that occur twice, reading again only the shards that hold one of their hashes."""
-    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    suspects = values[counts > 1]
+    values = np.concatenate(hashes)
+    values.sort()
+    suspects = np.unique(values[1:][values[1:] == values[:-1]])
     if not len(suspects):
         return []
     places: dict[str, list[str]] = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import resume, sink, storage, usage
+from pipeline import outputs, resume, sink, storage, usage
 from pipeline.config import JobConfig
 
 METRICS = ("psnr", "ssim", "residual", "seconds")
@@ -53,27 +54,33 @@ def write(config: JobConfig, planned: Sequence[str], restored_now: int, seconds:
     """
     output = config.output
     shards = sorted(resume.restored_shards(output))
+    rows = nfe = 0
+    errors = [sink.METRICS_SCHEMA.empty_table()]
     with (
         storage.write_whole(metrics_url(output)) as file,
         sink.open_writer(file, sink.METRICS_SCHEMA) as writer,
     ):
-        for shard in shards:
-            writer.write_table(resume.metrics_of(output, shard))
+        for table in _metrics_of(output, shards):
+            writer.write_table(table)
+            rows += table.num_rows
+            nfe += pc.sum(table.column("nfe")).as_py() or 0
+            errors.append(table.filter(pc.equal(table.column("status"), "error")))
+    failed = pa.concat_tables(errors)
     with storage.open_read(metrics_url(output)) as file:
-        table = pq.ParquetFile(file).read(columns=["key", "status", "error", "nfe", *METRICS])
-    statuses = table.column("status")
-    ok = pc.sum(pc.equal(statuses, "ok")).as_py() or 0
+        parquet = pq.ParquetFile(file)  # a column at a time: all of them are gigabytes at 10^7 rows
+        metrics = {name: _statistics(parquet.read(columns=[name]).column(name)) for name in METRICS}
+    of_rows = metrics["seconds"]["count"] * (metrics["seconds"]["mean"] or 0.0)
     summary = {
         "fingerprint": config.fingerprint,
         "complete": set(planned) <= set(shards),
         "shards": {"planned": len(planned), "restored": len(set(planned) & set(shards))},
-        "rows": table.num_rows,
-        "ok": ok,
-        "error_rows": table.num_rows - ok,
-        "metrics": {name: _statistics(table.column(name)) for name in METRICS},
-        "errors": _causes(table.filter(pc.equal(statuses, "error"))),
-        "nfe": pc.sum(table.column("nfe")).as_py() or 0,
-        "cost": usage.cost(output, config.price, pc.sum(table.column("seconds")).as_py() or 0.0),
+        "rows": rows,
+        "ok": rows - failed.num_rows,
+        "error_rows": failed.num_rows,
+        "metrics": metrics,
+        "errors": _causes(failed),
+        "nfe": nfe,
+        "cost": usage.cost(output, config.price, of_rows),
         "this_start": {
             "rows": restored_now,
             "seconds": round(seconds, 3),
@@ -85,16 +92,27 @@ def write(config: JobConfig, planned: Sequence[str], restored_now: int, seconds:
 
 def count(output: str, shards: Sequence[str], seconds: float) -> RunSummary:
     """The rows of the given shards, counted in metrics.parquet."""
+    names = pa.array(shards, pa.string())
+    rows = ok = 0
     with storage.open_read(metrics_url(output)) as file:
-        table = pq.ParquetFile(file).read(columns=["source_shard", "status"])
-    table = table.filter(pc.is_in(table.column("source_shard"), pa.array(shards, pa.string())))
-    ok = pc.sum(pc.equal(table.column("status"), "ok")).as_py() or 0
-    return RunSummary(output, table.num_rows, ok, table.num_rows - ok, seconds)
+        for batch in pq.ParquetFile(file).iter_batches(columns=["source_shard", "status"]):
+            counted = pc.is_in(batch.column("source_shard"), names)
+            rows += counted.true_count
+            ok += pc.and_(counted, pc.equal(batch.column("status"), "ok")).true_count
+    return RunSummary(output, rows, ok, rows - ok, seconds)
+
+
+def _metrics_of(output: str, shards: Sequence[str]) -> Iterator[pa.Table]:
+    """Each shard's rows without images, in order; so many files are read ahead as are opened at a time."""
+    with ThreadPoolExecutor(outputs.READERS) as pool:
+        for some in range(0, len(shards), outputs.READERS):
+            named = shards[some : some + outputs.READERS]
+            yield from pool.map(lambda shard: resume.metrics_of(output, shard), named)
 
 
 def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
     """Of the finite values; a perfect image's PSNR is infinite and is counted apart."""
-    values = np.array(column.drop_null().to_numpy(), dtype=np.float64)
+    values = column.drop_null().to_numpy()
     finite = values[np.isfinite(values)]
     if not len(finite):
         return {"count": 0, "infinite": len(values), "mean": None, "median": None, "quantiles": None}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,3 +36,15 @@ def tiny_model() -> LatentDiffusion:
     from p2l_engine import load_model
 
     return load_model("tiny", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built here without the network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(
+        build, cwd=Path(__file__).resolve().parents[1], check=True, capture_output=True, timeout=120
+    )
+    (path,) = folder.glob("*.whl")
+    return path

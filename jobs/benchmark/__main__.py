@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark quality | tune | fuzz | chaos``."""
+"""``python -m jobs.benchmark quality | tune | fuzz | chaos | scale``."""
 
 import time
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from jobs.benchmark import chaos as chaos_benchmark
 from jobs.benchmark import fuzz as fuzzing
 from jobs.benchmark import quality as quality_benchmark
+from jobs.benchmark import scale as scale_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.benchmark.cells import ROWS, TASKS
 
@@ -77,6 +78,19 @@ def chaos(
 ) -> None:
     """Kill a job's driver, actors, nodes and cluster on loopback; exit 1 unless its output stays exact."""
     raise typer.Exit(1 if chaos_benchmark.run(kills, seed) else 0)
+
+
+@app.command()
+def scale(
+    rows: Annotated[int, typer.Option(min=100)] = 10_000,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows to a shard.")] = 1000,
+    commit_every: Annotated[
+        int | None, typer.Option(help="Rows to a commit. Default: the pipeline's.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to work. Default: the temporary folder.")] = None,
+) -> None:
+    """Run the pipeline on tiny rows and print its speed, the driver's memory and the number of files."""
+    print(scale_benchmark.run(rows, shard_rows, commit_every, folder))
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:

@@ -64,6 +64,7 @@ def test_a_killed_run_goes_on_and_ends_with_every_key_once(tmp_path: Path) -> No
     assert {key: found[key] for key in committed} == committed, "what was committed was restored again"
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [
         "metrics.parquet",
+        "progress.json",
         "restored",
         "run.json",
         "summary.json",

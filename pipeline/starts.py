@@ -1,0 +1,106 @@
+"""progress.json: who works on an output, since when and how far, with every earlier start of the run.
+
+Whoever looks at the folder finds the Ray job to ask about. A process that is killed cannot write its end: its
+entry says `running` with the time it was last seen, and the next start marks it `interrupted`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pipeline import storage
+
+State = Literal["running", "complete", "stopped", "failed"]
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what `ray job submit` gives the command it starts
+
+
+def progress_url(output: str) -> str:
+    return storage.join(output, "progress.json")
+
+
+def submission_id() -> str | None:
+    """The id that `ray job submit` printed, where this process is what it started."""
+    try:
+        found = json.loads(os.environ.get(JOB_CONFIG, "{}"))["metadata"]["job_submission_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(found)
+
+
+class Start:
+    """This start's entry in progress.json, written when the block begins, at each `update`, and when it ends.
+
+    rows: of the run's input, known once it was scanned. done, errors: those with a row in the output.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._url = progress_url(output)
+        self._entry: dict[str, Any] = {
+            "state": "running",
+            "rows": None,
+            "done": None,
+            "errors": None,
+            "updated": None,
+            "started": _now(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "submission_id": submission_id(),
+        }
+        self._earlier: list[Mapping[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self._earlier = _with_their_end(self._url)
+        self._write()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._end("complete")
+        else:
+            self.failed(error)
+
+    def update(self, rows: int, done: int, errors: int) -> None:
+        """Raises OSError where it cannot be written."""
+        self._entry |= {"rows": rows, "done": done, "errors": errors}
+        self._write()
+
+    def failed(self, error: BaseException) -> None:
+        """Notes how the run ended, once. That it cannot be written is no news beside the error itself."""
+        if self._entry["state"] == "running":
+            with contextlib.suppress(OSError):
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                told = str(error).strip().splitlines()[-1:]  # the last line of what Ray tells has the cause
+                self._end("stopped" if stopped else "failed", None if stopped else "".join(told))
+
+    def _end(self, state: State, message: str | None = None) -> None:
+        self._entry |= {"state": state} | ({"message": message} if message else {})
+        self._write()
+
+    def _write(self) -> None:
+        self._entry["updated"] = _now()
+        content = self._entry | {"earlier": self._earlier}
+        storage.write_text(self._url, json.dumps(content, indent=2) + "\n")
+
+
+def _with_their_end(url: str) -> list[Mapping[str, Any]]:
+    """The entries of the starts before this one."""
+    if not storage.exists(url):
+        return []
+    last = json.loads(storage.read_text(url))
+    earlier = last.pop("earlier")
+    if last["state"] == "running":
+        last["state"] = "interrupted"
+    return [*earlier, last]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
