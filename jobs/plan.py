@@ -34,8 +34,10 @@ def plan(
     """
     from pipeline.config import load_config
     from pipeline.plan import count_images, estimate, measure
+    from pipeline.storage_options import configure
 
     job = load_config(configs.locate(config), settings or ())
+    configure(job.storage)
     prices = _prices(price or ())
     count = count_images(job) if images is None else images
     try:

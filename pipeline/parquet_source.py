@@ -10,6 +10,9 @@ from pipeline import storage
 from pipeline.rows import InputRow, SourceError, as_bytes
 
 ROWS_AT_ONCE = 16  # decoded together; images are large
+BUFFER = (
+    2**20
+)  # bytes of a column read at a time; a row group written elsewhere may be larger than the memory
 OPTIONAL = ("mask", "kernel", "prompt")
 
 
@@ -25,7 +28,7 @@ def parquet_keys(url: str) -> list[object]:
                     f"{url}: no column {' or '.join(missing)}; its columns are {', '.join(names)}"
                 )
             return parquet.read(columns=["key"]).column("key").to_pylist()
-    except SourceError:
+    except (SourceError, storage.StorageError):
         raise
     except Exception as error:  # Arrow raises its own kinds and OSError for damaged files
         raise SourceError(f"{url}: cannot be read as Parquet: {error}") from error
@@ -34,7 +37,7 @@ def parquet_keys(url: str) -> list[object]:
 def parquet_rows(url: str, shard: str, wanted: Sequence[bool]) -> Iterator[InputRow]:
     """The wanted rows, one row group at a time; a row group whose data is damaged gives error rows."""
     with storage.open_read(url) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER)
         columns = ["key", "image", *(name for name in OPTIONAL if name in parquet.schema_arrow.names)]
         start = 0
         for group in range(parquet.num_row_groups):
@@ -55,6 +58,8 @@ def _group_rows(
                 if wanted[position]:
                     yield _row(batch.slice(index, 1).to_pylist()[0], shard)
                 position += 1
+    except storage.StorageError:
+        raise  # a store out of reach is no fault of the rows
     except Exception as error:  # Arrow raises its own kinds, OSError and ValueError for damaged pages
         keys = parquet.read_row_group(group, columns=["key"]).column("key").to_pylist()
         for key, want in zip(keys[position:], wanted[position:], strict=True):

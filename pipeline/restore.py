@@ -15,7 +15,7 @@ import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import models, sink
+from pipeline import models, retries, sink, storage_options
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
@@ -29,6 +29,7 @@ RECEIPT_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("error", pa.string()),
         ("micro_batch", pa.int32()),  # images the actor now takes at once
+        ("retries", retries.NAMES),  # what was tried again since the receipt before
     ]
 )
 
@@ -156,15 +157,20 @@ class RestoreAndCommit:
     """
 
     def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool) -> None:
+        storage_options.configure(config.storage)
         self.output = config.output
         self.retry_errors = retry_errors
+        self.retried = retries.Since()
         self.restorer = Restorer(config, options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         by_shard: dict[str, list[InputRow]] = defaultdict(list)
+        names: list[str] = []
         for cells in block.to_pylist():
+            names += cells.pop("retries", ())
             by_shard[cells["source_shard"]].append(InputRow(**cells))
         receipts = [receipt for shard, rows in by_shard.items() for receipt in self._commit(shard, rows)]
+        receipts[0]["retries"] = names + self.retried.names()
         return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
 
     def _commit(self, shard: str, rows: Sequence[InputRow]) -> list[dict[str, Any]]:
@@ -173,7 +179,7 @@ class RestoreAndCommit:
             found = self.restorer(rows)
             sink.commit(self.output, shard, found)
         size = self.restorer.micro_batch
-        return [row | {"source_shard": shard, "micro_batch": size} for row in found]
+        return [row | {"source_shard": shard, "micro_batch": size, "retries": []} for row in found]
 
 
 def _picture(key: str, pixels: Any) -> dict[str, Any]:

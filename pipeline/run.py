@@ -7,14 +7,16 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pyarrow as pa
 import ray
 from ray.data import Dataset
 
-from pipeline import cluster, resume, sources, storage, summary, work
+from pipeline import cluster, resume, retries, sources, storage, storage_options, summary, work
 from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.progress import Progress
 from pipeline.restore import ActorOptions, RestoreAndCommit
@@ -42,6 +44,8 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
     wrong, or the run could not complete.
     """
     start = time.monotonic()
+    storage_options.configure(config.storage)
+    retried = retries.Since()
     try:
         planned = sources.list_shards(config.input)
     except (SourceError, OSError) as error:
@@ -57,8 +61,9 @@ def run(config: JobConfig, *, shards: str | None = None, retry_errors: bool = Fa
         storage.remove(summary.summary_url(config.output))
         resume.remove_leftovers(config.output)
         _write_run_json(config)
-        restored = _restore(config, planned, open_shards, retry_errors) if open_shards else 0
-        summary.write(config.output, config.fingerprint, names, restored, time.monotonic() - start)
+        restored, elsewhere = _restore(config, planned, open_shards, retry_errors) if open_shards else (0, [])
+        seconds, again = time.monotonic() - start, Counter([*elsewhere, *retried.names()])
+        summary.write(config.output, config.fingerprint, names, restored, seconds, again)
     return summary.count(config.output, chosen, time.monotonic() - start)
 
 
@@ -68,7 +73,12 @@ def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_
     block = cluster.commit_every(config, options.device)
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(work.read, batch_size=1, batch_format="pyarrow", num_cpus=work.TASK_CPUS)
+        .map_batches(
+            partial(work.read, stores=config.storage),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=work.TASK_CPUS,
+        )
         .repartition(target_num_rows_per_block=block)
         .map_batches(
             RestoreAndCommit,
@@ -81,20 +91,31 @@ def graph(config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_
     )
 
 
-def _restore(config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool) -> int:
-    """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
+def _restore(
+    config: JobConfig, planned: Sequence[Shard], open_shards: set[str], retry_errors: bool
+) -> tuple[int, list[str]]:
+    """Restores the open shards, each made whole as soon as its last row is there.
+
+    Returns how many rows that were, and the error of each retry in other processes.
+    """
     try:
         with cluster.ray_session():
-            todo = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
+            todo, again = scan(
+                planned,
+                config.output,
+                retry_errors=retry_errors,
+                open_shards=open_shards,
+                stores=config.storage,
+            )
             total, left = sum(item.rows for item in todo), sum(item.left for item in todo)
-            whole = Compaction(config.output, todo)
+            whole = Compaction(config.output, todo, config.storage)
             options = cluster.actor_options(config)
-            with Progress(total, total - left, options.batch_size) as progress:
+            with Progress(total, total - left, options.batch_size, retries=again) as progress:
                 for receipts in _receipts(graph(config, todo, options, retry_errors)) if left else ():
                     progress.committed(receipts)
                     whole.count(receipts)
-                whole.finish()
-            return left
+                again = [*progress.retries.elements(), *whole.finish()]
+            return left, again
     except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         raise RunError(str(cause).strip() or type(cause).__name__) from error

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline import resume, sources
+from pipeline import resume, retries, sources, storage_options
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
+from pipeline.storage_options import Options
 from pipeline.work import TASK_CPUS, Work
 
 SHOWN = 10  # of each kind of mistake
@@ -29,12 +30,15 @@ _SCANNED = pa.schema(
         ("left", pa.int64()),
         ("hashes", pa.binary()),
         ("problems", pa.list_(pa.string())),
+        ("retries", retries.NAMES),
     ]
 )
 
 
-def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str]) -> list[Work]:
-    """The work of the shards named in `open_shards`; the keys of all shards are checked.
+def scan(
+    shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str], stores: Options
+) -> tuple[list[Work], list[str]]:
+    """The work of the shards named in `open_shards`, and what was tried again; the keys of all are checked.
 
     Raises SourceError naming every key that is missing, not text, or there twice in the run.
     """
@@ -42,7 +46,7 @@ def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shard
     found = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            partial(_scan_shard, output=output, retry_errors=retry_errors),
+            partial(_scan_shard, output=output, retry_errors=retry_errors, stores=stores),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=TASK_CPUS,
@@ -55,14 +59,17 @@ def scan(shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shard
     mistakes += _repeated(shards, hashes)
     if mistakes:
         raise SourceError("\n".join(mistakes))
-    return [
+    work = [
         Work(shard, item["rows"], item["wanted"], item["left"])
         for shard in shards
         if shard.name in open_shards and (item := by_name[shard.name])
     ]
+    return work, [name for item in found for name in item["retries"]]
 
 
-def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
+def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Options) -> pa.Table:
+    storage_options.configure(stores)
+    retried = retries.Since()
     item = batch.to_pylist()[0]
     shard = Work.of(item).shard
     try:
@@ -80,6 +87,7 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
         "left": int(wanted.sum()),
         "hashes": np.array([_hash(key) for key in keys], dtype=np.uint64).tobytes(),
         "problems": problems,
+        "retries": retried.names(),
     }
     return pa.Table.from_pylist([summary], schema=_SCANNED)
 

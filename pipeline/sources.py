@@ -122,11 +122,8 @@ def _files_of(url: str) -> tuple[str, list[str]]:
     if re.search(r"[*?\[]", path):
         fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
         root = posixpath.dirname(fixed)
-        found = (
-            [name for name in fs.glob(path) if not fs.isdir(name)] if storage.is_local(fs) else fs.glob(path)
-        )
-        paths = [_below(root, name) for name in found]
-    elif fs.isfile(path):
+        paths = [_below(root, name) for name in storage.glob(url)]
+    elif storage.is_file(url):
         root, name = posixpath.split(path)
         paths = [name]
     else:
@@ -161,6 +158,8 @@ def _read_image(shard: Shard, name: str) -> InputRow:
     try:
         with storage.open_read(storage.join(shard.url, name)) as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
+    except storage.StorageError:
+        raise  # a store out of reach is no fault of the row
     except OSError as error:
         return InputRow(key=name, source_shard=shard.name, error=f"cannot read the file: {error}")
     if len(data) > MAX_IMAGE_BYTES:

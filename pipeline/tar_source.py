@@ -35,6 +35,8 @@ def tar_rows(url: str, shard: str, wanted: Sequence[bool]) -> Iterator[InputRow]
             if want:
                 try:
                     yield _row(file, key, members, shard)
+                except storage.StorageError:
+                    raise  # a store out of reach is no fault of the row
                 except (ValueError, OSError) as error:
                     yield InputRow(key=key, source_shard=shard, error=str(error))
 

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline import resume, sources, storage
+from pipeline import resume, retries, sources, storage, storage_options
 from pipeline.sources import Shard
+from pipeline.storage_options import Options
 
 TASK_CPUS = 0.5  # booked by each task; see `pipeline.cluster`
 ROWS_AT_ONCE = 8  # read together; images are large
@@ -43,18 +44,23 @@ class Work:
         return Work(shard, item["rows"], item["wanted"], item["left"])
 
 
-def read(batch: pa.Table) -> Iterator[pa.Table]:
-    """The wanted rows of one shard, a few at a time."""
+def read(batch: pa.Table, stores: Options) -> Iterator[pa.Table]:
+    """The wanted rows of one shard, a few at a time; `retries` names what was tried again to read a block."""
+    storage_options.configure(stores)
     work = Work.of(batch.to_pylist()[0])
     flags = np.unpackbits(np.frombuffer(work.wanted, np.uint8), count=work.rows).astype(bool)
-    yield from sources.blocks(sources.rows(work.shard, flags.tolist()), ROWS_AT_ONCE)
+    retried = retries.Since()
+    for block in sources.blocks(sources.rows(work.shard, flags.tolist()), ROWS_AT_ONCE):
+        names = [retried.names(), *([] for _ in range(len(block) - 1))]
+        yield block.append_column("retries", pa.array(names, retries.NAMES))
 
 
 class Compaction:
     """Counts down each shard's rows and, when none is left, makes it one file in a Ray task."""
 
-    def __init__(self, output: str, work: Sequence[Work]) -> None:
+    def __init__(self, output: str, work: Sequence[Work], stores: Options) -> None:
         self._output = output
+        self._stores = stores
         self._shards = {item.shard.name: item.shard for item in work}
         self._left = {item.shard.name: item.left for item in work}
         self._tasks = [self._start(name) for name, left in self._left.items() if not left]
@@ -67,15 +73,19 @@ class Compaction:
             if not self._left[name]:
                 self._tasks.append(self._start(name))
 
-    def finish(self) -> None:
-        """Waits for all; raises what one of them raised."""
-        ray.get(self._tasks)
+    def finish(self) -> list[str]:
+        """Waits for all and names what they tried again; raises what one of them raised."""
+        names = [name for names in ray.get(self._tasks) for name in names]
         storage.remove_empty_folder(storage.join(self._output, "unfinished"))
+        return names
 
     def _start(self, name: str) -> ray.ObjectRef:
-        return _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name])
+        return _compact.options(num_cpus=TASK_CPUS).remote(self._output, self._shards[name], self._stores)
 
 
 @ray.remote
-def _compact(output: str, shard: Shard) -> None:
+def _compact(output: str, shard: Shard, stores: Options) -> list[str]:
+    storage_options.configure(stores)
+    retried = retries.Since()
     resume.compact(output, shard.name, [str(key) for key in sources.keys(shard)])
+    return retried.names()
