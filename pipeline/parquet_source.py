@@ -10,9 +10,7 @@ from pipeline import storage
 from pipeline.rows import InputRow, SourceError, as_bytes
 
 ROWS_AT_ONCE = 16  # decoded together; images are large
-BUFFER = (
-    2**20
-)  # bytes of a column read at a time; a row group written elsewhere may be larger than the memory
+BUFFER = 4 * 2**20  # bytes of a column read at a time: a row group may be larger than the memory
 OPTIONAL = ("mask", "kernel", "prompt")
 
 
@@ -35,7 +33,10 @@ def parquet_keys(url: str) -> list[object]:
 
 
 def parquet_rows(url: str, shard: str, wanted: Sequence[bool]) -> Iterator[InputRow]:
-    """The wanted rows, one row group at a time; a row group whose data is damaged gives error rows."""
+    """The wanted rows; a row group whose data is damaged gives error rows.
+
+    In memory are one page of a column, which is what Parquet decodes at once, and `ROWS_AT_ONCE` rows.
+    """
     with storage.open_read(url) as file:
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER)
         columns = ["key", "image", *(name for name in OPTIONAL if name in parquet.schema_arrow.names)]

@@ -20,7 +20,7 @@ from fsspec import AbstractFileSystem
 from pipeline import retries, storage_options
 
 LEFTOVER_SUFFIX = ".tmp"  # a write that never ended; no reader's *.parquet pattern matches it
-READ_AHEAD = 4 * 2**20  # bytes of a remote file held in memory beyond those asked for
+READ_AHEAD = 4 * 2**20  # bytes, for many small reads in order
 SHOW_WHOLE_UPLOADS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 
 T = TypeVar("T")
@@ -98,12 +98,12 @@ def _kind(url: str) -> str | None:
         return None
 
 
-def open_read(url: str) -> BinaryIO:
-    """A seekable file, read in ranges."""
+def open_read(url: str, *, read_ahead: int = 0) -> BinaryIO:
+    """A seekable file, read in ranges: each read is one request for its bytes, and `read_ahead` more."""
     fs, path = split(url)
     if is_local(fs):
         return cast(BinaryIO, fs.open(path, "rb"))
-    file = _attempt(fs, url, "read", lambda: _open_ranged(fs, path))
+    file = _attempt(fs, url, "read", lambda: _open_ranged(fs, path, read_ahead))
     return cast(BinaryIO, _RemoteFile(fs, url, file))
 
 
@@ -185,8 +185,10 @@ def _upload(fs: AbstractFileSystem, url: str, source: str, path: str) -> None:
     fs.invalidate_cache()
 
 
-def _open_ranged(fs: AbstractFileSystem, path: str) -> Any:
-    return fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+def _open_ranged(fs: AbstractFileSystem, path: str, read_ahead: int) -> Any:
+    if read_ahead:
+        return fs.open(path, "rb", block_size=read_ahead, cache_type="readahead")
+    return fs.open(path, "rb", cache_type="none")
 
 
 class _RemoteFile(io.RawIOBase):

@@ -23,14 +23,14 @@ ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 
 def tar_keys(url: str) -> Iterator[str]:
     """The keys in order. Raises SourceError where the file is no tar or a header is damaged."""
-    with storage.open_read(url) as file:
+    with storage.open_read(url, read_ahead=storage.READ_AHEAD) as file:
         for key, _ in _samples(file, url):
             yield key
 
 
 def tar_rows(url: str, shard: str, wanted: Sequence[bool]) -> Iterator[InputRow]:
     """The wanted rows; members of the others are skipped without reading them."""
-    with storage.open_read(url) as file:
+    with storage.open_read(url, read_ahead=storage.READ_AHEAD) as file:
         for (key, members), want in zip(_samples(file, url), wanted, strict=True):
             if want:
                 try:
