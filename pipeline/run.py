@@ -27,6 +27,7 @@ from pipeline.summary import RunSummary
 from pipeline.work import Compaction, Work
 
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
+RAY_ADVICE = "\nFailed to apply UDF transform"  # lines that Ray Data adds to an error, about its own settings
 VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")
 
 
@@ -118,7 +119,8 @@ def _restore(
             return left, again
     except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        raise RunError(str(cause).strip() or type(cause).__name__) from error
+        message = str(cause).split(RAY_ADVICE)[0].strip()
+        raise RunError(message or type(cause).__name__) from error
 
 
 def _receipts(dataset: Dataset) -> Iterable[pa.Table]:

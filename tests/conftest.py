@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests.stores import Store, served
+from tests.stores import SECRET, Store, served
 
 if TYPE_CHECKING:
     from p2l_engine.model import LatentDiffusion
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Ray's workers and the commands that tests start inherit these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would look for Google
+os.environ |= {"P2L_TEST_KEY": "loopback", "P2L_TEST_SECRET": SECRET}
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 

@@ -28,7 +28,6 @@ FAULTS = (
     *("connection reset", "cut short", "read timeout"),
 )
 S3_FAULTS = {"SlowDown": 503, "InternalError": 500, "RequestTimeout": 400}
-STALL = 1.0  # seconds of a read timeout; clients of a test wait for less
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,7 @@ class Proxy:
     sent: Counter[str] = field(default_factory=Counter)
     broken: Counter[tuple[str, str]] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    stall: float = 1.0  # seconds of a read timeout; clients of a test wait for less
     _left: int = 0
 
     def fault_for(self, kind: str) -> str | None:
@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is None:
             self._answer(kind, *self._pass_on(body))
         elif fault == "read timeout":
-            time.sleep(STALL)
+            time.sleep(self.proxy.stall)
             self._reset()
         elif fault == "connection reset":
             self._pass_on(body)  # the store has done it; only the answer is lost
