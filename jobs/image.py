@@ -62,6 +62,7 @@ def image(
     Example: p2l image photo.png restored.png --operator super_resolution --set operator.factor=4
     """
     from pipeline.config import load_config
+    from pipeline.storage_options import configure
 
     job = {
         "input": str(source),
@@ -74,6 +75,7 @@ def image(
         "prompt": prompt,
     }
     config = load_config(job, settings or ())
+    configure(config.storage)
     try:
         _restore(config, source, out, mask, kernel)
     except ValueError as error:  # of the picture, the operator on its size, or the model's name

@@ -42,8 +42,10 @@ def plan(
     from pipeline.machines import machine_estimates
     from pipeline.plan import count_images, estimate, measure
     from pipeline.prices import load_prices
+    from pipeline.storage_options import configure
 
     job = load_config(configs.locate(config), settings or ())
+    configure(job.storage)
     accelerators = _prices(price or ())
     try:
         file = load_prices(prices)

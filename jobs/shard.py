@@ -73,7 +73,13 @@ def _write(url: str, rows: Sequence[InputRow]) -> int:
     table = InputRow.table(rows)
     present = [name for name in OPTIONAL_COLUMNS if table[name].null_count < len(table)]
     with storage.write_whole(url) as file:
-        pq.write_table(table.select(["key", "image", *present]), file, row_group_size=64, compression="none")
+        pq.write_table(
+            table.select(["key", "image", *present]),
+            file,
+            row_group_size=64,
+            write_batch_size=1,  # so that a page ends after 1 MiB, however large the images are
+            compression="none",
+        )
     return len(table)
 
 

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,9 +143,11 @@ def _from_hub(repository: str, revision: str | None) -> Path:
 
 def _from_url(url: str) -> Path:
     filesystem, root = fsspec.core.url_to_fs(url)
-    found = {
-        path.removeprefix(root).lstrip("/"): info for path, info in filesystem.find(root, detail=True).items()
-    }
+    try:
+        listed = filesystem.find(root, detail=True)
+    except Exception as error:  # each store has its own kinds
+        raise OSError(f"model {url!r}: cannot be listed: {error}") from error
+    found = {path.removeprefix(root).lstrip("/"): info for path, info in listed.items()}
     missing = layout.missing_files(found)
     if missing:
         raise ValueError(f"model {url!r}: " + "; ".join(missing))
@@ -159,19 +160,30 @@ def _from_url(url: str) -> Path:
     with FileLock(cache / f"{name}.lock"):
         if complete.is_dir():
             return complete
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that died: nobody else holds the lock
         logger.info("fetching model %s into %s", url, complete)
         for relative, info in files.items():
-            target = partial / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(info["name"], str(target))
-            if target.stat().st_size != info["size"]:
-                raise ConnectionError(
-                    f"model {url!r}: {relative} came as {target.stat().st_size} bytes of {info['size']}; "
-                    "try again"
-                )
+            _fetch(filesystem, url, relative, info, partial / relative)
         os.replace(partial, complete)  # a whole copy appears under its name in one step
     return complete
+
+
+def _fetch(
+    filesystem: fsspec.AbstractFileSystem, url: str, name: str, info: Mapping[str, Any], target: Path
+) -> None:
+    """One file, which appears under its name only whole; kept for the next try if another file fails."""
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    begun = target.with_name(target.name + ".begun")
+    try:
+        filesystem.get_file(info["name"], str(begun))
+    except Exception as error:  # each store has its own kinds
+        raise OSError(f"model {url!r}: {name} cannot be fetched: {error}") from error
+    if begun.stat().st_size != info["size"]:
+        raise ConnectionError(
+            f"model {url!r}: {name} came as {begun.stat().st_size} bytes of {info['size']}; try again"
+        )
+    os.replace(begun, target)
 
 
 def _fingerprint(url: str, files: Mapping[str, Mapping[str, Any]]) -> str:

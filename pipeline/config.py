@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from p2l_engine import methods, operators
 from p2l_engine.weights import check_model_id
-from pipeline import storage
+from pipeline import storage, storage_options
 from pipeline.prices import load_prices
 
 DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
@@ -48,6 +48,7 @@ class ModelConfig(_Block):
     @field_validator("id")
     @classmethod
     def _known(cls, value: str) -> str:
+        _refuse_secret("model", value)
         _raise(check_model_id(value))
         return value
 
@@ -93,6 +94,7 @@ class JobConfig(_Block):
     keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
         ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
     )
+    storage: dict[str, dict[str, Any]] = Field({}, description="options by protocol; secrets as env:NAME")
 
     @field_validator("input", mode="before")
     @classmethod
@@ -103,6 +105,19 @@ class JobConfig(_Block):
     @classmethod
     def _absolute(cls, value: str) -> str:
         return storage.absolute(value).rstrip("/")
+
+    @field_validator("input", "output")
+    @classmethod
+    def _without_secrets(cls, value: Any, info: Any) -> Any:
+        for url in [value] if isinstance(value, str) else value:
+            _refuse_secret(info.field_name, url)
+        return value
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _known_storage(cls, value: Any) -> Any:
+        _raise(storage_options.problems({} if value is None else value))
+        return value or {}
 
     @field_validator("model", mode="before")
     @classmethod
@@ -297,6 +312,14 @@ def _sentence(problem: ErrorDetails) -> list[str]:
 def _raise(problems: Sequence[str]) -> None:
     if problems:
         raise ValueError(MISTAKE.join(problems))
+
+
+def _refuse_secret(name: str, url: str) -> None:
+    if storage_options.holds_secret(url):
+        raise ValueError(
+            f"{name}: a URL with a password or signature in it; allowed: the URL without it, and the secret "
+            "in `storage` as env:NAME"
+        )
 
 
 def _count(value: Any, least: int | None = 1) -> bool:

@@ -16,7 +16,7 @@ from pipeline import limits, storage
 from pipeline.messages import describe
 from pipeline.rows import InputRow, SourceError, as_bytes
 
-BUFFER = 2**20  # bytes of a column read at a time; a row group may be larger than the memory
+BUFFER = 4 * 2**20  # bytes of a column read at a time; a row group may be larger than the memory
 KEYS_AT_ONCE = 64  # decoded together
 NEEDED = ("key", "image")
 OPTIONAL = ("mask", "kernel", "prompt")
@@ -36,12 +36,17 @@ def parquet_keys(url: str) -> list[object]:
                 raise ValueError(f"more than one column {' and '.join(repeated)}")
             _check_counts(parquet.metadata)
             return _keys(parquet, range(parquet.num_row_groups))
+    except storage.StorageError:
+        raise  # a store out of reach is no fault of the file
     except Exception as error:  # Arrow raises its own kinds and OSError for damaged files
         raise SourceError(f"{url}: cannot be read as Parquet: {describe(error)}") from error
 
 
 def parquet_rows(url: str, shard: str, wanted: Sequence[bool]) -> Iterator[InputRow]:
-    """The wanted rows, one row group at a time; a row group whose data is damaged gives error rows."""
+    """The wanted rows; a row group whose data is damaged gives error rows.
+
+    In memory are one page of a column, which is what Parquet decodes at once, and one row.
+    """
     with storage.open_read(url) as file:
         parquet = _open(file)
         columns = [name for name in ("image", *OPTIONAL) if name in parquet.schema_arrow.names]
@@ -120,6 +125,8 @@ def _group_rows(
             if wanted[position]:
                 yield _row(keys[position], batch, shard)
             position += 1
+    except storage.StorageError:
+        raise  # a store out of reach is no fault of the rows
     except Exception as error:  # Arrow raises its own kinds, OSError and ValueError for damaged pages
         cause = describe(error)
     for key, want in zip(keys[position:], wanted[position:], strict=True):

@@ -9,6 +9,8 @@ import contextlib
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +29,8 @@ LONGEST_WRITE = 1.0  # seconds that the end of a run waits for a write to progre
 class Progress:
     """Counts committed rows. total: rows of the run. done: those committed before this start.
 
-    micro_batch: images at a time that actors start with; a smaller one in a receipt is told of.
+    micro_batch: images at a time that actors start with; a smaller one in a receipt is told of. retries: the
+    error of each retry before; those of receipts are added.
     """
 
     def __init__(
@@ -37,10 +40,12 @@ class Progress:
         done: int,
         micro_batch: int,
         *,
+        retries: Iterable[str] = (),
         interval: float = SECONDS_BETWEEN_LINES,
     ) -> None:
         self._entry = start
         self.total, self.before, self.done, self.errors = total, done, done, 0
+        self.retries = Counter(retries)
         self._micro_batch = micro_batch
         self._interval = interval
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -83,7 +88,11 @@ class Progress:
         self._console.print(text, markup=False)
 
     def committed(self, receipts: pa.Table) -> None:
-        """Takes note of committed rows and of an actor's micro-batch (columns `status`, `micro_batch`)."""
+        """Takes note of committed rows, an actor's micro-batch and what was tried again.
+
+        Of the columns `status`, `micro_batch` and `retries`.
+        """
+        self.retries.update(name for names in receipts.column("retries").to_pylist() for name in names)
         self.done += receipts.num_rows
         self.errors += receipts.column("status").to_pylist().count("error")
         self._bar.update(self._task, completed=self.done, rate=self._rate())
@@ -95,14 +104,19 @@ class Progress:
     def line(self) -> str:
         return f"restored {self.done} of {self.total} rows, {self._rate()}"
 
+    def _trouble(self) -> str:
+        """Errors, and retries where there are any."""
+        retries = self.retries.total()
+        return f"{self.errors} errors" + (f", {retries} retries" if retries else "")
+
     def _rate(self) -> str:
-        """Images a second since this start, the time left at that rate, and errors."""
+        """Images a second since this start, the time left at that rate, errors and retries."""
         new = self.done - self.before
         if not new:
-            return f"no image yet, {self.errors} errors"
+            return f"no image yet, {self._trouble()}"
         rate = new / max(time.monotonic() - self._start, 1e-9)
         left = _clock((self.total - self.done) / rate)
-        return f"{rate:.3g} images/s, {left} left, {self.errors} errors"
+        return f"{rate:.3g} images/s, {left} left, {self._trouble()}"
 
     def _tell(self) -> None:
         while not self._stop.wait(self._interval):

@@ -16,7 +16,7 @@ import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import lease, limits, logs, models, sink
+from pipeline import lease, limits, logs, models, retries, sink, storage_options
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
@@ -37,6 +37,7 @@ RECEIPT_SCHEMA = pa.schema(
         ("actor", pa.string()),  # Ray's name of its process
         ("node", pa.string()),
         ("actor_seconds", pa.float64()),  # since it started
+        ("retries", retries.NAMES),  # what was tried again since the receipt before
     ]
 )
 
@@ -177,20 +178,25 @@ class RestoreAndCommit:
     """
 
     def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool, lease_id: str) -> None:
+        storage_options.configure(config.storage)
         logs.of_worker(config.fingerprint)
         self.worker = Worker()
         self.metrics = ActorMetrics(config.fingerprint, options.device)
         self.lease_id = lease_id
         self.output = config.output
         self.retry_errors = retry_errors
+        self.retried = retries.Since()
         self.restorer = Restorer(config, options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         lease.check(self.output, self.lease_id)  # before work that could not be committed
         by_shard: dict[str, list[InputRow]] = defaultdict(list)
+        names: list[str] = []
         for cells in block.to_pylist():
+            names += cells.pop("retries", ())
             by_shard[cells["source_shard"]].append(InputRow(**cells))
         receipts = [receipt for shard, rows in by_shard.items() for receipt in self._commit(shard, rows)]
+        receipts[0]["retries"] = names + self.retried.names()
         return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
 
     def _commit(self, shard: str, rows: Sequence[InputRow]) -> list[dict[str, Any]]:
@@ -201,7 +207,7 @@ class RestoreAndCommit:
             sink.commit(self.output, shard, found)
             self.metrics.committed(found)
         size = self.restorer.micro_batch
-        shared = {"source_shard": shard, "micro_batch": size} | self.worker.columns()
+        shared = {"source_shard": shard, "micro_batch": size, "retries": []} | self.worker.columns()
         return [row | shared for row in found]
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import fnmatch
-import gc
-import importlib.metadata
-import json
-import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pyarrow as pa
 import ray
-from ray.data import Dataset
 
-from pipeline import cluster, failures, lease, resume, sources, storage, summary, work
-from pipeline.config import ConfigError, JobConfig, changed_settings
+from pipeline import (
+    cluster,
+    failures,
+    graph,
+    guard,
+    lease,
+    resume,
+    retries,
+    sources,
+    storage,
+    storage_options,
+    summary,
+)
+from pipeline.config import JobConfig
 from pipeline.observe import observing
 from pipeline.progress import Progress
-from pipeline.restore import ActorOptions, RestoreAndCommit
 from pipeline.rows import SourceError
 from pipeline.scan import scan
 from pipeline.sources import Shard
@@ -29,13 +34,7 @@ from pipeline.starts import Start
 from pipeline.stop import Stop
 from pipeline.summary import RunSummary
 from pipeline.watch import Watch
-from pipeline.work import Compaction, Work
-
-COMMITS_AT_ONCE = (
-    10_000  # by one Dataset: until it ends, the driver keeps some 13 KB of each; see docs/scale.md
-)
-FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
-VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")
+from pipeline.work import Compaction
 
 
 class RunError(RuntimeError):
@@ -55,30 +54,33 @@ def run(
     wrong, another driver works on the output, or the run could not complete.
     """
     start = time.monotonic()
+    storage_options.configure(config.storage)
     cluster.refuse_vanishing_output(config.output)
+    retried = retries.Since()
     try:
         planned = sources.list_shards(config.input)
+        guard.refuse_other_settings(config)
+        guard.refuse_changed_folders(config.output, planned)
     except (SourceError, OSError) as error:
         raise RunError(str(error)) from error
     names = [shard.name for shard in planned]
     chosen = fnmatch.filter(names, shards) if shards else names
     if not chosen:
         raise RunError(f"--shards {shards}: matches none of {', '.join(names[:10])}")
-    _refuse_other_settings(config)
-    _refuse_changed_folders(config.output, planned)
     open_shards = _open_shards(config.output, chosen, retry_errors)
     if open_shards or not storage.exists(summary.summary_url(config.output)):
         with _alone(config, take_over) as held, Start(config.output) as entry:
             storage.remove(summary.summary_url(config.output))
             resume.remove_leftovers(config.output)
-            _write_run_json(config)
-            restored = (
+            guard.write_run_json(config)
+            restored, elsewhere = (
                 _restore(config, planned, chosen, open_shards, retry_errors, held, entry)
                 if open_shards
-                else 0
+                else (0, Counter[str]())
             )
             lease.check(config.output, held.lease)
-            summary.write(config, names, restored, time.monotonic() - start)
+            again = elsewhere + Counter(retried.names())
+            summary.write(config, names, restored, time.monotonic() - start, again)
     return summary.count(config.output, chosen, time.monotonic() - start)
 
 
@@ -105,27 +107,6 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
             raise RunError(stop.reason or failures.explain(error, config.output)) from error
 
 
-def graph(
-    config: JobConfig, todo: Sequence[Work], options: ActorOptions, retry_errors: bool, lease_id: str
-) -> Dataset:
-    """The whole data flow: shards become rows, rows blocks of one commit each, blocks receipts."""
-    items = [item.item() for item in todo]
-    block = cluster.commit_every(config, options.device)
-    return (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(work.read, batch_size=1, batch_format="pyarrow", num_cpus=work.TASK_CPUS)
-        .repartition(target_num_rows_per_block=block)
-        .map_batches(
-            RestoreAndCommit,
-            batch_size=block,
-            batch_format="pyarrow",
-            compute=cluster.pool(config, options.device),
-            fn_constructor_args=(config, options, retry_errors, lease_id),
-            **cluster.actor_resources(options.device),
-        )
-    )
-
-
 def _restore(
     config: JobConfig,
     planned: Sequence[Shard],
@@ -134,52 +115,42 @@ def _restore(
     retry_errors: bool,
     held: Held,
     entry: Start,
-) -> int:
-    """Restores the open shards, each made whole as soon as its last row is there; how many rows that were."""
+) -> tuple[int, Counter[str]]:
+    """Restores the open shards, each made whole as soon as its last row is there.
+
+    Returns how many rows that were, and the retries of other processes by the name of their error.
+    """
     with (
         cluster.ray_session(),
         Watch(config.no_progress_seconds, held.stop) as watch,
         observing(config) as observer,
     ):
         held.stop.listen()
-        todo, rows = scan(planned, config.output, retry_errors=retry_errors, open_shards=open_shards)
-        total, left = sum(rows[name] for name in chosen), sum(item.left for item in todo)
+        found = scan(
+            planned,
+            config.output,
+            retry_errors=retry_errors,
+            open_shards=open_shards,
+            stores=config.storage,
+        )
+        total, left = sum(found.rows[name] for name in chosen), sum(item.left for item in found.work)
         lease.check(config.output, held.lease)
         observer.counted(total, total - left)
-        whole = Compaction(config.output, todo, held.lease)
+        whole = Compaction(config.output, found.work, held.lease, config.storage)
         options = cluster.actor_options(config)
-        with Progress(entry, total, total - left, options.batch_size) as progress:
+        with Progress(entry, total, total - left, options.batch_size, retries=found.retries) as progress:
             for note in cluster.notes(config, options.device):
                 progress.say(note)
-            for part in _parts(todo, COMMITS_AT_ONCE * cluster.commit_every(config, options.device)):
-                dataset = graph(config, part, options, retry_errors, held.lease)
-                for receipts in held.stop.gracefully(_receipts(dataset)):
+            for part in graph.parts(found.work, cluster.commit_every(config, options.device)):
+                made = graph.receipts(config, part, options, retry_errors, held.lease)
+                for receipts in held.stop.gracefully(made):
                     watch.progress()
                     progress.committed(receipts)
                     whole.count(receipts)
                     observer.committed(receipts)
-                gc.collect()  # a Dataset and its statistics refer to each other
+                    observer.retried(progress.retries)
             whole.finish()
-        return left
-
-
-def _parts(todo: Sequence[Work], rows: int) -> Iterator[list[Work]]:
-    """Shards with something left, in order: as many at a time as have at least `rows` rows left."""
-    part, held = list[Work](), 0
-    for item in todo:
-        if item.left:
-            part.append(item)
-            held += item.left
-        if held >= rows:
-            yield part
-            part, held = [], 0
-    if part:
-        yield part
-
-
-def _receipts(dataset: Dataset) -> Iterable[pa.Table]:
-    """Executes the graph; each commit's receipts as soon as it is made."""
-    return dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        return left, progress.retries + whole.retries
 
 
 def _open_shards(output: str, chosen: Sequence[str], retry_errors: bool) -> set[str]:
@@ -190,48 +161,3 @@ def _open_shards(output: str, chosen: Sequence[str], retry_errors: bool) -> set[
         for name in chosen
         if name not in whole or name in begun or (retry_errors and resume.has_errors(output, name))
     }
-
-
-def _refuse_other_settings(config: JobConfig) -> None:
-    url = storage.join(config.output, "run.json")
-    if storage.exists(url):
-        changes = changed_settings(json.loads(storage.read_text(url))["settings"], config)
-        if changes:
-            begun = f"output: {config.output} was begun with other settings; choose another, or set back:"
-            raise ConfigError([begun, *changes])
-    elif resume.restored_shards(config.output) or resume.unfinished_shards(config.output):
-        raise ConfigError(
-            [f"output: {config.output} has restored rows but no run.json; choose another folder"]
-        )
-
-
-def _refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
-    """An image that comes or goes moves its neighbours to other shards, those that are whole included."""
-    restored = resume.restored_shards(output)
-    whole = [shard for shard in planned if shard.kind == "images" and shard.name in restored]
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        stored = pool.map(lambda shard: resume.keys_of(output, shard.name), whole)
-    changed = [shard for shard, keys in zip(whole, stored, strict=True) if keys != list(shard.files)]
-    if changed:
-        raise RunError(
-            f"input: images were added to or removed from {changed[0].url} since {len(changed)} shards, "
-            f"the first {changed[0].name}, were restored; undo that, choose another output, or cut Parquet "
-            "shards first"
-        )
-
-
-def _write_run_json(config: JobConfig) -> None:
-    content = {
-        "config": config.model_dump(mode="json"),
-        "settings": config.settings,
-        "fingerprint": config.fingerprint,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS_OF},
-    }
-    storage.write_text(storage.join(config.output, "run.json"), json.dumps(content, indent=2) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

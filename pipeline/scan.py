@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline import resume, sources
+from pipeline import resume, retries, sources, storage_options
 from pipeline.messages import readable
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
+from pipeline.storage_options import Options
 from pipeline.work import TASK_CPUS, Work
 
 SHOWN = 10  # of each kind of mistake
@@ -31,14 +33,23 @@ _SCANNED = pa.schema(
         ("left", pa.int64()),
         ("hashes", pa.binary()),
         ("problems", pa.list_(pa.string())),
+        ("retries", retries.NAMES),
     ]
 )
 
 
+class Scanned(NamedTuple):
+    """work: what is left of the open shards. rows: of each shard by name. retries: the error of each."""
+
+    work: list[Work]
+    rows: dict[str, int]
+    retries: list[str]
+
+
 def scan(
-    shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str]
-) -> tuple[list[Work], dict[str, int]]:
-    """The work of the shards named in `open_shards`, and how many rows each shard has; all keys are checked.
+    shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str], stores: Options
+) -> Scanned:
+    """The work of the shards named in `open_shards`; the keys of all shards are checked.
 
     Raises SourceError naming every key that is missing, not text, or there twice in the run.
     """
@@ -46,7 +57,7 @@ def scan(
     found = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            partial(_scan_shard, output=output, retry_errors=retry_errors),
+            partial(_scan_shard, output=output, retry_errors=retry_errors, stores=stores),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=TASK_CPUS,
@@ -64,10 +75,16 @@ def scan(
         for shard in shards
         if shard.name in open_shards and (item := by_name[shard.name])
     ]
-    return work, {name: item["rows"] for name, item in by_name.items()}
+    return Scanned(
+        work,
+        {name: item["rows"] for name, item in by_name.items()},
+        [name for item in found for name in item["retries"]],
+    )
 
 
-def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
+def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Options) -> pa.Table:
+    storage_options.configure(stores)
+    retried = retries.Since()
     item = batch.to_pylist()[0]
     shard = Work.of(item).shard
     try:
@@ -85,6 +102,7 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool) -> pa.Table:
         "left": int(wanted.sum()),
         "hashes": np.array([_hash(key) for key in keys], dtype=np.uint64).tobytes(),
         "problems": problems,
+        "retries": retried.names(),
     }
     return pa.Table.from_pylist([summary], schema=_SCANNED)
 

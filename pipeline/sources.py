@@ -122,11 +122,8 @@ def _files_of(url: str) -> tuple[str, list[str]]:
     if re.search(r"[*?\[]", path):
         fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
         root = posixpath.dirname(fixed)
-        found = (
-            [name for name in fs.glob(path) if not fs.isdir(name)] if storage.is_local(fs) else fs.glob(path)
-        )
-        paths = [_below(root, name) for name in found]
-    elif fs.isfile(path):
+        paths = [_below(root, name) for name in storage.glob(url)]
+    elif storage.is_file(url):
         root, name = posixpath.split(path)
         paths = [name]
     else:
@@ -167,6 +164,8 @@ def _read_image(shard: Shard, name: str) -> InputRow:
     try:
         with storage.open_read(storage.join(shard.url, name)) as file:
             data = file.read(limits.CELL_BYTES + 1)
+    except storage.StorageError:
+        raise  # a store out of reach is no fault of the row
     except OSError as error:
         return InputRow.failed(name, shard.name, f"cannot read the file: {describe(error)}")
     if len(data) > limits.CELL_BYTES:

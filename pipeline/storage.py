@@ -1,19 +1,33 @@
-"""Files on any fsspec URL: listing, reading and writes that appear whole or not at all."""
+"""Files on any fsspec URL: listing, reading and writes that appear whole or not at all.
+
+Every call tries transient errors again (`pipeline.retries`). On anything but this machine's disk, what still
+goes wrong is a StorageError that names the URL, or FileNotFoundError where that is what is wrong.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 
-import fsspec
 from fsspec import AbstractFileSystem
 
+from pipeline import retries, storage_options
+
 LEFTOVER_SUFFIX = ".tmp"  # a write that never ended; no reader's *.parquet pattern matches it
+READ_AHEAD = 4 * 2**20  # bytes, for many small reads in order
+SHOW_WHOLE_UPLOADS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
+
+T = TypeVar("T")
+
+
+class StorageError(OSError):
+    """A store that did not do what was asked; the message names the object and says what to do."""
 
 
 def absolute(url: str) -> str:
@@ -22,8 +36,14 @@ def absolute(url: str) -> str:
 
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL and the path on it, without a closing slash."""
-    fs, path = fsspec.url_to_fs(url)
+    """The file system of a URL and the path on it, without a closing slash.
+
+    Raises StorageError for an unknown protocol, or one whose package is missing.
+    """
+    try:
+        fs, path = retries.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StorageError(storage_options.redacted(f"{url}: {error}")) from error
     return fs, path.rstrip("/")
 
 
@@ -41,7 +61,7 @@ def find(url: str, suffix: str = "") -> list[str]:
     fs, root = split(url)
     fs.invalidate_cache()
     try:
-        paths = fs.find(root)
+        paths = _attempt(fs, url, "listed", lambda: fs.find(root))
     except FileNotFoundError:
         return []
     return sorted(
@@ -49,16 +69,42 @@ def find(url: str, suffix: str = "") -> list[str]:
     )
 
 
+def glob(url: str) -> list[str]:
+    """Sorted paths, on the file system of the URL, of the files that match it."""
+    fs, pattern = split(url)
+    if is_local(fs):  # whose details do not follow links
+        return sorted(path for path in fs.glob(pattern) if not fs.isdir(path))
+    fs.invalidate_cache()
+    found = _attempt(fs, url, "listed", lambda: fs.glob(pattern, detail=True))
+    return sorted(path for path, info in found.items() if info["type"] == "file")
+
+
 def exists(url: str) -> bool:
+    return _kind(url) is not None
+
+
+def is_file(url: str) -> bool:
+    fs, path = split(url)
+    return bool(fs.isfile(path)) if is_local(fs) else _kind(url) == "file"
+
+
+def _kind(url: str) -> str | None:
+    """What is there: file or directory; None for nothing. A store that does not answer is no answer."""
     fs, path = split(url)
     fs.invalidate_cache()
-    return bool(fs.exists(path))
+    try:
+        return str(_attempt(fs, url, "looked up", lambda: fs.info(path))["type"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
-def open_read(url: str) -> BinaryIO:
-    """A seekable file, read in ranges."""
+def open_read(url: str, *, read_ahead: int = 0) -> BinaryIO:
+    """A seekable file, read in ranges: each read is one request for its bytes, and `read_ahead` more."""
     fs, path = split(url)
-    return fs.open(path, "rb")
+    if is_local(fs):
+        return cast(BinaryIO, fs.open(path, "rb"))
+    file = _attempt(fs, url, "read", lambda: _open_ranged(fs, path, read_ahead))
+    return cast(BinaryIO, _RemoteFile(fs, url, file))
 
 
 def read_text(url: str) -> str:
@@ -70,7 +116,7 @@ def remove(url: str) -> None:
     """Removes one file; that it is gone already is no error, for a repeated task tidies again."""
     fs, path = split(url)
     try:
-        fs.rm_file(path)
+        _attempt(fs, url, "removed", lambda: fs.rm_file(path))
     except FileNotFoundError:
         return
 
@@ -90,13 +136,13 @@ def write_whole(url: str) -> Iterator[BinaryIO]:
     """A file to write that appears under its name only when the block ends without an error.
 
     Locally: a hidden neighbour that is renamed. On an object store: a local temporary file sent by one
-    upload, which the store shows when it is complete.
+    upload, which the store shows when it is complete. On other stores: an upload that is renamed.
     """
     fs, path = split(url)
     if is_local(fs):
         folder, name = os.path.split(path)
         os.makedirs(folder, exist_ok=True)
-        neighbour = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}{LEFTOVER_SUFFIX}")
+        neighbour = _neighbour(folder, name)
         try:
             with open(neighbour, "wb") as file:
                 yield file
@@ -107,13 +153,111 @@ def write_whole(url: str) -> Iterator[BinaryIO]:
             remove(neighbour)
             raise
     else:
-        with tempfile.NamedTemporaryFile() as file:
-            yield file  # type: ignore[misc]
-            file.flush()
-            fs.put_file(file.name, path)
-            fs.invalidate_cache()
+        with tempfile.NamedTemporaryFile() as temporary:
+            yield temporary  # type: ignore[misc]
+            temporary.flush()
+            _upload(fs, url, temporary.name, path)
 
 
 def write_text(url: str, text: str) -> None:
     with write_whole(url) as file:
         file.write(text.encode())
+
+
+def _neighbour(folder: str, name: str) -> str:
+    return posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}{LEFTOVER_SUFFIX}")
+
+
+def _upload(fs: AbstractFileSystem, url: str, source: str, path: str) -> None:
+    """Sends a local file; each try sends it from its beginning."""
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    try:
+        if protocols & SHOW_WHOLE_UPLOADS:
+            _attempt(fs, url, "written", lambda: fs.put_file(source, path))
+        else:
+            folder, name = posixpath.split(path)
+            neighbour = _neighbour(folder, name)
+            _attempt(fs, url, "written", lambda: fs.makedirs(folder, exist_ok=True))
+            _attempt(fs, url, "written", lambda: fs.put_file(source, neighbour))
+            _attempt(fs, url, "written", lambda: fs.mv(neighbour, path))
+    except FileNotFoundError as error:
+        raise StorageError(f"{error}; make the bucket first, or mend its name") from error
+    fs.invalidate_cache()
+
+
+def _open_ranged(fs: AbstractFileSystem, path: str, read_ahead: int) -> Any:
+    if read_ahead:
+        return fs.open(path, "rb", block_size=read_ahead, cache_type="readahead")
+    return fs.open(path, "rb", cache_type="none")
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file whose reads try transient errors again; a failed read does not move the position."""
+
+    def __init__(self, fs: AbstractFileSystem, url: str, file: Any) -> None:
+        self._fs, self._url, self._file = fs, url, file
+
+    def read(self, size: int | None = -1) -> bytes:
+        return bytes(
+            _attempt(self._fs, self._url, "read", lambda: self._file.read(-1 if size is None else size))
+        )
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _attempt(fs: AbstractFileSystem, url: str, done: str, operation: Callable[[], T]) -> T:
+    """The operation's result after bounded retries; its error in words, unless it is about a local file."""
+    try:
+        return retries.retried(operation, url)
+    except Exception as error:
+        if is_local(fs):
+            raise
+        raise _in_words(error, url, done) from error
+
+
+def _in_words(error: Exception, url: str, done: str) -> OSError:
+    told = " ".join(str(error).split()) or type(error).__name__
+    message = storage_options.redacted(f"{url}: cannot be {done}: {told}")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return FileNotFoundError(message)
+    if label := retries.name(error):
+        return StorageError(
+            f"{message} ({label}, tried up to {retries.ATTEMPTS} times); check that the store is up and can "
+            "be reached, then give the same command again: it goes on where it stopped"
+        )
+    if _is_refusal(error):
+        return StorageError(
+            f"{message}; check the credentials in this process's environment or the job's `storage`, and "
+            "that they may list, read and write there"
+        )
+    return StorageError(
+        f"{message}; no transient error, so not tried again: mend it, then give the command again"
+    )
+
+
+def _is_refusal(error: Exception) -> bool:
+    words = ("forbidden", "access denied", "credentials", "unauthorized", "anonymous caller")
+    refused = isinstance(error, PermissionError) or getattr(error, "code", None) in (401, 403)
+    return refused or any(word in str(error).lower() for word in words)

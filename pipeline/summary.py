@@ -47,10 +47,17 @@ def summary_url(output: str) -> str:
     return storage.join(output, "summary.json")
 
 
-def write(config: JobConfig, planned: Sequence[str], restored_now: int, seconds: float) -> None:
+def write(
+    config: JobConfig,
+    planned: Sequence[str],
+    restored_now: int,
+    seconds: float,
+    retried: Mapping[str, int],
+) -> None:
     """Writes metrics.parquet, then summary.json, which thereby says that both are up to date.
 
-    planned: shards of the input. restored_now: rows that this command restored in `seconds`.
+    planned: shards of the input. restored_now: rows that this command restored in `seconds`. retried: how
+    often this command tried again, by the name of the error.
     """
     output = config.output
     shards = sorted(resume.restored_shards(output))
@@ -85,6 +92,7 @@ def write(config: JobConfig, planned: Sequence[str], restored_now: int, seconds:
             "rows": restored_now,
             "seconds": round(seconds, 3),
             "images_per_second": round(restored_now / seconds, 4) if seconds else None,
+            "retries": dict(retried),
         },
     }
     storage.write_text(summary_url(output), json.dumps(summary, indent=2, allow_nan=False) + "\n")

@@ -28,7 +28,7 @@ ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 def tar_keys(url: str) -> Iterator[str]:
     """The keys in order. Raises SourceError where the file is no whole tar, or they are beyond KEYS_BYTES."""
     size = 0
-    with storage.open_read(url) as file:
+    with storage.open_read(url, read_ahead=storage.READ_AHEAD) as file:
         for key, _ in _samples(file, url):
             size += len(key)
             if size > limits.KEYS_BYTES:
@@ -40,11 +40,13 @@ def tar_keys(url: str) -> Iterator[str]:
 
 def tar_rows(url: str, shard: str, wanted: Sequence[bool]) -> Iterator[InputRow]:
     """The wanted rows; members of the others are skipped without reading them."""
-    with storage.open_read(url) as file:
+    with storage.open_read(url, read_ahead=storage.READ_AHEAD) as file:
         for (key, members), want in zip(_samples(file, url), wanted, strict=True):
             if want:
                 try:
                     yield _row(file, key, members, shard)
+                except storage.StorageError:
+                    raise  # a store out of reach is no fault of the row
                 except (ValueError, OSError) as error:
                     yield InputRow.failed(key, shard, describe(error))
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from PIL import Image
 
 from p2l_engine.metrics import psnr, ssim
-from pipeline import outputs, sources
+from pipeline import outputs, sources, storage_options
 from pipeline.config import JobConfig
 from pipeline.degrade import prepare
 from pipeline.images import ImageError
@@ -63,6 +63,7 @@ def verify(output: str) -> list[Problem]:
     if not run:
         return [Problem("run.json", None, "is missing, so it is not known what the output should hold")]
     config = _job(run["config"])
+    storage_options.configure(config.storage)
     try:
         shards = sources.list_shards(config.input)
     except (SourceError, OSError) as error:

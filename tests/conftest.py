@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.stores import SECRET, Store, served
+
 if TYPE_CHECKING:
     from p2l_engine.model import LatentDiffusion
 
 # Ray's workers and the commands that tests start inherit these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would look for Google
+os.environ |= {"P2L_TEST_KEY": "loopback", "P2L_TEST_SECRET": SECRET}
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
@@ -28,6 +32,27 @@ def ray_cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_store() -> Iterator[Store]:
+    """An S3 server on loopback."""
+    with served("s3") as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def gs_store() -> Iterator[Store]:
+    """A Google Cloud Storage server on loopback."""
+    with served("gs") as store:
+        yield store
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each of the two stores."""
+    found: Store = request.getfixturevalue(f"{request.param}_store")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from pipeline.starts import JOB_CONFIG, Start
 
 def receipts(*statuses: str, micro_batch: int = 4) -> pa.Table:
     rows = [
-        {"source_shard": "s", "key": "k", "status": status, "micro_batch": micro_batch} for status in statuses
+        {"source_shard": "s", "key": "k", "status": status, "micro_batch": micro_batch, "retries": []}
+        for status in statuses
     ]
     return pa.Table.from_pylist(rows, schema=RECEIPT_SCHEMA)
 

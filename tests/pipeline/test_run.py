@@ -16,9 +16,9 @@ from PIL import Image
 
 from p2l_engine.metrics import psnr, ssim
 from pipeline import resume, sink, sources, storage
-from pipeline import run as run_module
+from pipeline import graph
 from pipeline.config import ConfigError, JobConfig, load_config
-from pipeline.run import RunError, graph, run
+from pipeline.run import RunError, run
 from pipeline.sink import METRICS_SCHEMA, OUTPUT_SCHEMA
 from tests.pipeline.small_jobs import SIDE, job, png, settings, write_parquet, write_shards, write_tar
 
@@ -173,8 +173,9 @@ def copied(finished: Path, tmp_path: Path) -> JobConfig:
 def test_a_run_of_many_commits_is_done_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is a Dataset of whole shards, whose statistics the driver drops before the next."""
     parts = []
-    monkeypatch.setattr(run_module, "COMMITS_AT_ONCE", 3)  # of two rows, so two shards of five rows to a part
-    monkeypatch.setattr(run_module, "graph", lambda *given: parts.append(len(given[1])) or graph(*given))
+    receipts = graph.receipts
+    monkeypatch.setattr(graph, "COMMITS_AT_ONCE", 3)  # of two rows, so two shards of five rows to a part
+    monkeypatch.setattr(graph, "receipts", lambda *given: parts.append(len(given[1])) or receipts(*given))
     assert run(job(write_shards(tmp_path / "input", "abcde"), tmp_path / "output")).ok == 25
     assert parts == [2, 2, 1]
     keys = [row["key"] for name in "abcde" for row in restored(tmp_path / "output", name)]

@@ -1,0 +1,207 @@
+"""Errors that pass by themselves: their names, and the one way in which they are tried again.
+
+An error is transient when it, or what it was raised from, is named below: an HTTP status, a code of a store,
+or an exception of a client. Everything else is raised at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import fsspec
+import pyarrow as pa
+from fsspec import AbstractFileSystem
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
+from tenacity.wait import wait_random_exponential
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ATTEMPTS = 8  # of one operation
+TOTAL_SECONDS = 300.0  # after which an operation is not begun again
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds: each wait is drawn from 0 to twice the range of the last
+
+STATUSES = {408, 429, 500, 502, 503, 504}
+STORE_CODES = {  # S3 sends some of them with status 400
+    *(
+        "InternalError",
+        "OperationAborted",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "RequestTimeoutException",
+    ),
+    *("ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"),
+    *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),  # damaged on the way
+}
+CLIENT_ERRORS = {  # package and class, so that no client is imported to be named
+    *("builtins.ConnectionError", "builtins.TimeoutError"),
+    *("http.IncompleteRead", "http.BadStatusLine"),
+    *("aiohttp.ClientConnectionError", "aiohttp.ClientPayloadError"),
+    *(
+        "botocore.ConnectionError",
+        "botocore.HTTPClientError",
+        "botocore.IncompleteReadError",
+        "botocore.ResponseParserError",
+    ),
+    *("requests.ConnectionError", "requests.Timeout", "requests.ChunkedEncodingError"),
+    *("urllib3.ProtocolError", "urllib3.TimeoutError", "urllib3.IncompleteRead"),
+    *("httpx.TimeoutException", "httpx.NetworkError", "httpx.RemoteProtocolError"),
+    *("google.TransportError", "gcsfs.ChecksumError"),
+}
+NEVER = {  # kinds of the above that stay as they are
+    *("builtins.PermissionError", "builtins.FileNotFoundError", "ssl.SSLCertVerificationError"),
+    *("aiohttp.ClientSSLError", "aiohttp.ClientConnectorCertificateError", "aiohttp.InvalidURL"),
+    *("botocore.SSLError", "requests.SSLError", "urllib3.SSLError"),
+}
+
+COUNTS: Counter[str] = Counter()
+"""Retries of this process by the name of the error."""
+
+NAMES = pa.list_(pa.string())
+"""Names of errors, one a retry, as a column."""
+
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class Since:
+    """The retries of this process from here on."""
+
+    def __init__(self) -> None:
+        self._seen = Counter(COUNTS)
+
+    def names(self) -> list[str]:
+        """The error of each retry since the last call."""
+        now = Counter(COUNTS)
+        names = list((now - self._seen).elements())
+        self._seen = now
+        return names
+
+
+def name(error: BaseException) -> str | None:
+    """The name of a transient error, such as "HTTP 503", "SlowDown", "ReadTimeoutError"; None for others."""
+    chain = list(_chain(error))
+    if any(_is_one_of(cause, NEVER) for cause in chain):
+        return None
+    by_code = (found for cause in chain if (found := _name_by_code(cause)))
+    by_kind = (type(cause).__name__ for cause in chain if _is_one_of(cause, CLIENT_ERRORS))
+    return next(by_code, None) or next(by_kind, None)
+
+
+def retried(operation: Callable[[], T], what: str) -> T:
+    """The operation's result, begun again after each transient error, with exponential backoff and jitter.
+
+    what: named in the log. Raises the last error when `ATTEMPTS` or `TOTAL_SECONDS` are used up, and at once
+    one that is not transient.
+    """
+
+    def count(state: RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        label = str(error and name(error))
+        COUNTS[label] += 1
+        wait = state.next_action.sleep if state.next_action else 0.0
+        logger.warning(
+            "%s: %s, try %d of %d in %.1f s", what, label, state.attempt_number + 1, ATTEMPTS, wait
+        )
+
+    return Retrying(
+        retry=retry_if_exception(lambda error: name(error) is not None),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TOTAL_SECONDS),
+        before_sleep=count,
+        reraise=True,
+    )(operation)
+
+
+def url_to_fs(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL and the path on it; what its client retries by itself is counted too.
+
+    Clients know pages and parts, so botocore and gcsfs try single requests again; s3fs would do so once more
+    above them, uncounted, and does not.
+    """
+    fs, path = fsspec.url_to_fs(url)
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if "s3" in protocols:
+        fs.retries = 1
+        if (client := fs.s3) not in _watched:
+            most = client.meta.config.retries["total_max_attempts"]
+            client.meta.events.register("needs-retry.s3", _Botocore(most))
+            _watched.add(client)
+    elif "gs" in protocols:
+        import gcsfs.retry
+
+        gcsfs.retry.is_retriable = _gcsfs  # asked before each retry of a request
+    return fs, path
+
+
+class _Botocore:
+    """Counts, after each attempt at a request, that botocore is about to make another."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def __call__(
+        self, response: Any = None, attempts: int = 1, caught_exception: Any = None, **_: Any
+    ) -> None:
+        label = name(caught_exception) if caught_exception else _name_of_response(response and response[1])
+        if label and attempts < self._most:
+            COUNTS[label] += 1
+
+
+def _gcsfs(error: BaseException) -> bool:
+    label = name(error)
+    if label is None and getattr(error, "code", None) == 401 and "Invalid Credentials" in str(error):
+        label = "HTTP 401"  # a token that ran out; gcsfs fetches another
+    if label is not None:
+        COUNTS[label] += 1
+    return label is not None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, or in the handling of, at most ten deep.
+
+    s3fs stumbles over a RequestTimeout that it handles, and then raises an IndexError.
+    """
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+def _name_by_code(error: BaseException) -> str | None:
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's ClientError
+        return _name_of_response(response)
+    for holder, attribute in ((response, "status_code"), (error, "status"), (error, "code")):
+        if (status := _number(getattr(holder, attribute, None))) is not None:
+            return f"HTTP {status}" if status in STATUSES else None
+    return None
+
+
+def _name_of_response(response: Any) -> str | None:
+    """The transient error in a parsed answer of S3, by the store's code, else by its status."""
+    if not isinstance(response, dict):
+        return None
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode")) or _number(code)
+    if code in STORE_CODES:
+        return code
+    return f"HTTP {status}" if status in STATUSES else None
+
+
+def _number(status: Any) -> int | None:
+    """A status as a number; clients have it as a number, an enumeration or text."""
+    try:
+        return int(status)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_one_of(error: BaseException, names: set[str]) -> bool:
+    return any(f"{kind.__module__.split('.')[0]}.{kind.__name__}" in names for kind in type(error).__mro__)
