@@ -15,8 +15,7 @@ import ray
 from PIL import Image
 
 from p2l_engine.metrics import psnr, ssim
-from pipeline import resume, sink, sources, storage
-from pipeline import graph
+from pipeline import graph, resume, sink, sources, storage
 from pipeline.config import ConfigError, JobConfig, load_config
 from pipeline.run import RunError, run
 from pipeline.sink import METRICS_SCHEMA, OUTPUT_SCHEMA
