@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 SIDE = 8  # pixels
-SAMPLE_EVERY = 1.0  # seconds
+SAMPLE_EVERY = 0.3  # seconds
 MIB = 2**20
 POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of a start, where its memory is shown
 
@@ -73,6 +73,8 @@ def run(rows: int, shard_rows: int, commit_every: int | None, folder: Path | Non
         config.write_text(json.dumps(job))
         number = -(-rows // shard_rows)
         killed = _start(config, output, shard_rows, kill_at=max(1, number // 10))
+        if killed.status is not None or killed.planned is None:
+            raise RuntimeError(f"{rows} rows are too few: the first start ended before it could be killed")
         rest = _start(config, output, shard_rows)
         finished = _start(config, output, shard_rows)
         summary = json.loads((output / "summary.json").read_text())
@@ -109,7 +111,8 @@ def _start(config: Path, output: Path, shard_rows: int, kill_at: int | None = No
                 seconds = time.time() - begun
                 whole, files = _files(output)
                 cpu = sum(process.cpu_times()[:2])
-                samples.append(Sample(seconds, cpu, whole * shard_rows, process.memory_info().rss, files))
+                if memory := process.memory_info().rss:  # none is left of a process that has ended
+                    samples.append(Sample(seconds, cpu, whole * shard_rows, memory, files))
                 if planned is None and _restoring(output, driver.pid):
                     planned = seconds
                 if kill_at is not None and whole >= kill_at:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.benchmark import cells, quality
+from jobs.benchmark import cells, quality, scale
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,3 +64,10 @@ def test_the_difference_is_paired_by_image_after_the_mean_over_seeds() -> None:
 def test_every_row_is_a_method_for_every_task(row: str, task: str) -> None:
     method = cells.build_method(cells.ROWS[row], cells.TASKS[task], steps=None)
     assert method.name == cells.ROWS[row].method
+
+
+@pytest.mark.slow
+def test_the_scale_benchmark_kills_resumes_and_finishes_a_run(tmp_path: Path) -> None:
+    table = scale.run(2000, 100, None, tmp_path)
+    assert "| rows, shards | 2,000, 20 |" in table and "driver, MiB, most" in table
+    assert not list(tmp_path.iterdir())
