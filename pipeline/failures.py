@@ -9,12 +9,13 @@ from ray import exceptions
 GOES_ON = "What is committed stays, and the same command goes on from there"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+RAY_ADVICE = "\nFailed to apply UDF transform"  # lines that Ray Data adds to an error, about its own settings
 
 
 def explain(error: BaseException, output: str) -> str:
     """One message about an error that ended a run on `output`."""
     cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
-    text = str(cause).strip() or type(cause).__name__
+    text = str(cause).split(RAY_ADVICE)[0].strip() or type(cause).__name__
     if isinstance(cause, OSError) and cause.errno in FULL:
         return f"no space left ({text}). Free some for {output} and Ray's temporary files. {GOES_ON}"
     if isinstance(cause, OSError) and cause.errno in FORBIDDEN:

@@ -163,7 +163,7 @@ def test_a_second_start_adds_its_cost_and_logs_to_standard_error_when_told(
     shown = capsys.readouterr().err.splitlines()
     events = [json.loads(line) for line in shown if line.startswith("{")]
     assert len(of("commit", events)) == 2 and of("run complete", events)
-    assert [line for line in shown if line.startswith("restored 4 of 4 rows")], "progress stays"
+    assert [line for line in shown if line.startswith("restored 8 of 8 rows")], "progress stays"
     second = summary(config)["cost"]
     added = second["worker_seconds"] - first["worker_seconds"]
     assert [start.rows for start in usage.read(config.output)] == [8, 4] and added > 0
