@@ -13,10 +13,21 @@ _SIGNATURE = re.compile(
     r"[^&\s\"'<>)]+",
     re.IGNORECASE,
 )
+SHORTEST_SECRET = 6  # characters; shorter ones are words of messages
+
+_secrets: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Keeps a value out of every message of this process from here on."""
+    if len(secret) >= SHORTEST_SECRET:
+        _secrets.add(secret)
 
 
 def redact(text: str) -> str:
-    """Without the passwords (https://user:***@host) and signatures (?X-Amz-Signature=***) of URLs in it."""
+    """Without hidden values, and the passwords (https://user:***@host) and signatures (?sig=***) of URLs."""
+    for secret in _secrets:
+        text = text.replace(secret, HIDDEN)
     return _SIGNATURE.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1{HIDDEN}", text))
 
 

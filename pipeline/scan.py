@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline import resume, retries, sources, storage_options
+from pipeline import resume, retries, sources, storage, storage_options
 from pipeline.messages import readable
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
@@ -90,6 +90,8 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Option
     try:
         keys = sources.keys(shard)
         problems = _bad_keys(shard, keys)
+    except storage.StorageError:
+        raise  # a store out of reach is no fault of the shard
     except (SourceError, OSError) as error:
         keys, problems = [], [f"{readable(str(error))}; {LEAVE_OUT}"]
     count_errors = not retry_errors

@@ -17,7 +17,11 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec import AbstractFileSystem
 
-from pipeline import retries, storage_options
+from pipeline import (
+    retries,
+    storage_options,  # noqa: F401  its import gives fsspec the defaults
+)
+from pipeline.messages import redact
 
 LEFTOVER_SUFFIX = ".tmp"  # a write that never ended; no reader's *.parquet pattern matches it
 READ_AHEAD = 4 * 2**20  # bytes, for many small reads in order
@@ -43,7 +47,7 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
     try:
         fs, path = retries.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise StorageError(storage_options.redacted(f"{url}: {error}")) from error
+        raise StorageError(redact(f"{url}: {error}")) from error
     return fs, path.rstrip("/")
 
 
@@ -239,7 +243,7 @@ def _attempt(fs: AbstractFileSystem, url: str, done: str, operation: Callable[[]
 
 def _in_words(error: Exception, url: str, done: str) -> OSError:
     told = " ".join(str(error).split()) or type(error).__name__
-    message = storage_options.redacted(f"{url}: cannot be {done}: {told}")
+    message = redact(f"{url}: cannot be {done}: {told}")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return FileNotFoundError(message)
     if label := retries.name(error):

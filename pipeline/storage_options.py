@@ -17,6 +17,8 @@ from typing import Any
 
 import fsspec
 
+from pipeline import messages
+
 Options = Mapping[str, Mapping[str, Any]]
 
 DEFAULTS: Options = {
@@ -40,10 +42,7 @@ _SECRET_VALUE = re.compile(
     re.I,
 )
 
-SHORTEST_SECRET = 6  # characters; shorter ones are words of messages
-
 _from_environment = copy.deepcopy(fsspec.config.conf)
-_secrets: set[str] = set()
 
 
 def problems(options: Any) -> list[str]:
@@ -72,13 +71,6 @@ def configure(options: Options) -> None:
         # gcsfs would spend a minute in each process on asking an emulator what kind of bucket it has.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the errors that it raises
-
-
-def redacted(text: str) -> str:
-    """The text without the values of secrets."""
-    for secret in _secrets:
-        text = text.replace(secret, "***")
-    return text
 
 
 def _problems_of(protocol: str, options: Mapping[str, Any]) -> Iterator[str]:
@@ -128,8 +120,7 @@ def _resolved(value: Any, path: str) -> Any:
     if reference[1] not in os.environ:
         raise OSError(_unset(path, reference[1]))
     secret = os.environ[reference[1]]
-    if len(secret) >= SHORTEST_SECRET:
-        _secrets.add(secret)
+    messages.hide(secret)
     return secret
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline import storage_options
+from pipeline import messages, storage_options
 from pipeline.config import ConfigError, load_config
 from tests.pipeline.small_jobs import settings
 
@@ -107,7 +107,7 @@ def test_a_secret_is_in_no_dump_and_no_message(tmp_path: Path, monkeypatch: pyte
     found = job(tmp_path, s3={"secret": "env:P2L_TEST_SECRET"})
     storage_options.configure(found.storage)
     assert VALUE not in json.dumps(found.model_dump(mode="json")) + repr(found)
-    assert storage_options.redacted(f"signed with {VALUE}.") == "signed with ***."
+    assert messages.redact(f"signed with {VALUE}.") == "signed with ***."
 
 
 def test_stores_do_not_change_results(tmp_path: Path) -> None:
