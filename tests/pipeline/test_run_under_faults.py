@@ -49,6 +49,7 @@ def rows(output: str) -> list[dict[str, Any]]:
     return with_rows
 
 
+@pytest.mark.parametrize("store", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True)
 def test_every_image_is_exact(
     ray_cluster: None, proxy: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
