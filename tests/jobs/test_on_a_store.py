@@ -29,9 +29,9 @@ ROWS = 24
 
 
 @pytest.fixture
-def bucket(store: Store) -> Iterator[str]:
+def bucket(store: Store, request: pytest.FixtureRequest) -> Iterator[str]:
     storage_options.configure(store.options)
-    yield make_bucket(store, "whole-job")
+    yield make_bucket(store, f"job-{abs(hash(request.node.name))}")
     storage_options.configure({})
 
 
@@ -87,7 +87,7 @@ def everything(bucket: str) -> bytes:
     return found
 
 
-def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_folder: Path) -> None:
+def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_folder: Path, ray_cluster: None) -> None:
     for number in range(ROWS):
         with storage.write_whole(f"{bucket}/photographs/{number:02d}.png") as file:
             file.write(png(number))
@@ -116,9 +116,8 @@ def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_folder: Path) ->
     before = committed(f"{bucket}/run")
     assert 4 <= len(before) < ROWS, "killed too late to show anything"
 
-    second = start(f"{bucket}/job.yaml", store, ray_folder)
-    told, _ = second.communicate(timeout=300)
-    assert second.returncode == Exit.OK, told
+    told = command("restore", f"{bucket}/job.yaml")
+    assert f"{ROWS} of {ROWS} rows restored" in told
     after = committed(f"{bucket}/run")
     assert len(after) == ROWS
     assert {key: after[key] for key in before} == before, "what was committed was restored again"

@@ -49,6 +49,7 @@ def rows(output: str) -> list[dict[str, Any]]:
     return with_rows
 
 
+@pytest.mark.parametrize("store", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True)
 def test_every_image_is_exact(
     ray_cluster: None, proxy: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +89,7 @@ def test_a_store_that_stays_away_ends_the_run_and_marks_no_row(
     config = load_config(settings(f"{bucket}/in", str(tmp_path / "run"), storage=stores))  # type: ignore[arg-type]
     with proxied(s3_store) as proxy:
         broken = config.model_copy(update={"storage": proxy.store.options})
-        proxy.planned.extend([("read", "HTTP 403")])
+        proxy.planned.extend([("read", "HTTP 403")] * 20)
         with pytest.raises(RunError, match=r"^s3://away/in/a.png: cannot be read: .* there$"):
             run(broken)
     assert not list((tmp_path / "run").rglob("*.parquet"))
