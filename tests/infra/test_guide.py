@@ -18,6 +18,7 @@ from ray.scripts.scripts import cli as ray_cli
 from jobs import configs
 from jobs.cli import app
 from pipeline.config import load_config
+from pipeline.prices import load_prices
 from tests.infra.documents import INFRA, KUBERAY, ROOT, tool
 
 GUIDE = (INFRA / "README.md").read_text()
@@ -215,3 +216,8 @@ def test_ray_writes_the_token_for_its_owner_alone_under_the_guides_umask(tmp_pat
         environment.pop(name, None)
     subprocess.run(["bash", "-c", line], env=environment, check=True, capture_output=True)
     assert (tmp_path / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_prices_of_machines_are_those_that_the_plan_knows() -> None:
+    for name, machine in load_prices(None).machines.items():
+        assert f"| {name} " in GUIDE and f"| {machine.spot} / {machine.on_demand} an hour |" in GUIDE

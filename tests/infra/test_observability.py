@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.documents import INFRA, Document, changed, tool
+from tests.infra.documents import INFRA, ROOT, Document, changed, tool
 from tests.infra.observability_checks import (
     COUNTERS,
     GAUGES,
@@ -32,6 +32,12 @@ ALERTS = {
 needs_promtool = pytest.mark.skipif(
     tool("promtool") is None, reason="no promtool on this machine; Debian's package prometheus has it"
 )
+
+
+def test_the_metrics_that_are_checked_are_those_that_a_run_exports() -> None:
+    source = (ROOT / "pipeline" / "telemetry.py").read_text()
+    exported = {f"ray_{name}" for name in re.findall(r'"(p2l_\w+)"', source)}
+    assert {*COUNTERS, *GAUGES, HISTOGRAM[0].removesuffix("_bucket")} == exported
 
 
 def promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
