@@ -43,6 +43,7 @@ SHARDS, ROWS_IN_SHARD, COMMIT, ACTORS, NODES = 6, 50, 4, 2, 2
 LONGEST_WAIT = 3.0  # s from a sign of progress to the kill
 ANYTIME = 0.25  # share of kills that wait for no progress, and so may meet a start
 PATIENCE = 900.0  # s without a sign of progress, after which a job is taken to hang
+WHOLE = {"metrics.parquet", "progress.json", "restored", "run.json", "summary.json", "usage.json"}
 NOT_REPEATED = "seconds"  # the one column that differs between two runs of the same job
 
 
@@ -251,8 +252,7 @@ def _rows(output: Path) -> list[dict[str, Any]]:
 
 
 def _left_behind(output: Path) -> list[str]:
-    whole = {"metrics.parquet", "restored", "run.json", "summary.json"}
-    return sorted({path.name for path in output.iterdir()} - whole)
+    return sorted({path.name for path in output.iterdir()} - WHOLE)
 
 
 def report(jobs: Sequence[Job], lines: Sequence[Line]) -> str:
