@@ -97,13 +97,13 @@ def test_more_images_than_the_object_store_holds_are_restored_all_the_same(tmp_p
     """A block of eight images alone is larger than the store: Ray lays what is too much on the disk."""
     noise = [encoded(picture(seed, 2000), "TIFF") for seed in range(3)]
     assert 8 * len(noise[0]) > 78 * 2**20
-    write_parquet(tmp_path / "input" / "a.parquet", {str(row): noise[row % 3] for row in range(16)})
+    write_parquet(tmp_path / "input" / "a.parquet", {str(row): noise[row % 3] for row in range(8)})
     config = job(tmp_path / "input", tmp_path / "output", commit_every=8)
     command = [sys.executable, "-c", SMALL_STORE, config.model_dump_json()]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert len(rows(tmp_path / "output")) == 16
+    assert len(rows(tmp_path / "output")) == 8
 
 
 @pytest.mark.usefixtures("ray_cluster")
