@@ -8,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint
+.PHONY: demo test lint chaos
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -16,6 +16,10 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/pytest $(ARGS)
+
+# Kills a real job 20 times on a loopback cluster of two nodes; about 8 minutes.
+chaos: $(READY)
+	@$(BIN)/python -m jobs.benchmark chaos --kills 20 --seed 3
 
 lint: $(READY)
 	@$(BIN)/ruff format --check

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +15,6 @@ import torch
 from jobs.benchmark import chaos, traced
 from jobs.benchmark.chaos import Job, Kill
 from jobs.benchmark.traced import Line
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def kill(kills: int, seed: int) -> str:
-    command = [sys.executable, "-m", "jobs.benchmark", "chaos", "--kills", str(kills), "--seed", str(seed)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=3000)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_every_kind_of_kill_leaves_an_exact_output() -> None:
-    table = kill(5, seed=2)
-    assert all(f"| {kind} | {how} | 1 |" in table for kind, how in chaos.KINDS.items())
-    assert "0 violations" in table
-
-
-@pytest.mark.slow
-def test_twenty_kills_leave_exact_outputs() -> None:
-    assert "| all | | 20 |" in kill(20, seed=3)
 
 
 def test_the_operator_logs_numbered_images_and_no_others(
