@@ -142,6 +142,7 @@ def node(tmp_path: Path) -> Iterator[int]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_the_health_check_tells_a_node_that_is_up_from_one_that_is_not(node: int, tmp_path: Path) -> None:
     (command,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", DOCKERFILE, re.M)
     program, *arguments = json.loads(command.replace(AGENT_PORT, str(node)))
