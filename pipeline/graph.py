@@ -15,7 +15,7 @@ from pipeline.config import JobConfig
 from pipeline.restore import ActorOptions, RestoreAndCommit
 from pipeline.work import Work
 
-# By one Dataset: until it ends, the driver keeps some 13 KB of each; see docs/scale.md.
+# By one Dataset: until it ends, the driver keeps its statistics of each; see docs/scale.md.
 COMMITS_AT_ONCE = 10_000
 
 

@@ -8,20 +8,21 @@ import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline import resume, storage
+from pipeline import outputs, resume, storage
 from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
 
+RUN = "run.json"
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")
 
 
 def refuse_other_settings(config: JobConfig) -> None:
     """Raises ConfigError naming each results-changing setting that differs from the run's own."""
-    url = _url(config.output)
-    if storage.exists(url):
-        changes = changed_settings(json.loads(storage.read_text(url))["settings"], config)
+    begun_with = outputs.read_json(config.output, RUN)
+    if begun_with:
+        changes = changed_settings(begun_with["settings"], config)
         if changes:
             begun = f"output: {config.output} was begun with other settings; choose another, or set back:"
             raise ConfigError([begun, *changes])
@@ -57,11 +58,7 @@ def write_run_json(config: JobConfig) -> None:
         "fingerprint": config.fingerprint,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS_OF},
     }
-    storage.write_text(_url(config.output), json.dumps(content, indent=2) + "\n")
-
-
-def _url(output: str) -> str:
-    return storage.join(output, "run.json")
+    storage.write_text(storage.join(config.output, RUN), json.dumps(content, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

@@ -15,14 +15,11 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pipeline import storage
+from pipeline import outputs, storage
 
 State = Literal["running", "complete", "stopped", "failed"]
+PROGRESS = "progress.json"
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what `ray job submit` gives the command it starts
-
-
-def progress_url(output: str) -> str:
-    return storage.join(output, "progress.json")
 
 
 def submission_id() -> str | None:
@@ -41,7 +38,7 @@ class Start:
     """
 
     def __init__(self, output: str) -> None:
-        self._url = progress_url(output)
+        self._output = output
         self._entry: dict[str, Any] = {
             "state": "running",
             "rows": None,
@@ -56,7 +53,7 @@ class Start:
         self._earlier: list[Mapping[str, Any]] = []
 
     def __enter__(self) -> Self:
-        self._earlier = _with_their_end(self._url)
+        self._earlier = _with_their_end(self._output)
         self._write()
         return self
 
@@ -88,14 +85,14 @@ class Start:
     def _write(self) -> None:
         self._entry["updated"] = _now()
         content = self._entry | {"earlier": self._earlier}
-        storage.write_text(self._url, json.dumps(content, indent=2) + "\n")
+        storage.write_text(storage.join(self._output, PROGRESS), json.dumps(content, indent=2) + "\n")
 
 
-def _with_their_end(url: str) -> list[Mapping[str, Any]]:
+def _with_their_end(output: str) -> list[Mapping[str, Any]]:
     """The entries of the starts before this one."""
-    if not storage.exists(url):
+    last = outputs.read_json(output, PROGRESS)
+    if not last:
         return []
-    last = json.loads(storage.read_text(url))
     earlier = last.pop("earlier")
     if last["state"] == "running":
         last["state"] = "interrupted"

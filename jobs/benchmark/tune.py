@@ -8,7 +8,7 @@ import p2l_engine
 from jobs.benchmark.cells import PRESET, TASKS, TUNED_ON, Row, held_out, run_cell
 
 RHO = (0.5, 1.0, 2.0, 4.0)
-ADAM_RHO = (0.02, 0.05, 0.1)
+ADAM_RHO = (0.02, 0.05, 0.1, 0.2, 0.4)
 LAMBDA = (0.1, 1.0)
 GAMMA = (2, 4)
 LEARNING_RATE = (0.01, 0.03, 0.1)
