@@ -17,7 +17,7 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/pytest $(ARGS)
 
-# Kills a real job 20 times on a loopback cluster of two nodes; about 8 minutes.
+# Kills a real job 20 times on a loopback cluster of two nodes; about 5 minutes on two cores.
 chaos: $(READY)
 	@$(BIN)/python -m jobs.benchmark chaos --kills 20 --seed 3
 
