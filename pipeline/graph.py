@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ COMMITS_AT_ONCE = 10_000
 
 def receipts(
     config: JobConfig, part: Sequence[Work], options: ActorOptions, retry_errors: bool, lease_id: str
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table]:
     """Restores what is left of some shards; the receipts of each commit as soon as it is made."""
     dataset = graph(config, part, options, retry_errors, lease_id)
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -6,7 +6,7 @@ import fnmatch
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -142,13 +142,14 @@ def _restore(
             for note in cluster.notes(config, options.device):
                 progress.say(note)
             for part in graph.parts(found.work, cluster.commit_every(config, options.device)):
-                made = graph.receipts(config, part, options, retry_errors, held.lease)
-                for receipts in held.stop.gracefully(made):
-                    watch.progress()
-                    progress.committed(receipts)
-                    whole.count(receipts)
-                    observer.committed(receipts)
-                    observer.retried(progress.retries)
+                # Closed here, stopped or not: Ray Data cancels what is in work, for which Ray has to be up.
+                with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
+                    for receipts in held.stop.gracefully(made):
+                        watch.progress()
+                        progress.committed(receipts)
+                        whole.count(receipts)
+                        observer.committed(receipts)
+                        observer.retried(progress.retries)
             whole.finish()
         return left, progress.retries + whole.retries
 
