@@ -8,6 +8,7 @@ import sys
 import typer
 
 from jobs import compare, demo, image, plan, report, restore, shard, verify
+from jobs.console import run_to_its_status
 
 app = typer.Typer(
     name="p2l",
@@ -29,7 +30,7 @@ app.command("compare")(compare.compare)
 def main() -> None:
     """Run the command named on the command line and exit with its status."""
     sys.path.append(os.getcwd())  # as under `python -m`, so that an operator may be a function of a file here
-    app()
+    run_to_its_status(app)
 
 
 if __name__ == "__main__":

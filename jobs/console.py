@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any
 
@@ -87,4 +90,26 @@ def _cell(value: Any) -> str:
 
 def run_alone(command: Callable[..., None]) -> None:
     """Start one command by itself, for `python -m jobs.<name>`."""
-    typer.run(command)
+    run_to_its_status(typer.run, command)
+
+
+def run_to_its_status(run: Callable[..., None], *arguments: Any) -> None:
+    """Run what ends in SystemExit, and end the process with that status.
+
+    Ray's core now and then aborts the process that takes it down after all is done; so exit functions of
+    Python run, and those of native code do not.
+    """
+    status = [int(Exit.INCOMPLETE)]
+    atexit.register(_leave, status)  # the first to be registered is the last to run
+    try:
+        run(*arguments)
+    except SystemExit as end:
+        status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def _leave(status: list[int]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a closed pipe or stream
+            stream.flush()
+    os._exit(status[0])

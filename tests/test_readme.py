@@ -2,7 +2,7 @@
 
 The README's blocks are run in order in one temporary folder that holds photo.png and photographs/:
   ```bash    each line; one that ends in a backslash goes on in the next. `make` lines are checked to name a
-             target; lines that need another place (`ELSEWHERE`) are only read.
+             target; lines that need another place (`ELSEWHERE`) are only read. Ray is these tests' cluster.
   ```yaml    written to the file that its first line names in a comment, as `# job.yaml`.
   ```python  run as a script.
 """
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 from PIL import Image
 from skimage import data
 
@@ -49,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("language", "text"), steps(), ids=lambda part: part.split("\n")[0][:60])
 def test_what_the_readme_says_works(language: str, text: str, folder: Path) -> None:
     if language == "yaml":
@@ -65,7 +67,11 @@ def test_what_the_readme_says_works(language: str, text: str, folder: Path) -> N
 
 def _succeeds(command: list[str], folder: Path) -> None:
     here = os.path.dirname(sys.executable)
-    environment = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {
+        "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": "token",
+    }
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST
     )

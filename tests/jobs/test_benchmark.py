@@ -1,17 +1,14 @@
 """The benchmark of methods: what it computes, saves, and prints."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from jobs.benchmark import cells, quality, scale
-
-ROOT = Path(__file__).parents[2]
+from jobs.benchmark.__main__ import app
 
 
 def test_reported_images_are_not_those_that_settings_were_tuned_on() -> None:
@@ -25,18 +22,11 @@ def test_reported_images_are_not_those_that_settings_were_tuned_on() -> None:
 
 def test_a_finished_cell_is_not_computed_again(tmp_path: Path) -> None:
     records = tmp_path / "quality.csv"
-    run = [sys.executable, "-m", "jobs.benchmark", "quality", "--records", str(records), "--images", "2"]
-    run += ["--steps", "2", "--task", "SR x8", "--method", "adjoint", "--method", "LDPS"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = ["quality", "--records", str(records), "--images", "2", "--steps", "2"]
+    command += ["--task", "SR x8", "--method", "adjoint", "--method", "LDPS"]
     for seeds in ("1", "2", "2"):
-        out = subprocess.run(
-            [*run, "--seeds", seeds],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-            cwd=tmp_path,
-        )
+        out = CliRunner().invoke(app, [*command, "--seeds", seeds])
+        assert out.exit_code == 0, out.output
     with records.open(newline="") as file:
         rows = [(r["method"], r["seed"], r["key"]) for r in csv.DictReader(file)]
     assert len(rows) == len(set(rows)) == 2 * 2 * 2

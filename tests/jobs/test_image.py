@@ -80,14 +80,23 @@ def test_an_operator_that_cannot_apply_to_the_size_is_refused(
     assert "60" in shown and "8" in shown
 
 
-def test_an_operator_may_be_a_function_of_a_file_in_the_current_folder(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def every_second_row(x):\n    return x[..., ::2, :]\n")
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "black.png")
+def p2l_image_of_own(function: str, folder: Path) -> subprocess.CompletedProcess:
+    """`p2l image` on a black picture, from a folder whose mine.py has this function."""
+    (folder / "mine.py").write_text(function)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "black.png")
     command = [str(Path(sys.executable).with_name("p2l")), "image", "black.png", "out.png"]
-    command += ["--operator", "linear", "--set", "operator.function=mine:every_second_row"]
+    command += ["--operator", "linear", "--set", "operator.function=mine:own", "--method", "adjoint"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [*command, "--method", "adjoint"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_an_operator_may_be_a_function_of_a_file_in_the_current_folder(tmp_path: Path) -> None:
+    done = p2l_image_of_own("def own(x):\n    return x[..., ::2, :]\n", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert Image.open(tmp_path / "out.png").size == (32, 32)
+
+
+def test_native_code_that_aborts_when_all_is_done_leaves_the_exit_status(tmp_path: Path) -> None:
+    aborts = "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.__cxa_atexit(libc.abort, None, None)\n"
+    done = p2l_image_of_own(aborts + "def own(x):\n    return x * 1.0\n", tmp_path)
+    assert done.returncode == 0 and "out.png" in done.stdout, done.stdout + done.stderr

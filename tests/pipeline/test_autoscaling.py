@@ -97,6 +97,7 @@ def test_actors_follow_the_nodes_and_no_image_is_lost_or_repeated(head: Head, fo
     wait_for_one_node(head)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a node's GPU is made up, and so must fail")
 def test_demanding_cuda_brings_a_gpu_node_to_a_cluster_that_has_none(head: Head, folder: Path) -> None:
     """`auto` asks for one GPU as long as there is none; what the made-up one cannot do is said in the end."""

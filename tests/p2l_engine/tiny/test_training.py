@@ -1,6 +1,5 @@
 """The small model's recipe: its data, its checkpoints, and a whole training in miniature."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,12 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from p2l_engine import load_model
-from p2l_engine.tiny import data
+from p2l_engine.tiny import data, evaluate, train
 from p2l_engine.tiny.photographs import HELD_OUT, TRAINING_MATE, TRAINING_SCIKIT_IMAGE, training_photographs
 from p2l_engine.tiny.scenes import draw_scene
 from p2l_engine.tiny.train import Training
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_a_scene_follows_from_its_seed_and_its_caption_tells_its_colours() -> None:
@@ -64,17 +61,22 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: 
     assert torch.equal(whole, resumed)
 
 
-def test_a_training_in_miniature_writes_a_model_that_loads(tmp_path: Path) -> None:
+def test_a_training_in_miniature_writes_a_model_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     photographs = tmp_path / "mate"
     photographs.mkdir()
     for i, name in enumerate(TRAINING_MATE):
         ramp = np.linspace(0, 20 * i, 96).astype(np.uint8)
         Image.fromarray(np.broadcast_to(ramp[:, None, None], (96, 96, 3))).save(photographs / name)
-    command = [sys.executable, "-m", "p2l_engine.tiny.train", "--out", str(tmp_path / "model")]
-    command += ["--work", str(tmp_path / "work"), "--mate-photographs", str(photographs)]
-    command += ["--images", "32", "--vae-steps", "2", "--unet-steps", "2", "--device", "cpu"]
-    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "auto-encoding held-out scenes" in out.stdout and "noise prediction at t = 500" in out.stdout
+    command = ["train", "--out", str(tmp_path / "model"), "--work", str(tmp_path / "work")]
+    command += ["--mate-photographs", str(photographs), "--images", "32"]
+    command += ["--vae-steps", "2", "--unet-steps", "2", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(evaluate, "COUNT", 8)
+    train.main()
+    printed = capsys.readouterr().out
+    assert "auto-encoding held-out scenes" in printed and "noise prediction at t = 500" in printed
     model = load_model(str(tmp_path / "model"))
     z = model.encode(torch.zeros(1, 3, 64, 64))
     assert z.shape == (1, model.latent_channels, 16, 16)
