@@ -32,6 +32,7 @@ def files_with_secrets(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_no_value_of_the_environment_is_written_or_printed(tmp_path: Path, ray_folder: Path) -> None:
     """In a run with good and bad rows, its report, and a run that is refused."""
     write_parquet(tmp_path / "in" / "x.parquet", {"good": png(1), "bad": b"no image"})

@@ -16,7 +16,7 @@ import pytest
 from tests.clusters import ROOT, Head, ray_head
 from tests.pipeline.small_jobs import settings, write_shards
 
-ROWS = 40
+ROWS = 28
 LONGEST = 400  # seconds; the machine may be busy
 OPERATOR = "import time\n\n\ndef slow(images):\n    time.sleep(0.1)\n    return images * 1.0\n"
 README = (ROOT / "README.md").read_text().split("## Going to a cluster")[1].split("\n## ")[0]

@@ -53,7 +53,7 @@ def rows(output: str) -> list[dict[str, Any]]:
 def test_every_image_is_exact(
     ray_cluster: None, proxy: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_shards(tmp_path / "in", "ab", rows=8)
+    folder = write_shards(tmp_path / "in", "ab", rows=4)
     run(job(folder, tmp_path / "quiet"))
     storage_options.configure(stores := options(proxy.store, 3))
     bucket = make_bucket(proxy.store, "faults")
@@ -63,7 +63,7 @@ def test_every_image_is_exact(
     proxy.faults = (*FAULTS, *(S3_FAULTS if proxy.store.protocol == "s3" else ()))
     config = load_config(settings(f"{bucket}/in", f"{bucket}/run", storage=stores))  # type: ignore[arg-type]
     summary = run(config)
-    assert (summary.rows, summary.ok) == (16, 16)
+    assert (summary.rows, summary.ok) == (8, 8)
     assert proxy.broken, "no fault was met"
     proxy.rate = proxy._left = 0
     assert rows(f"{bucket}/run") == rows(str(tmp_path / "quiet"))
