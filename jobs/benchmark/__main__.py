@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark quality | tune | fuzz | chaos | scale``."""
+"""``python -m jobs.benchmark quality | tune | average | fuzz | chaos | scale``."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.benchmark import average as averaging
 from jobs.benchmark import chaos as chaos_benchmark
 from jobs.benchmark import fuzz as fuzzing
 from jobs.benchmark import quality as quality_benchmark
@@ -50,6 +51,21 @@ def tune(
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
     tuning.run(grid, images, steps, _known("task", task, list(TASKS)))
+
+
+@app.command()
+def average(
+    task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")] = "SR x8",
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(ROWS)}.")] = "P2L, K=0",
+    images: Annotated[int, typer.Option(min=2)] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Restorations of each measurement.")] = 8,
+    steps: Steps = None,
+) -> None:
+    """Compare single restorations, and the mean of several, with plain enlargement."""
+    _known("task", [task], list(TASKS))
+    _known("method", [method], list(ROWS))
+    for line in averaging.run(task, method, images, samples, steps):
+        print(line, flush=True)
 
 
 @app.command()

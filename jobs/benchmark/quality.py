@@ -77,7 +77,7 @@ def _append(records: Path, rows: list[Record]) -> None:
 
 def overview(records: list[Record], tasks: Iterable[str], methods: Iterable[str]) -> str:
     """Markdown: a row a method, a column a task, in each cell PSNR in dB and its gain over another method."""
-    tasks, psnr = list(tasks), _by_image(records, "psnr")
+    tasks, psnr = list(tasks), _by_run(records, "psnr")
     lines = ["| method | gain over | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 2) + "|"]
     for method in methods:
         against = ROWS[method].against or ""
@@ -93,15 +93,12 @@ def overview(records: list[Record], tasks: Iterable[str], methods: Iterable[str]
 
 def table(records: list[Record], tasks: Iterable[str], methods: Iterable[str]) -> str:
     """Markdown: a row for each task and method, with every figure and its gain over the method named."""
-    figures = {name: _by_image(records, name) for name in ("psnr", "ssim", "residual", "seconds")}
-    seeds: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for record in records:
-        seeds[record["task"], record["method"]].add(record["seed"])
+    figures = {name: _by_run(records, name) for name in ("psnr", "ssim", "residual", "seconds")}
     lines = [
         "| task | method | PSNR, dB | SSIM | residual | s | gain over | PSNR | SSIM | images x seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for here in ((task, method) for task in tasks for method in methods if (task, method) in seeds):
+    for here in ((task, method) for task in tasks for method in methods if (task, method) in figures["psnr"]):
         task, method = here
         against = ROWS[method].against or ""
         psnr, ssim, residual, seconds = (fmean(by[here].values()) for by in figures.values())
@@ -109,24 +106,31 @@ def table(records: list[Record], tasks: Iterable[str], methods: Iterable[str]) -
             _paired(figures[name][here], figures[name].get((task, against), {}), digits)
             for name, digits in (("psnr", 2), ("ssim", 3))
         ]
+        keys, seeds = (len(set(part)) for part in zip(*figures["psnr"][here], strict=True))
         lines.append(
             f"| {task} | {method} | {psnr:.2f} | {ssim:.3f} | {residual:.3f} | {seconds:.2f} | {against} "
-            f"| {' | '.join(gains)} | {len(figures['psnr'][here])} x {len(seeds[here])} |"
+            f"| {' | '.join(gains)} | {keys} x {seeds} |"
         )
     return "\n".join(lines)
 
 
-def _by_image(records: list[Record], name: str) -> dict[tuple[str, str], dict[str, float]]:
-    """Figure ``name`` by (task, method) and key, the mean over seeds."""
-    values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+Runs = dict[tuple[str, str], float]  # of one figure, by image (its key) and seed
+
+
+def _by_run(records: list[Record], name: str) -> dict[tuple[str, str], Runs]:
+    """Figure ``name`` by (task, method)."""
+    values: dict[tuple[str, str], Runs] = defaultdict(dict)
     for r in records:
-        values[r["task"], r["method"]][r["key"]].append(float(r[name]))
-    return {cell: {key: fmean(numbers) for key, numbers in keys.items()} for cell, keys in values.items()}
+        values[r["task"], r["method"]][r["key"], r["seed"]] = float(r[name])
+    return values
 
 
-def _paired(here: dict[str, float], there: dict[str, float], digits: int = 2) -> str:
-    """Mean difference over images (the mean over seeds of each) and its standard error."""
-    differences = [here[key] - there[key] for key in here if key in there]
+def _paired(here: Runs, there: Runs, digits: int = 2) -> str:
+    """Mean difference over images (of each, the mean over seeds that both have) and its standard error."""
+    by_image: dict[str, list[float]] = defaultdict(list)
+    for key, seed in here.keys() & there.keys():
+        by_image[key].append(here[key, seed] - there[key, seed])
+    differences = [fmean(of_one) for of_one in by_image.values()]
     if len(differences) < 2:
         return ""
     error = stdev(differences) / len(differences) ** 0.5

@@ -47,6 +47,15 @@ def test_the_difference_is_paired_by_image_after_the_mean_over_seeds() -> None:
     row = "| LDPS | 18.00 | 0.500 | 0.100 | 3.00 | adjoint | +2.00 ± 1.00 | +0.000 ± 0.000 | 2 x 2 |"
     assert row in table
     assert "| LDPS | adjoint | 18.00 (+2.00 ± 1.00) |" in quality.overview(records, ["SR x8"], ["LDPS"])
+    lone = base | {"method": "LDPS", "key": "a", "seed": "2", "psnr": "99"}  # a seed that adjoint lacks
+    assert "+2.00 ± 1.00" in quality.overview([*records, lone], ["SR x8"], ["LDPS"])
+
+
+def test_the_mean_of_samples_is_compared_with_plain_enlargement() -> None:
+    command = ["average", "--images", "2", "--samples", "3", "--steps", "2", "--method", "LDPS"]
+    out = CliRunner().invoke(app, command)
+    assert out.exit_code == 0, out.output
+    assert [line.split(" of LDPS")[0] for line in out.stdout.splitlines()[2:]] == ["| 1", "| 2", "| 3"]
 
 
 @pytest.mark.parametrize("row", cells.ROWS)
