@@ -29,7 +29,7 @@ class Pool:
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def scenes(count: int, seed: int) -> Pool:
