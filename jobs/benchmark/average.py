@@ -5,12 +5,13 @@ estimates the mean of all images which fit a measurement, as plain enlargement n
 """
 
 from collections.abc import Iterator
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 
 import p2l_engine
 from jobs.benchmark.cells import ROWS, TASKS, build_method, degrade, held_out
+from jobs.benchmark.quality import gain
 from p2l_engine.metrics import psnr, to_uint8
 from p2l_engine.seeding import image_seed
 
@@ -34,8 +35,7 @@ def run(task: str, row: str, images: int, samples: int, steps: int | None) -> It
         if (count := sample + 1) & sample == 0 or count == samples:
             found = _psnr(batch.x, total / count)
             gains = [here - there for here, there in zip(found, plain, strict=True)]
-            error = stdev(gains) / len(gains) ** 0.5
-            yield f"| {count} of {row} | {fmean(found):.2f} | {fmean(gains):+.2f} ± {error:.2f} |"
+            yield f"| {count} of {row} | {fmean(found):.2f} | {gain(gains)} |"
 
 
 def _psnr(x: torch.Tensor, restored: torch.Tensor) -> list[float]:

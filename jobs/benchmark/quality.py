@@ -7,7 +7,7 @@ is missing. Cells come seed by seed, so that an interrupted run has every method
 import csv
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -130,8 +130,10 @@ def _paired(here: Runs, there: Runs, digits: int = 2) -> str:
     by_image: dict[str, list[float]] = defaultdict(list)
     for key, seed in here.keys() & there.keys():
         by_image[key].append(here[key, seed] - there[key, seed])
-    differences = [fmean(of_one) for of_one in by_image.values()]
-    if len(differences) < 2:
-        return ""
+    return gain([fmean(of_one) for of_one in by_image.values()], digits) if len(by_image) > 1 else ""
+
+
+def gain(differences: Sequence[float], digits: int = 2) -> str:
+    """Mean of the differences of two images or more, and its standard error."""
     error = stdev(differences) / len(differences) ** 0.5
     return f"{fmean(differences):+.{digits}f} ± {error:.{digits}f}"

@@ -1,0 +1,32 @@
+"""What reading a shard gives: its rows, or why it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import sources
+from pipeline.rows import InputRow, SourceError
+from pipeline.sources import Shard, list_shards
+
+
+def only(source: Path) -> Shard:
+    (shard,) = list_shards([str(source)])
+    return shard
+
+
+def everything(source: Path) -> list[InputRow]:
+    """Every row, each key of the shard once."""
+    shard = only(source)
+    keys = sources.keys(shard)
+    found = list(sources.rows(shard, [True] * len(keys)))
+    assert [row.key for row in found] == keys
+    return found
+
+
+def refusal(source: Path) -> str:
+    with pytest.raises(SourceError) as refused:
+        sources.keys(only(source))
+    assert str(source) in str(refused.value)
+    return str(refused.value)
