@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.config import ConfigError, JobConfig
 from pipeline.restore import ActorOptions
+from pipeline.work import TASK_CPUS
 
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
 # book all there is and leave the reads waiting for ever, even on a single CPU.
@@ -37,11 +38,15 @@ def ray_session() -> Iterator[None]:
     """
     started = not ray.is_initialized()
     if started:
+        cpus = (os.cpu_count() or 1) + 2
         on_this_machine: dict[str, Any] = {
             "address": "local",
-            "num_cpus": (os.cpu_count() or 1) + 2,
+            "num_cpus": cpus,
             "include_dashboard": False,
         }
+        # By itself Ray keeps an idle process for each free CPU. Tasks book half of one: it would end and
+        # start processes all the time.
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(round(cpus / TASK_CPUS)))
         # Ray's core warns of what Ray Data does by design; with this it says only that it was told not to.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else on_this_machine
