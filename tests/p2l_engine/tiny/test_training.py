@@ -71,7 +71,7 @@ def test_a_training_in_miniature_writes_a_model_that_loads(
         Image.fromarray(np.broadcast_to(ramp[:, None, None], (96, 96, 3))).save(photographs / name)
     command = ["train", "--out", str(tmp_path / "model"), "--work", str(tmp_path / "work")]
     command += ["--mate-photographs", str(photographs), "--images", "32"]
-    command += ["--vae-steps", "2", "--unet-steps", "2", "--device", "cpu"]
+    command += ["--vae-steps", "1", "--unet-steps", "1", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setattr(evaluate, "COUNT", 8)
     train.main()
