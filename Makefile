@@ -14,8 +14,9 @@ READY  := $(VENV)/.ready
 demo: $(READY)
 	@$(BIN)/p2l demo
 
+# Two processes, each with the tests of whole files; in the order of the files long tests come early.
 test: $(READY)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Kills a real job 20 times on a loopback cluster of two nodes; about 5 minutes on two cores.
 chaos: $(READY)

@@ -1,4 +1,4 @@
-"""Fixtures every folder shares: one local Ray cluster and one small model a session."""
+"""Fixtures every folder shares: one local Ray cluster and one small model a test process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Ray's workers and the commands that tests start inherit these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, other tests would keep workers from running
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would look for Google
 os.environ |= {"P2L_TEST_KEY": "loopback", "P2L_TEST_SECRET": SECRET}
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
