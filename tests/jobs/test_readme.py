@@ -20,7 +20,7 @@ import ray
 from PIL import Image
 from skimage import data
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 ELSEWHERE = ("git clone ", "cd ", "ray job submit ", "pip install ")
 LONGEST = 300  # seconds
