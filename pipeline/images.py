@@ -28,7 +28,19 @@ from pipeline import limits
 from pipeline.messages import describe
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff"),
+    *(".bmp", ".gif", ".jp2", ".j2k", ".avif", ".heic", ".heif"),
+)
+"""Endings, in any case, of names that are pictures to everyone; a format not decoded gives an error row."""
+
+HEAD = 32  # bytes of a file that tell a picture
+_STARTS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a"),
+    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),  # JPEG 2000
+)
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes
 GREY_AT_ONCE = 2**20  # pixels; arithmetic on all of a large picture would take many times its memory
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
@@ -37,6 +49,17 @@ Fit = Literal["crop", "resize", "pad"]
 
 class ImageError(ValueError):
     """An image that cannot be used; the message names the cause first, then the details after a colon."""
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether a file is a picture of the formats in `SUFFIXES` by its first `HEAD` bytes."""
+    if head.startswith(_STARTS):
+        return True
+    if head.startswith(b"BM"):  # which text may begin with, too
+        return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
+    if head.startswith(b"RIFF"):
+        return head[8:12] == b"WEBP"
+    return head[4:8] == b"ftyp" and head[8:12] in _BRANDS
 
 
 def decode_image(data: bytes) -> Image.Image:

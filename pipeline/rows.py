@@ -1,9 +1,10 @@
-"""The row that travels from a source to an actor."""
+"""The row that travels from a source to an actor, and the account of what becomes no row."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -26,6 +27,56 @@ INPUT_SCHEMA = pa.schema(
 
 class SourceError(ValueError):
     """An input that cannot be listed or read, or whose keys are wrong; the message names it."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files of an input, or parts of a shard, that become no rows and stand in none.
+
+    reason: a clause that says what they are and why they are passed over. count: how many. examples: the
+    first few names, as they are shown.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.count} left out, {self.reason}: {', '.join(self.examples)}{more}"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a shard holds: the key of each row in order (None where it has none), and what becomes no row."""
+
+    keys: list[object]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+EXAMPLES = 5  # names that a LeftOut shows
+
+
+def left_out(reasons: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
+    """Pairs of a reason and a name, counted: one LeftOut a reason, in the order of their first names."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    for reason, name in reasons:
+        counts[reason] += 1
+        shown = examples.setdefault(reason, [])
+        if len(shown) < EXAMPLES:
+            shown.append(readable(name))
+    return tuple(LeftOut(reason, counts[reason], tuple(shown)) for reason, shown in examples.items())
+
+
+def merged(found: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    """Those of many shards, one a reason."""
+    by_reason: dict[str, LeftOut] = {}
+    for one in found:
+        before = by_reason.get(one.reason, LeftOut(one.reason, 0, ()))
+        shown = (*before.examples, *one.examples)[:EXAMPLES]
+        by_reason[one.reason] = LeftOut(one.reason, before.count + one.count, shown)
+    return tuple(by_reason.values())
 
 
 @dataclass(frozen=True)

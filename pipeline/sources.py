@@ -18,7 +18,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -26,12 +26,19 @@ from pipeline import limits, storage
 from pipeline.images import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.messages import describe, is_text, readable
 from pipeline.parquet_source import parquet_keys, parquet_rows
-from pipeline.rows import InputRow, SourceError
+from pipeline.rows import InputRow, Inventory, LeftOut, SourceError
 from pipeline.tar_source import tar_keys, tar_rows
 
 IMAGES_PER_SHARD = 256
 
 Kind = Literal["parquet", "tar", "images"]
+
+
+class Listing(NamedTuple):
+    """shards: by name, sorted. left_out: files of the input that are in none of them."""
+
+    shards: list[Shard]
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,12 @@ class Shard:
 
 
 def list_shards(inputs: Sequence[str]) -> list[Shard]:
-    """The shards of files, globs and folders (searched recursively), sorted by name.
+    """The shards of `listing`, for those who need no account of what is left out."""
+    return listing(inputs).shards
+
+
+def listing(inputs: Sequence[str]) -> Listing:
+    """The shards of files, globs and folders (searched recursively), and the files that are in none.
 
     Raises SourceError, with every problem at once, for an input where there is nothing, a folder that mixes
     kinds, and two shards of one name.
@@ -67,16 +79,24 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
     ]
     if problems:
         raise SourceError("\n".join(problems))
-    return sorted(shards, key=lambda shard: shard.name)
+    return Listing(sorted(shards, key=lambda shard: shard.name), ())
+
+
+def inventory(shard: Shard) -> Inventory:
+    """The keys of a shard and what of it becomes no row, in one pass over its headers.
+
+    Raises SourceError where the keys cannot be known, StorageError where the store cannot be reached.
+    """
+    if shard.kind == "parquet":
+        return Inventory(parquet_keys(shard.url))
+    if shard.kind == "tar":
+        return Inventory(list(tar_keys(shard.url)))
+    return Inventory(list(shard.files))
 
 
 def keys(shard: Shard) -> list[object]:
     """The key of each row as it stands in the shard, in order; None where there is none."""
-    if shard.kind == "parquet":
-        return parquet_keys(shard.url)
-    if shard.kind == "tar":
-        return list(tar_keys(shard.url))
-    return list(shard.files)
+    return inventory(shard).keys
 
 
 def rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
