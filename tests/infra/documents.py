@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 KUBERAY = INFRA / "kuberay"
-OVERLAYS = ("overlays/small", "overlays/spot", "overlays/on-demand", "cluster")
+OVERLAYS = ("overlays/small", "overlays/one-gpu", "overlays/spot", "overlays/on-demand", "cluster")
 
 Document = dict[str, Any]
 

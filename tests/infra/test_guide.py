@@ -7,19 +7,21 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+import yaml
 from ray.scripts.scripts import cli as ray_cli
 
 from jobs import configs
 from jobs.cli import app
 from pipeline.config import load_config
 from pipeline.prices import load_prices
-from tests.infra.documents import INFRA, KUBERAY, ROOT, tool
+from tests.infra.documents import INFRA, KUBERAY, ROOT, of_kind, render, tool
 
 GUIDE = (INFRA / "README.md").read_text()
 COMMANDS = [
@@ -32,6 +34,9 @@ NAMES = {
     "ZONE": "us-central1-a",
     "REGISTRY": "us-central1-docker.pkg.dev",
     "NUMBER": "123456789012",
+    "WORKERS": "8",
+    "TODAY": "2026-11-25",
+    "LATER": "2026-12-25",
     "CLUSTER": "p2l-abcde",
 }
 PROXY = "35.235.240.0/20"  # Identity-Aware Proxy's, the only addresses that it forwards from
@@ -42,9 +47,11 @@ def expanded(line: str) -> str:
     exports = {
         name: value.strip('"')
         for command in COMMANDS
-        for name, value in re.findall(r'export (NODES|PODS|MY_ADDRESS)=("[^"]+"|\S+)', command)
+        for name, value in re.findall(
+            r'export (NODES|PODS|MY_ADDRESS|ZONES|COME_AND_GO)=("[^"]+"|\S+)', command
+        )
     }
-    for _ in range(2):  # these hold others
+    for _ in range(3):  # these hold others
         line = re.sub(r"\$([A-Z_]+)", lambda match: ({**NAMES, **exports})[match[1]], line)
     return line
 
@@ -157,6 +164,64 @@ def test_every_path_that_the_guide_names_is_there() -> None:
     assert {"infra/gcp/a100.yaml", "infra/kuberay/overlays/spot"} <= named
     assert not [path for path in named if not (ROOT / path).exists()]
     assert all((KUBERAY / name / "kustomization.yaml").exists() for name in ("overlays/small", "cluster"))
+
+
+def test_the_number_of_workers_of_the_guide_reaches_every_place(tmp_path: Path) -> None:
+    shutil.copytree(INFRA, tmp_path / "infra")
+    for line in COMMANDS:
+        if line.startswith("sed -i") and "$WORKERS" in line:
+            subprocess.run(["bash", "-c", line], cwd=tmp_path, env=os.environ | {"WORKERS": "32"}, check=True)
+    for name in ("spot", "on-demand"):
+        documents = render(tmp_path / "infra/kuberay/overlays" / name)
+        job = of_kind(documents, "RayJob")["spec"]["rayClusterSpec"]
+        assert job["workerGroupSpecs"][0]["maxReplicas"] == 32
+        assert of_kind(documents, "ConfigMap")["data"]["workers"] == "32"
+    launcher = yaml.safe_load((tmp_path / "infra/gcp/a100.yaml").read_text())
+    kinds = [node_type["max_workers"] for node_type in launcher["available_node_types"].values()]
+    assert launcher["max_workers"] == 32 and sorted(set(kinds)) == [0, 32]
+    assert not re.search(r"max-nodes=(?!4 |\$WORKERS)|workers=\[1, \d", GUIDE)
+
+
+def test_gpu_pools_take_machines_from_any_zone_and_no_upgrade_takes_them_away() -> None:
+    pools = [call for call in calls("gcloud") if "node-pools create a100" in call]
+    assert len(pools) == 2
+    for pool in pools:
+        zones = re.findall(r"--node-locations=(\S+)", pool)[0].split(",")
+        assert len(set(zones)) > 1 and all(zone.startswith(NAMES["REGION"]) for zone in zones)
+        assert "--location-policy=ANY" in pool and "--enable-image-streaming" in pool
+    (update,) = [call for call in calls("gcloud") if "clusters update" in call]
+    assert "--add-maintenance-exclusion-scope=no_minor_or_node_upgrades" in update
+
+
+def test_the_operator_waits_for_a_head_on_a_new_machine() -> None:
+    """Its chart hands `env` on to the operator's container as it is."""
+    assert any("helm install" in line and "--values infra/kuberay/operator.yaml" in line for line in COMMANDS)
+    values = yaml.safe_load((KUBERAY / "operator.yaml").read_text())
+    assert values == {"env": [{"name": "RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS", "value": "1800"}]}
+
+
+def test_errors_are_tried_again_by_the_guides_command() -> None:
+    (line,) = [line for line in COMMANDS if "--retry-errors" in line]
+    render_and_change, apply = line.rsplit(" | ", 1)
+    assert apply == "kubectl apply -f -"
+    kubectl = tool("kubectl")
+    assert kubectl
+    path = {"PATH": f"{Path(kubectl).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", render_and_change], cwd=ROOT, env=path, capture_output=True, text=True
+    )
+    documents = list(yaml.safe_load_all(done.stdout))
+    assert of_kind(documents, "ConfigMap")["data"]["arguments"] == "--retry-errors"
+
+
+def test_the_driver_is_new_enough_for_the_cuda_of_torch() -> None:
+    """Looked up for each torch: a new one must be looked up as well."""
+    needed = {"2.13": 580}[re.findall(r"^torch==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.M)[0]]
+    assert f"driver {needed} or newer" in GUIDE
+    (family,) = set(re.findall(r"nvidia-(\d+)$", (INFRA / "gcp/a100.yaml").read_text(), re.M))
+    assert int(family) >= needed
+    pools = [call for call in calls("gcloud") if "node-pools create a100" in call]
+    assert all("gpu-driver-version=latest" in pool for pool in pools)
 
 
 def firewall() -> list[argparse.Namespace]:

@@ -31,12 +31,17 @@ CLUSTER = "spec rayClusterSpec"
 HEAD = f"{CLUSTER} headGroupSpec"
 WORKER = f"{CLUSTER} workerGroupSpecs 0"
 RAY_KINDS = ("RayJob", "RayCluster")
+REHEARSAL_SECONDS = 7200
 SPOT_GRACE_SECONDS = 15  # what GKE leaves a pod of the 30 s that GCE gives a spot machine
 
 
 def ray_kind(documents: list[Document]) -> Document:
     (found,) = (document for document in documents if document["kind"] in RAY_KINDS)
     return found
+
+
+def job_file(documents: list[Document]) -> Document:
+    return yaml.safe_load(of_kind(documents, "ConfigMap")["data"]["job.yaml"])
 
 
 def spot_job() -> Document:
@@ -108,7 +113,6 @@ def test_a_wrong_field_of_a_core_kind_is_named() -> None:
     ("path", "value", "complaint"),
     [
         ("spec submissionMode", "K8sJob", "submissionMode: got 'K8sJob'; allowed: K8sJobMode"),
-        ("spec submissionMode", "SidecarMode", "SidecarMode: has no submitterConfig"),
         ("spec shutdownAfterJobFinishes", False, "needs shutdownAfterJobFinishes"),
         ("spec deletionStrategy deletionRules", [{}], "excludes shutdownAfterJobFinishes"),
         ("spec backoffLimit", -1, "backoffLimit: got -1"),
@@ -126,7 +130,7 @@ def test_a_wrong_field_of_a_core_kind_is_named() -> None:
         ),
         (f"{HEAD} resources", {"CPU": "0"}, "head: resources are in both"),
         (f"{HEAD} template spec containers", [], "head: has no container"),
-        (f"{WORKER} minReplicas", 9, "a100: got minReplicas 9, maxReplicas 8"),
+        (f"{WORKER} minReplicas", 9999, "a100: got minReplicas 9999, maxReplicas"),
         ("metadata name", "p2l_job", "metadata.name: got 'p2l_job'"),
         ("metadata name", "p" * 48, "at most 47 characters"),
     ],
@@ -134,6 +138,12 @@ def test_a_wrong_field_of_a_core_kind_is_named() -> None:
 def test_what_only_the_operator_refuses_is_named(path: str, value: Any, complaint: str) -> None:
     (found,) = operator_complaints(changed(spot_job(), path, value))
     assert complaint in found
+
+
+def test_a_job_submitted_from_the_heads_own_pod_has_no_submitter() -> None:
+    job = changed(spot_job(), "spec submitterConfig", {"backoffLimit": 3})
+    (found,) = operator_complaints(changed(job, "spec submissionMode", "SidecarMode"))
+    assert "SidecarMode: has no submitterConfig" in found
 
 
 def test_idle_timeouts_of_groups_need_the_second_autoscaler() -> None:
@@ -164,7 +174,9 @@ def test_nothing_is_exposed_and_no_secret_is_in_a_file(documents: list[Document]
 def test_every_ray_container_is_confined(documents: list[Document]) -> None:
     cluster = ray_cluster(ray_kind(documents))
     containers = [
-        container for group in groups(cluster).values() for container in pod_spec(group)["containers"]
+        container
+        for group in groups(cluster).values()
+        for container in pod_spec(group)["containers"] + pod_spec(group)["initContainers"]
     ]
     for settings in [cluster["autoscalerOptions"], *containers]:
         context = settings["securityContext"]
@@ -213,6 +225,43 @@ def test_a100_workers_run_on_the_machines_they_are_meant_for(name: str, spot: bo
     assert tolerated == {"nvidia.com/gpu"} | ({"cloud.google.com/gke-spot"} if spot else set())
 
 
+def test_the_job_outlives_log_streams_failures_and_any_number_of_days(documents: list[Document]) -> None:
+    kind = ray_kind(documents)
+    if kind["kind"] == "RayJob":
+        assert kind["spec"]["submissionMode"] == "HTTPMode"
+        assert kind["spec"]["backoffLimit"] >= 50
+        assert not {"submitterConfig", "submitterPodTemplate"} & set(kind["spec"])
+        rehearsal = {"runs/small", "runs/one-gpu"} & {
+            job_file(documents)["output"].removeprefix("gs://BUCKET/")
+        }
+        longest = kind["spec"].get("activeDeadlineSeconds")
+        assert (longest is not None and longest <= REHEARSAL_SECONDS) if rehearsal else longest is None
+
+
+def test_every_pod_waits_for_its_account(documents: list[Document]) -> None:
+    """Before anything else, and with the script where the command says it is."""
+    for group in groups(ray_cluster(ray_kind(documents))).values():
+        first = pod_spec(group)["initContainers"][0]
+        assert first["command"] == ["python", "/etc/p2l/wait_for_identity.py"]
+        assert {"name": "job", "mountPath": "/etc/p2l", "readOnly": True} in first["volumeMounts"]
+        assert {"name": "job", "configMap": {"name": "p2l-job"}} in pod_spec(group)["volumes"]
+    assert "wait_for_identity.py" in of_kind(documents, "ConfigMap")["data"]
+
+
+def test_the_rehearsal_on_a_gpu_looks_at_it_and_then_does_the_job_on_one() -> None:
+    documents = overlay("overlays/one-gpu")
+    job, spot = job_file(documents), job_file(overlay("overlays/spot"))
+    assert {name for name in spot if job[name] != spot[name]} == {"input", "output", "method"}
+    assert job["method"] == spot["method"] | {"steps": 250} and set(job) == set(spot)
+    group = groups(ray_cluster(ray_kind(documents)))["a100"]
+    assert group["maxReplicas"] == 1
+    worker, look = pod_spec(group)["containers"][0], pod_spec(group)["initContainers"][1]
+    assert look["resources"] == worker["resources"] and look["securityContext"] == worker["securityContext"]
+    command = look["command"][2]
+    assert "nvidia-smi && p2l plan /etc/p2l/job.yaml --set method.steps=1000 " in command
+    assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
+
+
 def test_the_rehearsal_needs_no_gpu() -> None:
     worker = pod_spec(groups(ray_cluster(ray_kind(overlay("overlays/small"))))["cpu"])
     assert not [name for name in worker["nodeSelector"] if "accelerator" in name or "spot" in name]
@@ -237,18 +286,19 @@ def test_the_image_and_ray_are_the_versions_of_this_project(documents: list[Docu
     cluster = ray_cluster(ray_kind(documents))
     assert cluster["rayVersion"] == LOCKED_RAY
     for group in groups(cluster).values():
-        assert all(re.fullmatch(IMAGE, container["image"]) for container in pod_spec(group)["containers"])
+        containers = pod_spec(group)["containers"] + pod_spec(group)["initContainers"]
+        assert all(re.fullmatch(IMAGE, container["image"]) for container in containers)
 
 
 def test_the_job_is_one_that_p2l_takes_and_fits_its_cluster(documents: list[Document]) -> None:
-    config = load_config(yaml.safe_load(of_kind(documents, "ConfigMap")["data"]["job.yaml"]))
+    most = int(of_kind(documents, "ConfigMap")["data"]["workers"])
+    config = load_config(job_file(documents), [f"workers=[1, {most}]"])  # as run.sh says it
     workers = ray_cluster(ray_kind(documents))["workerGroupSpecs"][0]
     gpu = "nvidia.com/gpu" in pod_spec(workers)["containers"][0]["resources"]["limits"]
     assert config.model.device == ("cuda" if gpu else "cpu")
     assert config.output.startswith("gs://")
-    least, most = config.workers  # type: ignore[misc]
-    assert least == 1
-    assert not gpu or most == workers["maxReplicas"]
+    assert "workers" not in job_file(documents)
+    assert workers["maxReplicas"] == most
 
 
 @pytest.mark.parametrize(
@@ -303,7 +353,20 @@ def test_the_job_is_one_that_p2l_takes_and_fits_its_cluster(documents: list[Docu
             f"{WORKER} template spec containers 0 image",
             "us-central1-docker.pkg.dev/a/p2l/p2l:latest",
         ),
-        (test_the_job_is_one_that_p2l_takes_and_fits_its_cluster, f"{WORKER} maxReplicas", 4),
+        (test_the_job_is_one_that_p2l_takes_and_fits_its_cluster, f"{WORKER} maxReplicas", 9999),
+        (
+            test_the_job_outlives_log_streams_failures_and_any_number_of_days,
+            "spec activeDeadlineSeconds",
+            864000,
+        ),
+        (
+            test_the_job_outlives_log_streams_failures_and_any_number_of_days,
+            "spec submissionMode",
+            "K8sJobMode",
+        ),
+        (test_the_job_outlives_log_streams_failures_and_any_number_of_days, "spec backoffLimit", 2),
+        (test_every_pod_waits_for_its_account, f"{WORKER} template spec initContainers", REMOVED),
+        (test_every_pod_waits_for_its_account, f"{HEAD} template spec volumes 0 name", "other"),
     ],
 )
 def test_a_broken_rule_of_the_project_is_seen(
@@ -314,16 +377,3 @@ def test_a_broken_rule_of_the_project_is_seen(
     broken = [changed(each, path, value) if each["kind"] == "RayJob" else each for each in documents]
     with pytest.raises((AssertionError, KeyError)):
         rule(broken)
-
-
-@pytest.mark.parametrize(("status", "job_status"), [(0, 0), (3, 0), (1, 1), (2, 2), (137, 137)])
-def test_row_errors_do_not_start_another_cluster_and_other_failures_do(
-    status: int, job_status: int, tmp_path: Path
-) -> None:
-    stand_in = tmp_path / "p2l"
-    stand_in.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit {status}\n')
-    stand_in.chmod(0o755)
-    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", KUBERAY / "base/run.sh"], env=path)
-    assert done.returncode == job_status
-    assert (tmp_path / "arguments").read_text() == "restore /etc/p2l/job.yaml\n"
