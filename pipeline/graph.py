@@ -1,69 +1,52 @@
-"""The data flow of a run, by Ray Data: shards become rows, rows blocks of one commit, blocks receipts."""
+"""The data flow of a run, by Ray Data: items of work go to actors, which read, restore and commit their rows.
+
+No image passes through Ray's object store, so a lost machine takes none with it that others wait for.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from functools import partial
 
 import pyarrow as pa
 import ray
-from ray.data import Dataset
 
-from pipeline import cluster, work
+from pipeline import cluster
+from pipeline.actor import RestoreAndCommit
 from pipeline.config import JobConfig
-from pipeline.restore import ActorOptions, RestoreAndCommit
-from pipeline.work import Work
+from pipeline.restore import ActorOptions
+from pipeline.work import Item, Work
 
 # By one Dataset: until it ends, the driver keeps its statistics of each; see docs/scale.md.
-COMMITS_AT_ONCE = 10_000
+ITEMS_AT_ONCE = 10_000
 
 
 def receipts(
-    config: JobConfig, part: Sequence[Work], options: ActorOptions, retry_errors: bool, lease_id: str
+    config: JobConfig, part: Sequence[Item], options: ActorOptions, retry_errors: bool, lease_id: str
 ) -> Generator[pa.Table]:
-    """Restores what is left of some shards; the receipts of each commit as soon as it is made."""
-    dataset = graph(config, part, options, retry_errors, lease_id)
+    """Restores some items; the receipts of each as soon as its rows are in the output."""
+    dataset = ray.data.from_items(
+        [item.packed() for item in part], override_num_blocks=len(part)
+    ).map_batches(
+        RestoreAndCommit,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=cluster.pool(config, options.device),
+        fn_constructor_args=(config, options, retry_errors, lease_id),
+        **cluster.actor_resources(options.device),
+    )
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     del dataset
     gc.collect()  # a Dataset and its statistics refer to each other
 
 
-def graph(
-    config: JobConfig, part: Sequence[Work], options: ActorOptions, retry_errors: bool, lease_id: str
-) -> Dataset:
-    """One Dataset over shards that have something left."""
-    items = [item.item() for item in part]
-    block = cluster.commit_every(config, options.device)
-    return (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(
-            partial(work.read, stores=config.storage),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=work.TASK_CPUS,
-        )
-        .repartition(target_num_rows_per_block=block)
-        .map_batches(
-            RestoreAndCommit,
-            batch_size=block,
-            batch_format="pyarrow",
-            compute=cluster.pool(config, options.device),
-            fn_constructor_args=(config, options, retry_errors, lease_id),
-            **cluster.actor_resources(options.device),
-        )
-    )
-
-
-def parts(todo: Iterable[Work], commit: int) -> Iterator[list[Work]]:
-    """Shards with something left, in order, in parts of `COMMITS_AT_ONCE` commits of `commit` rows."""
-    part, held = list[Work](), 0
-    for item in todo:
-        if item.left:
-            part.append(item)
-            held += item.left
-        if held >= COMMITS_AT_ONCE * commit:
+def parts(todo: Iterable[Work], size: int) -> Iterator[list[Item]]:
+    """What is left of the shards, in order, in items of at most `size` rows and parts of `ITEMS_AT_ONCE`."""
+    part = list[Item]()
+    for item in (item for work in todo for item in work.items(size)):
+        part.append(item)
+        if len(part) == ITEMS_AT_ONCE:
             yield part
-            part, held = [], 0
+            part = []
     if part:
         yield part

@@ -117,14 +117,15 @@ def _group_rows(
 ) -> Iterator[InputRow]:
     keys = [str(key) for key in _keys(parquet, [group])]
     position = 0
+    after = max(row for row, want in enumerate(wanted) if want) + 1
     cause = "its row group has fewer images than keys"
     try:
         for batch in parquet.iter_batches(1, row_groups=[group], columns=columns):
-            if position == len(keys):
-                break
             if wanted[position]:
                 yield _row(keys[position], batch, shard)
             position += 1
+            if position == after:
+                break
     except storage.StorageError:
         raise  # a store out of reach is no fault of the rows
     except Exception as error:  # Arrow raises its own kinds, OSError and ValueError for damaged pages

@@ -1,4 +1,4 @@
-"""The actor: one model, rows in, committed rows out; what goes wrong with a row becomes that row's error."""
+"""One model, rows in, restored rows out; what goes wrong with a row becomes that row's error."""
 
 from __future__ import annotations
 
@@ -7,39 +7,23 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import lease, limits, logs, models, retries, sink, storage_options
+from pipeline import limits, models
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.images import ImageError, encode_png
 from pipeline.messages import describe, readable
 from pipeline.rows import InputRow
 from pipeline.sink import Row
-from pipeline.telemetry import ActorMetrics, Worker
 
 log = logging.getLogger(__name__)
-
-RECEIPT_SCHEMA = pa.schema(
-    [
-        ("source_shard", pa.string()),
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("micro_batch", pa.int32()),  # images the actor now takes at once
-        ("actor", pa.string()),  # Ray's name of its process
-        ("node", pa.string()),
-        ("actor_seconds", pa.float64()),  # since it started
-        ("retries", retries.NAMES),  # what was tried again since the receipt before
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -70,35 +54,43 @@ class Restorer:
             "fingerprint": config.fingerprint,
         }
 
-    def __call__(self, rows: Sequence[InputRow]) -> list[Row]:
-        """One output row for each input row, in their order; prepared pixels are held up to a limit."""
-        done: dict[str, Row] = {}
+    def __call__(self, rows: Iterable[InputRow]) -> list[Row]:
+        """One output row for each input row, in their order."""
+        given = list(rows)
+        done = {row["key"]: row for found in self.stream(given) for row in found}
+        return [done[row.key] for row in given]
+
+    def stream(self, rows: Iterable[InputRow]) -> Iterator[list[Row]]:
+        """An output row for each input row as soon as it is restored, so not in their order.
+
+        Images of one shape are restored together; what waits for its like is held up to a limit of pixels.
+        """
         groups: dict[Hashable, list[Prepared]] = defaultdict(list)
-        held = 0
         for row in rows:
             try:
                 image = prepare(row, self.config)
-                groups[image.group].append(image)
-                held += image.pixels.size // 3
             except ImageError as error:
-                done[row.key] = self._error(row, str(error))
+                yield [self._error(row, str(error))]
+                continue
             except Exception as error:  # a row never ends the job
-                done[row.key] = self._error(row, f"cannot prepare the row: {describe(error)}")
-            if held >= limits.RESTORED_PIXELS:
-                done |= self._restore_groups(groups)
-                held = 0
-        done |= self._restore_groups(groups)
-        return [done[row.key] for row in rows]
+                yield [self._error(row, f"cannot prepare the row: {describe(error)}")]
+                continue
+            groups[image.group].append(image)
+            if len(groups[image.group]) >= self.micro_batch:
+                yield from self._restore_all(groups.pop(image.group))
+            elif _pixels(groups) >= limits.RESTORED_PIXELS:
+                yield from self._restore_groups(groups)
+        yield from self._restore_groups(groups)
 
-    def _restore_groups(self, groups: dict[Hashable, list[Prepared]]) -> dict[str, Row]:
-        """The rows of the groups by key; the groups are emptied."""
-        done: dict[str, Row] = {}
+    def _restore_groups(self, groups: dict[Hashable, list[Prepared]]) -> Iterator[list[Row]]:
+        """The groups are emptied."""
         while groups:
-            _, images = groups.popitem()
-            while images:
-                now, images = images[: self.micro_batch], images[self.micro_batch :]
-                done |= {row["key"]: row for row in self._restore(now)}
-        return done
+            yield from self._restore_all(groups.popitem()[1])
+
+    def _restore_all(self, images: Sequence[Prepared]) -> Iterator[list[Row]]:
+        while images:
+            now, images = images[: self.micro_batch], images[self.micro_batch :]
+            yield self._restore(now)
 
     def _restore(self, images: Sequence[Prepared]) -> list[Row]:
         """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error."""
@@ -169,46 +161,8 @@ class Restorer:
         return self._row(row, "error") | {"error": readable(message)}
 
 
-class RestoreAndCommit:
-    """What Ray Data runs: restores a block, commits it, and hands on receipts instead of images.
-
-    The commit is made here, before the next block is taken, so that a kill loses one block of each actor and
-    images never travel through the object store. A block that stands in the output already, from an actor
-    that was lost before its receipt arrived, is not restored again.
-    """
-
-    def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool, lease_id: str) -> None:
-        storage_options.configure(config.storage)
-        logs.of_worker(config.fingerprint)
-        self.worker = Worker()
-        self.metrics = ActorMetrics(config.fingerprint, options.device)
-        self.lease_id = lease_id
-        self.output = config.output
-        self.retry_errors = retry_errors
-        self.retried = retries.Since()
-        self.restorer = Restorer(config, options)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        lease.check(self.output, self.lease_id)  # before work that could not be committed
-        by_shard: dict[str, list[InputRow]] = defaultdict(list)
-        names: list[str] = []
-        for cells in block.to_pylist():
-            names += cells.pop("retries", ())
-            by_shard[cells["source_shard"]].append(InputRow(**cells))
-        receipts = [receipt for shard, rows in by_shard.items() for receipt in self._commit(shard, rows)]
-        receipts[0]["retries"] = names + self.retried.names()
-        return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
-
-    def _commit(self, shard: str, rows: Sequence[InputRow]) -> list[dict[str, Any]]:
-        found = sink.committed(self.output, shard, [row.key for row in rows])
-        if found is None or (self.retry_errors and any(row["status"] == "error" for row in found)):
-            found = self.restorer(rows)
-            lease.check(self.output, self.lease_id)
-            sink.commit(self.output, shard, found)
-            self.metrics.committed(found)
-        size = self.restorer.micro_batch
-        shared = {"source_shard": shard, "micro_batch": size, "retries": []} | self.worker.columns()
-        return [row | shared for row in found]
+def _pixels(groups: Mapping[Hashable, Sequence[Prepared]]) -> int:
+    return sum(image.pixels.size // 3 for images in groups.values() for image in images)
 
 
 def _picture(key: str, pixels: Any) -> dict[str, Any]:

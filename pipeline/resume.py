@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from pipeline.sink import (
     METRICS_SCHEMA,
     OUTPUT_SCHEMA,
     ROWS_IN_GROUP,
+    TRY,
     open_writer,
     restored_url,
     unfinished_url,
@@ -37,8 +38,11 @@ def unfinished_shards(output: str) -> set[str]:
 
 
 def remove_leftovers(output: str) -> int:
-    """Removes files that a killed process began to write; how many there were."""
+    """Removes what a killed process left: files that it began to write, and tries; how many there were."""
     names = storage.find(output, storage.LEFTOVER_SUFFIX)
+    names += [
+        f"unfinished/{name}" for name in storage.find(storage.join(output, "unfinished")) if TRY in name
+    ]
     for name in names:
         storage.remove(storage.join(output, name))
     return len(names)
@@ -60,6 +64,18 @@ def done_keys(output: str, shard: str, *, count_errors: bool) -> set[str]:
         for row in _index(url)
         if count_errors or row.status == "ok"
     }
+
+
+def committed(output: str, shard: str) -> dict[str, dict[str, Any]]:
+    """Key, status and error of the rows in a shard's commits, by key; of two, that which is ok."""
+    rows: dict[str, dict[str, Any]] = {}
+    folder = unfinished_url(output, shard)
+    for name in storage.find(folder, ".parquet"):
+        with storage.open_read(storage.join(folder, name)) as file:
+            for row in pq.ParquetFile(file).read(columns=["key", "status", "error"]).to_pylist():
+                if row["key"] not in rows or row["status"] == "ok":
+                    rows[row["key"]] = row
+    return rows
 
 
 def keys_of(output: str, shard: str) -> list[str]:

@@ -19,6 +19,7 @@ from pipeline import storage
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_COLUMNS = ("image", "measurement", "reference")
 HEAVY_COLUMNS = (*IMAGE_COLUMNS, "prompt_embedding")  # left out of metrics.parquet
+TRY = ".try-"  # in the name of what tells that an item was begun; see `pipeline.tries`
 ROWS_IN_GROUP = 16  # images of a row group are read together; few keep a reader's memory small
 
 
@@ -87,6 +88,10 @@ def unfinished_url(output: str, shard: str) -> str:
     return storage.join(output, "unfinished", shard)
 
 
+def try_url(output: str, shard: str, item: str, number: int) -> str:
+    return storage.join(unfinished_url(output, shard), f"{item}{TRY}{number}")
+
+
 def commit_url(output: str, shard: str, keys: Sequence[str]) -> str:
     digest = hashlib.sha256("\0".join(keys).encode()).hexdigest()[:20]
     return storage.join(unfinished_url(output, shard), f"{digest}.parquet")
@@ -121,12 +126,3 @@ def commit(output: str, shard: str, rows: Sequence[Row]) -> None:
     url = commit_url(output, shard, [row["key"] for row in rows])
     with storage.write_whole(url) as file, open_writer(file) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=OUTPUT_SCHEMA), ROWS_IN_GROUP)
-
-
-def committed(output: str, shard: str, keys: Sequence[str]) -> list[Row] | None:
-    """Status and error of rows that stand in the output as one commit already; None where they do not."""
-    url = commit_url(output, shard, keys)
-    if not storage.exists(url):
-        return None
-    with storage.open_read(url) as file:
-        return pq.ParquetFile(file).read(columns=["key", "status", "error"]).to_pylist()

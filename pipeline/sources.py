@@ -16,18 +16,16 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
-
-import pyarrow as pa
 
 from pipeline import limits, storage
 from pipeline.images import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.messages import describe, is_text, readable
 from pipeline.parquet_source import parquet_keys, parquet_rows
 from pipeline.rows import InputRow, Inventory, LeftOut, SourceError
-from pipeline.tar_source import tar_keys, tar_rows
+from pipeline.tar_source import Samples, tar_keys, tar_rows, tar_samples
 
 IMAGES_PER_SHARD = 256
 
@@ -99,15 +97,17 @@ def keys(shard: Shard) -> list[object]:
     return inventory(shard).keys
 
 
-def rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
+def rows(
+    shard: Shard, wanted: Sequence[bool], samples: Callable[[str], Samples] = tar_samples
+) -> Iterator[InputRow]:
     """The rows where `wanted` (one flag a row) is true, in order; a bounded number in memory.
 
-    A row that cannot be read comes with its `error` set.
+    samples: of a tar, see `tar_rows`. A row that cannot be read comes with its `error` set.
     """
     if shard.kind == "parquet":
         return parquet_rows(shard.url, shard.name, wanted)
     if shard.kind == "tar":
-        return tar_rows(shard.url, shard.name, wanted)
+        return tar_rows(shard.url, shard.name, wanted, samples)
     return _image_rows(shard, wanted)
 
 
@@ -191,19 +191,3 @@ def _read_image(shard: Shard, name: str) -> InputRow:
     if len(data) > limits.CELL_BYTES:
         return InputRow.failed(name, shard.name, f"file too large: more than {limits.CELL_BYTES:,} bytes")
     return InputRow(key=name, source_shard=shard.name, image=data)
-
-
-def blocks(found: Iterable[InputRow], size: int) -> Iterator[pa.Table]:
-    """Rows as Arrow tables of at most `size`, fewer where they are large: little is in memory at once."""
-    held: list[InputRow] = []
-    for row in found:
-        held.append(row)
-        if len(held) == size or sum(map(_bytes_of, held)) > limits.CELL_BYTES:
-            yield InputRow.table(held)
-            held = []
-    if held:
-        yield InputRow.table(held)
-
-
-def _bytes_of(row: InputRow) -> int:
-    return sum(len(cell) for cell in (row.image, row.mask, row.kernel, row.prompt) if cell is not None)

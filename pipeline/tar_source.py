@@ -11,7 +11,7 @@ import io
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import BinaryIO
 
@@ -22,6 +22,7 @@ from pipeline.rows import InputRow, SourceError
 
 MEMBERS_OF_A_ROW = 8  # kept at most; more than the four roles are an error already
 REST_AT_ONCE = 2**20  # bytes of what follows the archive
+Samples = list[tuple[str, list[tarfile.TarInfo]]]
 ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 
 
@@ -38,10 +39,19 @@ def tar_keys(url: str) -> Iterator[str]:
             yield key
 
 
-def tar_rows(url: str, shard: str, wanted: Sequence[bool]) -> Iterator[InputRow]:
-    """The wanted rows; members of the others are skipped without reading them."""
+def tar_samples(url: str) -> Samples:
+    """The key and the members of each row, by which `tar_rows` finds it without reading what is before it."""
     with storage.open_read(url, read_ahead=storage.READ_AHEAD) as file:
-        for (key, members), want in zip(_samples(file, url), wanted, strict=True):
+        return list(_samples(file, url))
+
+
+def tar_rows(
+    url: str, shard: str, wanted: Sequence[bool], samples: Callable[[str], Samples] = tar_samples
+) -> Iterator[InputRow]:
+    """The wanted rows. samples: `tar_samples`, or what remembers its results for the next rows of the tar."""
+    found = samples(url)
+    with storage.open_read(url, read_ahead=storage.READ_AHEAD) as file:
+        for (key, members), want in zip(found, wanted, strict=True):
             if want:
                 try:
                     yield _row(file, key, members, shard)

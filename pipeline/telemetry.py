@@ -26,9 +26,10 @@ class Worker:
     def __init__(self) -> None:
         self._start = time.monotonic()
         context = ray.get_runtime_context() if ray.is_initialized() else None
+        self.node = context.get_node_id() if context else "this machine"
         self._names = {
             "actor": context.get_worker_id() if context else f"process {os.getpid()}",
-            "node": context.get_node_id() if context else None,
+            "node": self.node,
         }
 
     def columns(self) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""One shard's share of a run, and the tasks on it: read its rows, make its commits one file.
+"""One shard's share of a run, the items of it that actors take, and the task that makes its commits one file.
 
-Tasks import no torch: a reader is a small process that starts in a fraction of a second.
+The task imports no torch: its process starts in a fraction of a second.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,15 +24,14 @@ from pipeline.storage_options import Options
 log = logging.getLogger(__name__)
 
 TASK_CPUS = 0.5  # booked by each task; see `pipeline.cluster`
-ROWS_AT_ONCE = 8  # read together; images are large
 
 
 @dataclass(frozen=True)
 class Work:
     """rows: in the shard. wanted: packed bits, one a row, of those to be restored. left: how many these are.
 
-    What is wanted is fixed before reading starts: a read that Ray repeats after a lost node gives the same
-    blocks, whatever was committed in the meantime.
+    What is wanted is fixed before reading starts: an item that Ray repeats after a lost node is the same,
+    whatever was committed in the meantime.
     """
 
     shard: Shard
@@ -47,16 +48,49 @@ class Work:
         shard = Shard(item["name"], item["kind"], item["url"], tuple(item["files"]))
         return Work(shard, item["rows"], item["wanted"], item["left"])
 
+    def items(self, size: int) -> Iterator[Item]:
+        """The wanted rows in order, at most `size` to an item; of a folder each has only its own files."""
+        flags = np.unpackbits(np.frombuffer(self.wanted, np.uint8), count=self.rows)
+        numbers = np.flatnonzero(flags).tolist()
+        for start in range(0, len(numbers), size):
+            rows = tuple(numbers[start : start + size])
+            if self.shard.files:
+                files = tuple(self.shard.files[row] for row in rows)
+                yield Item(replace(self.shard, files=files), len(rows), tuple(range(len(rows))))
+            else:
+                yield Item(self.shard, self.rows, rows)
 
-def read(batch: pa.Table, stores: Options) -> Iterator[pa.Table]:
-    """The wanted rows of one shard, a few at a time; `retries` names what was tried again to read a block."""
-    storage_options.configure(stores)
-    work = Work.of(batch.to_pylist()[0])
-    flags = np.unpackbits(np.frombuffer(work.wanted, np.uint8), count=work.rows).astype(bool)
-    retried = retries.Since()
-    for block in sources.blocks(sources.rows(work.shard, flags.tolist()), ROWS_AT_ONCE):
-        names = [retried.names(), *([] for _ in range(len(block) - 1))]
-        yield block.append_column("retries", pa.array(names, retries.NAMES))
+
+@dataclass(frozen=True)
+class Item:
+    """What an actor takes at a time: wanted rows of one shard. rows: in the shard. wanted: their numbers."""
+
+    shard: Shard
+    rows: int
+    wanted: tuple[int, ...]
+
+    @property
+    def id(self) -> str:
+        """20 hexadecimal digits; another for each item of a shard."""
+        return hashlib.sha256(repr((self.shard.files, self.wanted)).encode()).hexdigest()[:20]
+
+    @property
+    def flags(self) -> list[bool]:
+        """Whether it is wanted, of each row of the shard."""
+        flags = np.zeros(self.rows, bool)
+        flags[list(self.wanted)] = True
+        return list(flags.tolist())
+
+    def packed(self) -> dict[str, bytes]:
+        """As a row of a Ray Dataset."""
+        return {"item": pickle.dumps(self)}
+
+    @staticmethod
+    def of(block: pa.Table) -> Item:
+        """The item of a block of one."""
+        (packed,) = block.column("item").to_pylist()
+        item: Item = pickle.loads(packed)
+        return item
 
 
 class Compaction:

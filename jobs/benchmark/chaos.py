@@ -40,6 +40,7 @@ KINDS = {
     "drain": "SIGTERM to a worker node, SIGKILL after its grace period; another one joins",
 }
 SHARDS, ROWS_IN_SHARD, COMMIT, ACTORS, NODES = 6, 50, 4, 2, 2
+PADDING = 2**19  # bytes after each PNG, which no decoder reads: a job's images exceed a node's object store
 LONGEST_WAIT = 3.0  # s from a sign of progress to the kill
 ANYTIME = 0.25  # share of kills that wait for no progress, and so may meet a start
 PATIENCE = 900.0  # s without a sign of progress, after which a job is taken to hang
@@ -106,7 +107,7 @@ def write_input(folder: Path) -> None:
     folder.mkdir()
     for shard in range(SHARDS):
         numbers = range(shard * ROWS_IN_SHARD, (shard + 1) * ROWS_IN_SHARD)
-        images = [encode_png(traced.image(number)) for number in numbers]
+        images = [encode_png(traced.image(number)) + bytes(PADDING) for number in numbers]
         pq.write_table(
             pa.table({"key": list(map(str, numbers)), "image": images}), folder / f"{shard}.parquet"
         )

@@ -176,12 +176,11 @@ def _input(folder: Path, number: int, kind: str, content: bytes) -> Path:
 
 
 def _restore(shard: Shard, keys: Sequence[str], actor: Restorer) -> dict[str, Any]:
-    """Reads the rows in blocks, restores and commits each, and counts what stands in the commits."""
+    """Reads the rows, restores and commits them, and counts what stands in the commits."""
     from pipeline import resume, sink, sources, storage
-    from pipeline.rows import InputRow
 
-    for block in sources.blocks(sources.rows(shard, [True] * len(keys)), 4):
-        sink.commit(OUTPUT, shard.name, actor([InputRow(**cells) for cells in block.to_pylist()]))
+    for rows in actor.stream(sources.rows(shard, [True] * len(keys))):
+        sink.commit(OUTPUT, shard.name, rows)
     if not keys:
         return {}
     resume.compact(OUTPUT, shard.name, keys)

@@ -95,7 +95,7 @@ sys.exit(run(load_config(json.loads(sys.argv[1]))).exit_status)
 
 @pytest.mark.slow
 def test_more_images_than_the_object_store_holds_are_restored_all_the_same(tmp_path: Path) -> None:
-    """A block of eight images alone is larger than the store: Ray lays what is too much on the disk."""
+    """Eight images of one item alone are larger than the store, and none of them passes through it."""
     noise = [encoded(picture(seed, 2000), "TIFF") for seed in range(3)]
     assert 8 * len(noise[0]) > 78 * 2**20
     write_parquet(tmp_path / "input" / "a.parquet", {str(row): noise[row % 3] for row in range(8)})

@@ -17,9 +17,9 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline import cluster, logs, telemetry, usage
+from pipeline.actor import RECEIPT_SCHEMA
 from pipeline.config import ConfigError, JobConfig
 from pipeline.observe import observing
-from pipeline.restore import RECEIPT_SCHEMA
 from pipeline.run import run
 from pipeline.telemetry import ActorMetrics, DriverMetrics
 from pipeline.usage import StartUsage, Usage

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline.actor import RECEIPT_SCHEMA
 from pipeline.progress import Progress
-from pipeline.restore import RECEIPT_SCHEMA
 from pipeline.starts import JOB_CONFIG, Start
 
 

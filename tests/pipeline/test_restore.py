@@ -1,4 +1,4 @@
-"""The actor without Ray: batches that shrink when memory runs out, and errors that stay with their row."""
+"""One model at work on rows: batches shrink when memory runs out, and errors stay with their row."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import lease, restore
+from pipeline import restore
 from pipeline.images import decode_image
-from pipeline.restore import ActorOptions, RestoreAndCommit, Restorer
+from pipeline.restore import ActorOptions, Restorer
 from pipeline.rows import InputRow, as_bytes
 from tests.pipeline.small_jobs import SIDE, encoded, job, picture, png
 
@@ -118,35 +118,6 @@ def test_a_row_with_a_prompt_uses_it_and_others_the_default(
         ]
     )
     assert seen == [["a cat", "a photograph", ""]]
-
-
-def test_a_block_that_is_committed_already_is_not_restored_again(tmp_path: Path) -> None:
-    """A node may be lost after an actor's commit and before its receipt; Ray then repeats the block."""
-    config = job(tmp_path, tmp_path / "out")
-    block = InputRow.table(input_rows(png(1), b"junk"))
-    with lease.hold(config.output, take_over=False, lost=print) as held:
-        actor = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=False, lease_id=held)
-        first = actor(block).drop_columns("actor_seconds")
-        (commit,) = (tmp_path / "out" / "unfinished" / "shard").iterdir()
-        written = commit.stat().st_mtime_ns
-        assert actor(block).drop_columns("actor_seconds") == first and commit.stat().st_mtime_ns == written
-        assert first.column("status").to_pylist() == ["ok", "error"]
-
-        retrying = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=True, lease_id=held)
-        assert retrying(block).column("status").to_pylist() == ["ok", "error"]
-        assert commit.stat().st_mtime_ns > written
-
-
-def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(tmp_path: Path) -> None:
-    config = job(tmp_path, tmp_path / "out")
-    with lease.hold(config.output, take_over=False, lost=print) as held:
-        actor = RestoreAndCommit(config, ActorOptions("cpu", 4, 1), retry_errors=False, lease_id=held)
-    with (
-        lease.hold(config.output, take_over=False, lost=print),
-        pytest.raises(lease.LeaseError, match="taken over by another driver"),
-    ):
-        actor(InputRow.table(input_rows(png(1))))
-    assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_the_noise_is_drawn_from_the_image_seed(tmp_path: Path) -> None:

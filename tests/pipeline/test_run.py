@@ -170,13 +170,13 @@ def copied(finished: Path, tmp_path: Path) -> JobConfig:
 
 
 def test_a_run_of_many_commits_is_done_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part is a Dataset of whole shards, whose statistics the driver drops before the next."""
+    """Each part is a Dataset, whose statistics the driver drops before the next."""
     parts = []
     receipts = graph.receipts
-    monkeypatch.setattr(graph, "COMMITS_AT_ONCE", 3)  # of two rows, so two shards of five rows to a part
+    monkeypatch.setattr(graph, "ITEMS_AT_ONCE", 6)  # of two rows or the last of a shard, so two shards
     monkeypatch.setattr(graph, "receipts", lambda *given: parts.append(len(given[1])) or receipts(*given))
     assert run(job(write_shards(tmp_path / "input", "abcde"), tmp_path / "output")).ok == 25
-    assert parts == [2, 2, 1]
+    assert parts == [6, 6, 3]
     keys = [row["key"] for name in "abcde" for row in restored(tmp_path / "output", name)]
     assert keys == [f"{name}-{row}" for name in "abcde" for row in range(5)]
 

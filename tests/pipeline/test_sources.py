@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import limits, sources
+from pipeline import limits, sources, storage
 from pipeline.rows import SourceError, as_bytes
 from pipeline.sources import Shard, list_shards
+from pipeline.tar_source import tar_samples
 from tests.pipeline.small_jobs import png, write_parquet, write_tar
 
 
@@ -159,3 +164,24 @@ def test_any_fsspec_url_is_a_source() -> None:
     memory.pipe_file("/bucket/shards/1.parquet", buffer.getvalue())
     (row,) = everything(only("memory://bucket/shards/*.parquet"))
     assert (row.key, row.image, row.source_shard) == ("a", png(1), "1")
+
+
+def test_the_last_row_of_a_tar_whose_headers_are_known_is_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = only(write_tar(tmp_path / "t.tar", {f"{row}.png": png(row, side=64) for row in range(50)}).parent)
+    samples = {shard.url: tar_samples(shard.url)}
+    read: list[int] = []
+
+    @contextmanager
+    def counted(url: str, **options: int) -> Iterator[Any]:
+        with open(url.removeprefix("file://"), "rb") as file:
+            yield SimpleNamespace(
+                read=lambda size: read.append(size) or file.read(size), seek=file.seek, tell=file.tell
+            )
+
+    monkeypatch.setattr(storage, "open_read", counted)
+    wanted = [row == 49 for row in range(50)]
+    (row,) = sources.rows(shard, wanted, samples.__getitem__)
+    assert (row.key, row.image) == ("49", png(49, side=64))
+    assert sum(read) == len(png(49, side=64))

@@ -1,0 +1,109 @@
+"""The actor: items of work in, committed rows out, and receipts to the driver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import lease, logs, resume, retries, sink, sources, storage_options, tries
+from pipeline.ahead import ahead
+from pipeline.config import JobConfig
+from pipeline.restore import ActorOptions, Restorer
+from pipeline.rows import InputRow, SourceError
+from pipeline.sink import Row
+from pipeline.tar_source import tar_samples
+from pipeline.telemetry import ActorMetrics, Worker
+from pipeline.work import Item
+
+COMMIT_SECONDS = 300.0  # restored rows wait for the rest of their item so long, and are committed then
+TARS_KEPT = 2  # whose headers are in memory: an actor's next item is mostly of the same shard
+
+RECEIPT_SCHEMA = pa.schema(
+    [
+        ("source_shard", pa.string()),
+        ("key", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("micro_batch", pa.int32()),  # images the actor now takes at once
+        ("actor", pa.string()),  # Ray's name of its process
+        ("node", pa.string()),
+        ("actor_seconds", pa.float64()),  # since it started
+        ("retries", retries.NAMES),  # what was tried again since the receipt before
+    ]
+)
+
+
+class RestoreAndCommit:
+    """What Ray Data runs: reads an item's rows, restores and commits them, and hands on receipts.
+
+    An item is committed before the next one is taken, so that a kill loses what an actor restored since its
+    last commit. Rows of an item begun before that stand in the output are not restored again.
+    """
+
+    def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool, lease_id: str) -> None:
+        storage_options.configure(config.storage)
+        logs.of_worker(config.fingerprint)
+        self.worker = Worker()
+        self.metrics = ActorMetrics(config.fingerprint, options.device)
+        self.lease_id = lease_id
+        self.output = config.output
+        self.retry_errors = retry_errors
+        self.retried = retries.Since()
+        self.restorer = Restorer(config, options)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._samples = lru_cache(TARS_KEPT)(tar_samples)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        item = Item.of(block)
+        lease.check(self.output, self.lease_id)  # before work that could not be committed
+        before = tries.begin(self.output, item, self.worker.node)
+        found = list(self._restored(item, self._committed(item.shard.name) if before else {}))
+        if len(found) != len(item.wanted):
+            raise SourceError(
+                f"{item.shard.url}: has other rows than when the run began; give the same command again"
+            )
+        tries.end(self.output, item)
+        shared = {"source_shard": item.shard.name, "micro_batch": self.restorer.micro_batch, "retries": []}
+        receipts = [row | shared | self.worker.columns() for row in found]
+        receipts[0]["retries"] = self.retried.names()
+        return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
+
+    def _committed(self, shard: str) -> dict[str, Row]:
+        """Rows of a shard's commits, by key, that need not be restored again."""
+        rows = resume.committed(self.output, shard)
+        return {key: row for key, row in rows.items() if row["status"] == "ok" or not self.retry_errors}
+
+    def _restored(self, item: Item, done: Mapping[str, Row]) -> Iterator[Row]:
+        """The item's rows once they are in the output; those in `done` are there already."""
+        read = ahead(sources.rows(item.shard, item.flags, self._samples), self._reader)
+        passed: list[Row] = []
+
+        def todo() -> Iterator[InputRow]:
+            for row in read:
+                if row.key in done:
+                    passed.append(done[row.key])
+                else:
+                    yield row
+
+        held: list[Row] = []
+        last = time.monotonic()
+        for rows in self.restorer.stream(todo()):
+            held += rows
+            if time.monotonic() - last >= COMMIT_SECONDS:
+                yield from self._commit(item.shard.name, held)
+                held, last = [], time.monotonic()
+        yield from self._commit(item.shard.name, held)
+        yield from passed
+
+    def _commit(self, shard: str, rows: list[Row]) -> list[dict[str, Any]]:
+        """Key, status and error of rows, once they are in the output."""
+        if rows:
+            lease.check(self.output, self.lease_id)
+            sink.commit(self.output, shard, rows)
+            self.metrics.committed(rows)
+        return [{name: row.get(name) for name in ("key", "status", "error")} for row in rows]
