@@ -1,5 +1,9 @@
 """Files on any fsspec URL: listing, reading and writes that appear whole or not at all.
 
+An address is a string: `protocol://store/path`, or a local path. `join` alone makes one from a folder and a
+name, and `split` alone takes one apart. URL syntax is read only in what stands before the path, as a person
+gave it; the path is taken letter by letter, whatever `::`, `?`, `#`, `%`, `//` or `://` the names in it hold.
+
 Every call tries transient errors again (`pipeline.retries`). On anything but this machine's disk, what still
 goes wrong is a StorageError that names the URL, or FileNotFoundError where that is what is wrong.
 """
@@ -9,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline import (
     retries,
@@ -27,6 +33,8 @@ LEFTOVER_SUFFIX = ".tmp"  # a write that never ended; no reader's *.parquet patt
 READ_AHEAD = 4 * 2**20  # bytes, for many small reads in order
 SHOW_WHOLE_UPLOADS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*)://([^/]*)(.*)\Z", re.DOTALL)  # protocol, store, path
+
 T = TypeVar("T")
 
 
@@ -36,23 +44,48 @@ class StorageError(OSError):
 
 def absolute(url: str) -> str:
     """The URL itself, or a local path made absolute, for workers that run in another folder."""
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+    return url if _URL.match(url) else os.path.abspath(os.path.expanduser(url))
 
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL and the path on it, without a closing slash.
+    """The file system of an address and the path on it, without a closing slash.
 
-    Raises StorageError for an unknown protocol, or one whose package is missing.
+    Raises StorageError for an unknown protocol, one whose package is missing, a chain of protocols (`::`),
+    and a path that the store's client would take for another.
     """
+    protocol, store, below = found.groups() if (found := _URL.match(url)) else ("file", "", url)
+    if "::" in protocol + store:
+        raise StorageError(redact(f"{url}: chains of protocols with :: are not followed; give a URL of one"))
     try:
-        fs, path = retries.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+        fs, root = retries.url_to_fs(f"{protocol}://{store}")
+    except (ImportError, TypeError, ValueError) as error:
         raise StorageError(redact(f"{url}: {error}")) from error
-    return fs, path.rstrip("/")
+    if isinstance(fs, LocalFileSystem):  # a relative path is below the current folder
+        return fs, str(fs._strip_protocol((store + below).rstrip("/") or "/"))
+    path = (root.rstrip("/") + below).rstrip("/")
+    if not _is_exact(fs, path):
+        raise StorageError(redact(f"{url}: the store's client would take its path for another; rename it"))
+    return fs, path
 
 
-def join(url: str, *parts: str) -> str:
-    return posixpath.join(url.rstrip("/"), *parts)
+def join(folder: str, *names: str) -> str:
+    """The address of what is in a folder, by its path below it, which is taken letter by letter."""
+    return "/".join((folder.rstrip("/"), *names))
+
+
+def can_read(folder: str, name: str) -> bool:
+    """Whether the address of a name in a folder is read as that name, and as no other."""
+    fs, path = split(folder)
+    return not name.endswith("/") and _is_exact(fs, f"{path}/{name}")
+
+
+def _is_exact(fs: AbstractFileSystem, path: str) -> bool:
+    """Whether a client takes a path letter by letter. s3fs, for one, cuts a key at `?versionId=`."""
+    if not hasattr(fs, "split_path"):
+        parts = {".", ".."} & set(path.split("/"))  # which a server may resolve
+        return not parts and fs._strip_protocol(path) == path
+    bucket, key, version = fs.split_path(path)
+    return not version and path in (bucket, f"{bucket}/{key}")
 
 
 def is_local(fs: AbstractFileSystem) -> bool:
@@ -60,17 +93,18 @@ def is_local(fs: AbstractFileSystem) -> bool:
     return protocol in ("file", "local")
 
 
-def find(url: str, suffix: str = "") -> list[str]:
-    """Sorted paths below a folder of all its files that end in `suffix`; [] where the folder is missing."""
+def find(url: str, suffix: str = "", *, prefix: str = "") -> list[str]:
+    """Sorted paths below a folder of all its files that begin and end so; [] where the folder is missing."""
     fs, root = split(url)
     fs.invalidate_cache()
+    narrowed = {"prefix": prefix} if prefix and hasattr(fs, "split_path") else {}  # s3fs, gcsfs
     try:
-        paths = _attempt(fs, url, "listed", lambda: fs.find(root))
+        paths = _attempt(fs, url, "listed", lambda: fs.find(root, **narrowed))
     except FileNotFoundError:
         return []
-    return sorted(
-        path[len(root) + 1 :] for path in paths if path.startswith(root + "/") and path.endswith(suffix)
-    )
+    inside = root.rstrip("/") + "/"
+    names = (path[len(inside) :] for path in paths if path.startswith(inside))
+    return sorted(name for name in names if name.startswith(prefix) and name.endswith(suffix))
 
 
 def glob(url: str) -> list[str]:
@@ -104,6 +138,8 @@ def _kind(url: str) -> str | None:
 
 def open_read(url: str, *, read_ahead: int = 0) -> BinaryIO:
     """A seekable file, read in ranges: each read is one request for its bytes, and `read_ahead` more."""
+    if url.endswith("/"):
+        raise FileNotFoundError(f"{url}: no file's name ends in /")
     fs, path = split(url)
     if is_local(fs):
         return cast(BinaryIO, fs.open(path, "rb"))
@@ -169,7 +205,7 @@ def write_text(url: str, text: str) -> None:
 
 
 def _neighbour(folder: str, name: str) -> str:
-    return posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}{LEFTOVER_SUFFIX}")
+    return f"{folder}/.{name}.{uuid.uuid4().hex[:8]}{LEFTOVER_SUFFIX}"
 
 
 def _upload(fs: AbstractFileSystem, url: str, source: str, path: str) -> None:
