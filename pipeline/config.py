@@ -17,10 +17,13 @@ from p2l_engine import methods, operators
 from p2l_engine.weights import check_model_id
 from pipeline import storage, storage_options
 from pipeline.prices import load_prices
+from pipeline.rows import Keys, Reading
 
 DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
 DEFAULT_METHOD = {"name": "p2l", "preset": "imagenet"}
 DRAWN = {"motion_blur"}  # operators that draw their kernel, and so never fit a measurement made elsewhere
+# What is left out of the fingerprint while it is the default, for runs begun before it was a setting.
+SETTINGS_OF_INPUT = ("columns", "keys")
 SETTINGS_OF_RESULT = ("mode", "model", "size", "fit", "operator", "noise", "prompt", "method", "seed")
 MISTAKE = "\n"  # between the mistakes that one validator finds
 
@@ -58,6 +61,19 @@ class ModelConfig(_Block):
         return self
 
 
+class ColumnsConfig(_Block):
+    """The Parquet column of each role."""
+
+    key: str = Field("key", min_length=1, description="a column's name")
+    image: str = Field("image", min_length=1, description="a column's name")
+    mask: str = Field("mask", min_length=1, description="a column's name")
+    kernel: str = Field("kernel", min_length=1, description="a column's name")
+    prompt: str = Field("prompt", min_length=1, description="a column's name")
+
+
+BLOCKS: dict[str, type[_Block]] = {"model": ModelConfig, "columns": ColumnsConfig}
+
+
 class JobConfig(_Block):
     """The job file. A field's description says what is allowed."""
 
@@ -65,6 +81,13 @@ class JobConfig(_Block):
 
     input: tuple[str, ...] = Field(min_length=1, description="a URL, a glob, a folder, or a list of them")
     output: str = Field(min_length=1, description="a folder or its URL")
+    columns: ColumnsConfig = Field(
+        default_factory=lambda: ColumnsConfig.model_validate({}),
+        description="the Parquet column of each role, such as {image: jpg, prompt: caption}",
+    )
+    keys: Keys = Field(
+        "key", description="key, row (shard's name and row's number), shard/key (shard's name and its key)"
+    )
     mode: Literal["measure", "restore"] = Field("measure", description="measure, restore")
     model: ModelConfig = Field(
         default_factory=lambda: ModelConfig.model_validate({}),
@@ -195,13 +218,19 @@ class JobConfig(_Block):
         """The settings that change results, flat: {"method.steps": 1000, ...}."""
         values = self.model_dump(mode="json", include=set(SETTINGS_OF_RESULT))
         values["model"].pop("device")
-        return _flat(values)
+        given = self.model_dump(mode="json", include=set(SETTINGS_OF_INPUT), exclude_defaults=True)
+        return _flat(values | given)
 
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of a hash over `settings`; runs of one fingerprint give the same images."""
         text = json.dumps(self.settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def reading(self) -> Reading:
+        """How the input's shards are read."""
+        return Reading(self.keys, **dict(self.columns))
 
     @property
     def operator_settings(self) -> dict[str, Any]:
@@ -291,10 +320,10 @@ def _sentences(error: ValidationError) -> list[str]:
 def _sentence(problem: ErrorDetails) -> list[str]:
     """One mistake, or those a validator found in a block, as: path: got what; allowed: what."""
     location = [str(part) for part in problem["loc"] if isinstance(part, str)]
-    in_model = len(location) > 1 and location[0] == "model"
-    fields = ModelConfig.model_fields if in_model else JobConfig.model_fields
+    in_block = len(location) > 1 and location[0] in BLOCKS
+    fields = BLOCKS[location[0]].model_fields if in_block else JobConfig.model_fields
     path = ".".join(
-        location if in_model else location[:1]
+        location if in_block else location[:1]
     )  # further parts tell which of several types failed
     name = path.split(".")[-1]
     if problem["type"] == "extra_forbidden":

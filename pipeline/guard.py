@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline import outputs, resume, storage
+from pipeline import outputs, resume, sources, storage
 from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
@@ -41,7 +41,7 @@ def refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
     whole = [shard for shard in planned if shard.kind == "images" and shard.name in restored]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         stored = pool.map(lambda shard: resume.keys_of(output, shard.name), whole)
-    changed = [shard for shard, keys in zip(whole, stored, strict=True) if keys != list(shard.files)]
+    changed = [shard for shard, keys in zip(whole, stored, strict=True) if keys != sources.keys(shard)]
     if changed:
         raise SourceError(
             f"input: images were added to or removed from {changed[0].url} since {len(changed)} shards, "

@@ -69,7 +69,7 @@ class Estimate:
 
 def count_images(config: JobConfig) -> int:
     """The rows of the job's input, from its keys alone. Raises SourceError when it cannot be listed."""
-    return sum(len(sources.keys(shard)) for shard in sources.list_shards(config.input))
+    return sum(len(sources.keys(shard)) for shard in sources.list_shards(config.input, config.reading))
 
 
 def measure(config: JobConfig) -> Measurement:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.messages import readable
@@ -23,6 +22,42 @@ INPUT_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+
+
+Keys = Literal["key", "row", "shard/key"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a shard is read. keys: what a row's key is; key, image, ...: the Parquet column of each role.
+
+    A key is the one that the shard has; or `row`, the shard's name and the row's number from 0; or
+    `shard/key`, the shard's name and the shard's key: for keys that start again in each shard.
+    """
+
+    keys: Keys = "key"
+    key: str = "key"
+    image: str = "image"
+    mask: str = "mask"
+    kernel: str = "kernel"
+    prompt: str = "prompt"
+
+    def key_of(self, shard: str, row: int, stored: object) -> object:
+        """The key of one row. `stored`, as the shard has it, is handed on as it is where it is no text."""
+        if self.keys == "row":
+            return f"{shard}/{row}"
+        if self.keys == "shard/key" and isinstance(stored, str) and stored:
+            return f"{shard}/{stored}"
+        return stored
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The column of each role."""
+        roles = [field.name for field in fields(self) if field.name != "keys"]
+        return {role: getattr(self, role) for role in roles}
+
+
+AS_STORED = Reading()
 
 
 class SourceError(ValueError):
@@ -99,19 +134,3 @@ class InputRow:
     @staticmethod
     def table(found: Sequence[InputRow]) -> pa.Table:
         return pa.Table.from_pylist([asdict(row) for row in found], schema=INPUT_SCHEMA)
-
-
-def as_bytes(value: object) -> bytes | None:
-    """A cell of an input table as bytes: bytes, Hugging Face's struct of bytes and path, or nested numbers.
-
-    Numbers become a .npy file. Raises ValueError or TypeError for anything else.
-    """
-    if value is None or isinstance(value, bytes):
-        return value
-    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes | None) and "bytes" in value:
-        return value["bytes"]
-    if isinstance(value, list):
-        buffer = io.BytesIO()
-        np.save(buffer, np.asarray(value, dtype=np.float32), allow_pickle=False)
-        return buffer.getvalue()
-    raise ValueError(f"expected bytes, a struct of bytes, or nested numbers, got {type(value).__name__}")

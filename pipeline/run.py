@@ -58,7 +58,7 @@ def run(
     cluster.refuse_vanishing_output(config.output)
     retried = retries.Since()
     try:
-        planned = sources.list_shards(config.input)
+        planned = sources.list_shards(config.input, config.reading)
         guard.refuse_other_settings(config)
         guard.refuse_changed_folders(config.output, planned)
     except (SourceError, OSError) as error:

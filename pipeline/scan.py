@@ -16,13 +16,13 @@ import pyarrow as pa
 import ray
 
 from pipeline import resume, retries, sources, storage, storage_options
+from pipeline.keys import Place, bad_keys, repeated_keys
 from pipeline.messages import readable
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
 from pipeline.storage_options import Options
 from pipeline.work import TASK_CPUS, Work
 
-SHOWN = 10  # of each kind of mistake
 LEAVE_OUT = "mend the file, or leave it out: begin its name with _, or list the others as `input`"
 
 _SCANNED = pa.schema(
@@ -89,7 +89,7 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Option
     shard = Work.of(item).shard
     try:
         keys = sources.keys(shard)
-        problems = _bad_keys(shard, keys)
+        problems = bad_keys(shard, keys)
     except storage.StorageError:
         raise  # a store out of reach is no fault of the shard
     except (SourceError, OSError) as error:
@@ -113,18 +113,6 @@ def _hash(key: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
-def _bad_keys(shard: Shard, keys: Sequence[object]) -> list[str]:
-    missing = [row for row, key in enumerate(keys) if key is None or key == ""]
-    wrong = [(row, key) for row, key in enumerate(keys) if key is not None and not isinstance(key, str)]
-    problems = []
-    if missing:
-        problems.append(f"{shard.url}: {len(missing)} rows without a key: rows {_some(missing)}")
-    if wrong:
-        shown = _some([f"{key!r} ({type(key).__name__}, row {row})" for row, key in wrong])
-        problems.append(f"{shard.url}: {len(wrong)} keys that are not text: {shown}")
-    return problems
-
-
 def _repeated(shards: Sequence[Shard], hashes: Sequence[np.ndarray]) -> list[str]:
     """Names the keys that occur twice, reading again only the shards that hold one of their hashes."""
     values = np.concatenate(hashes)
@@ -132,21 +120,12 @@ def _repeated(shards: Sequence[Shard], hashes: Sequence[np.ndarray]) -> list[str
     suspects = np.unique(values[1:][values[1:] == values[:-1]])
     if not len(suspects):
         return []
-    places: dict[str, list[str]] = {}
+    places: dict[str, list[Place]] = {}
     for shard, of_shard in zip(shards, hashes, strict=True):
         rows = np.flatnonzero(np.isin(of_shard, suspects))
         if len(rows):
             keys = sources.keys(shard)
             for row in rows.tolist():
                 if isinstance(keys[row], str) and keys[row]:
-                    places.setdefault(str(keys[row]), []).append(f"{shard.name} row {row}")
-    repeated = {key: where for key, where in places.items() if len(where) > 1}
-    if not repeated:
-        return []
-    shown = _some([f"{key!r} ({', '.join(where)})" for key, where in repeated.items()])
-    return [f"{len(repeated)} keys occur more than once: {shown}"]
-
-
-def _some(items: Sequence[object]) -> str:
-    shown = ", ".join(readable(str(item)) for item in items[:SHOWN])
-    return shown if len(items) <= SHOWN else f"{shown}, and {len(items) - SHOWN} more"
+                    places.setdefault(str(keys[row]), []).append((shard.name, row))
+    return repeated_keys(places)

@@ -2,7 +2,7 @@
 
 | input            | shards                               | key of a row                             |
 |------------------|--------------------------------------|------------------------------------------|
-| Parquet file     | one a file                           | column `key`                             |
+| Parquet file     | one a file                           | column `key`, or the one named           |
 | WebDataset tar   | one a file                           | a member's path up to its name's first dot |
 | folder of images | IMAGES_PER_SHARD each, sorted by path | path below the folder                    |
 
@@ -17,14 +17,14 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from pipeline import limits, storage
 from pipeline.images import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.messages import describe, is_text, readable
 from pipeline.parquet_source import parquet_keys, parquet_rows
-from pipeline.rows import InputRow, Inventory, LeftOut, SourceError
+from pipeline.rows import AS_STORED, InputRow, Inventory, LeftOut, Reading, SourceError
 from pipeline.tar_source import Samples, tar_keys, tar_rows, tar_samples
 
 IMAGES_PER_SHARD = 256
@@ -47,14 +47,15 @@ class Shard:
     kind: Kind
     url: str
     files: tuple[str, ...] = ()
+    reading: Reading = AS_STORED
 
 
-def list_shards(inputs: Sequence[str]) -> list[Shard]:
+def list_shards(inputs: Sequence[str], reading: Reading = AS_STORED) -> list[Shard]:
     """The shards of `listing`, for those who need no account of what is left out."""
-    return listing(inputs).shards
+    return listing(inputs, reading).shards
 
 
-def listing(inputs: Sequence[str]) -> Listing:
+def listing(inputs: Sequence[str], reading: Reading = AS_STORED) -> Listing:
     """The shards of files, globs and folders (searched recursively), and the files that are in none.
 
     Raises SourceError, with every problem at once, for an input where there is nothing, a folder that mixes
@@ -77,6 +78,7 @@ def listing(inputs: Sequence[str]) -> Listing:
     ]
     if problems:
         raise SourceError("\n".join(problems))
+    shards = [replace(shard, reading=reading) for shard in shards]
     return Listing(sorted(shards, key=lambda shard: shard.name), ())
 
 
@@ -85,15 +87,22 @@ def inventory(shard: Shard) -> Inventory:
 
     Raises SourceError where the keys cannot be known, StorageError where the store cannot be reached.
     """
+    found = _stored(shard)
+    keys = [shard.reading.key_of(shard.name, row, key) for row, key in enumerate(found.keys)]
+    return replace(found, keys=keys)
+
+
+def _stored(shard: Shard) -> Inventory:
+    """With the keys as they stand in the shard."""
     if shard.kind == "parquet":
-        return Inventory(parquet_keys(shard.url))
+        return Inventory(parquet_keys(shard.url, shard.reading))
     if shard.kind == "tar":
         return Inventory(list(tar_keys(shard.url)))
     return Inventory(list(shard.files))
 
 
 def keys(shard: Shard) -> list[object]:
-    """The key of each row as it stands in the shard, in order; None where there is none."""
+    """The key of each row, in order; None, or what is no text, where there is none."""
     return inventory(shard).keys
 
 
@@ -104,8 +113,16 @@ def rows(
 
     samples: of a tar, see `tar_rows`. A row that cannot be read comes with its `error` set.
     """
+    numbers = (row for row, want in enumerate(wanted) if want)
+    for number, row in zip(numbers, _stored_rows(shard, wanted, samples), strict=True):
+        yield replace(row, key=str(shard.reading.key_of(shard.name, number, row.key)))
+
+
+def _stored_rows(
+    shard: Shard, wanted: Sequence[bool], samples: Callable[[str], Samples]
+) -> Iterator[InputRow]:
     if shard.kind == "parquet":
-        return parquet_rows(shard.url, shard.name, wanted)
+        return parquet_rows(shard.url, shard.name, wanted, shard.reading)
     if shard.kind == "tar":
         return tar_rows(shard.url, shard.name, wanted, samples)
     return _image_rows(shard, wanted)

@@ -65,7 +65,7 @@ def verify(output: str) -> list[Problem]:
     config = _job(run["config"])
     storage_options.configure(config.storage)
     try:
-        shards = sources.list_shards(config.input)
+        shards = sources.list_shards(config.input, config.reading)
     except (SourceError, OSError) as error:
         return [Problem("run.json", None, f"the input cannot be listed, so no key can be checked: {error}")]
     files = set(outputs.restored(output))

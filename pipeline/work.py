@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 
 from pipeline import lease, resume, retries, sources, storage, storage_options
+from pipeline.rows import Reading
 from pipeline.sources import Shard
 from pipeline.storage_options import Options
 
@@ -45,7 +46,8 @@ class Work:
 
     @staticmethod
     def of(item: Mapping[str, Any]) -> Work:
-        shard = Shard(item["name"], item["kind"], item["url"], tuple(item["files"]))
+        reading = Reading(**item["reading"])
+        shard = Shard(item["name"], item["kind"], item["url"], tuple(item["files"]), reading)
         return Work(shard, item["rows"], item["wanted"], item["left"])
 
     def items(self, size: int) -> Iterator[Item]:
@@ -54,7 +56,7 @@ class Work:
         numbers = np.flatnonzero(flags).tolist()
         for start in range(0, len(numbers), size):
             rows = tuple(numbers[start : start + size])
-            if self.shard.files:
+            if self.shard.files and self.shard.reading.keys != "row":  # which needs the numbers of all rows
                 files = tuple(self.shard.files[row] for row in rows)
                 yield Item(replace(self.shard, files=files), len(rows), tuple(range(len(rows))))
             else:

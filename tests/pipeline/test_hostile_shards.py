@@ -187,16 +187,28 @@ def test_a_row_group_with_fewer_images_than_keys_has_error_rows(
     ]
 
 
-def test_a_pickle_in_a_schema_is_not_opened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["arrow.py_extension_type", "other.kind"])
+def test_a_pickle_in_a_schema_is_not_opened(tmp_path: Path, name: str) -> None:
     trap = tmp_path / "touched"
-    metadata = {
-        b"ARROW:extension:name": b"arrow.py_extension_type",
-        b"ARROW:extension:metadata": pickle.dumps(Trap(trap)),
-    }
+    metadata = {"ARROW:extension:name": name, "ARROW:extension:metadata": pickle.dumps(Trap(trap))}
     schema = pa.schema([pa.field("key", pa.string()), pa.field("image", pa.binary(), metadata=metadata)])
     pq.write_table(pa.table([["a"], [png(1)]], schema=schema), tmp_path / "x.parquet")
     (row,) = everything(tmp_path / "x.parquet")
     assert row.image == png(1) and not trap.exists()
+
+
+def test_a_pickle_in_the_type_of_a_tensor_is_not_opened(tmp_path: Path) -> None:
+    trap = tmp_path / "touched"
+    metadata = {
+        "ARROW:extension:name": "ray.data.arrow_tensor_v2",
+        "ARROW:extension:metadata": pickle.dumps(Trap(trap)),
+    }
+    schema = pa.schema(
+        [pa.field("key", pa.string()), pa.field("image", pa.large_list(pa.uint8()), metadata=metadata)]
+    )
+    pq.write_table(pa.table([["a"], [[0] * 12]], schema=schema), tmp_path / "x.parquet")
+    assert "cannot be read as Parquet" in refusal(tmp_path / "x.parquet")
+    assert not trap.exists()
 
 
 def test_no_column_names_a_function_or_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

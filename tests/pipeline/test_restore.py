@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from pipeline import restore
+from pipeline.cells import npy
 from pipeline.images import decode_image
 from pipeline.restore import ActorOptions, Restorer
-from pipeline.rows import InputRow, as_bytes
+from pipeline.rows import InputRow
 from tests.pipeline.small_jobs import SIDE, encoded, job, picture, png
 
 LIMIT = 2  # images that there is memory for in these tests
@@ -148,12 +149,12 @@ def test_measurements_are_restored_with_the_mask_of_their_row(tmp_path: Path) ->
     mask = np.zeros((SIDE, SIDE), np.float32)
     mask[:, ::2] = 1
     rows = [
-        InputRow("array", "s", png(1), mask=as_bytes(mask.tolist())),
+        InputRow("array", "s", png(1), mask=npy(mask)),
         InputRow("image", "s", png(1), mask=encoded(Image.fromarray((mask * 255).astype(np.uint8)))),
         InputRow("none", "s", png(1)),
-        InputRow("small", "s", png(1), mask=as_bytes([[1.0, 0.0]])),
-        InputRow("not a number", "s", png(1), mask=as_bytes([[float("nan")]])),
-        InputRow("nothing", "s", png(1), mask=as_bytes((mask * 0).tolist())),
+        InputRow("small", "s", png(1), mask=npy(np.array([[1, 0]]))),
+        InputRow("not a number", "s", png(1), mask=npy(np.array([[np.nan]]))),
+        InputRow("nothing", "s", png(1), mask=npy(mask * 0)),
     ]
     given = {"name": "inpainting", "mask": "given"}
     found = restorer(tmp_path, 8, mode="restore", operator=given)(rows)
@@ -170,7 +171,7 @@ def test_measurements_are_restored_with_the_mask_of_their_row(tmp_path: Path) ->
 
 def test_measurements_are_restored_with_the_kernel_of_their_row(tmp_path: Path) -> None:
     kernels = ([[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]], [[1.0, -1.0, 1.0]])
-    rows = [InputRow(str(at), "s", png(1), kernel=as_bytes(kernel)) for at, kernel in enumerate(kernels)]
+    rows = [InputRow(str(at), "s", png(1), kernel=npy(np.array(kernel))) for at, kernel in enumerate(kernels)]
     good, bad = restorer(tmp_path, 8, mode="restore", operator="blur")(rows)
     assert good["status"] == "ok" and bad["error"].startswith(
         "kernel cannot be used: its values must be 0 or more"
