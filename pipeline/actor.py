@@ -58,6 +58,7 @@ class RestoreAndCommit:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._samples = lru_cache(TARS_KEPT)(tar_samples)
 
+    @retries.patient()  # an actor that gave up would end the run, and the work of all the others
     def __call__(self, block: pa.Table) -> pa.Table:
         item = Item.of(block)
         lease.check(self.output, self.lease_id)  # before work that could not be committed

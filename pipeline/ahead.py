@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,9 +16,14 @@ _END = object()
 def ahead(rows: Iterator[T], reader: ThreadPoolExecutor) -> Iterator[T]:
     """The same rows in order, read by the one thread of `reader`; raises what reading one raised.
 
-    One thread for a process's whole life: the clients of stores are kept by thread.
+    One thread for a process's whole life: the clients of stores are kept by thread. It is as patient with
+    them as the caller is.
     """
-    waiting: deque[Future[T | object]] = deque(reader.submit(next, rows, _END) for _ in range(ROWS))
+
+    def submit() -> Future[T | object]:
+        return reader.submit(copy_context().run, lambda: next(rows, _END))
+
+    waiting = deque(submit() for _ in range(ROWS))
     while (row := waiting.popleft().result()) is not _END:
-        waiting.append(reader.submit(next, rows, _END))
+        waiting.append(submit())
         yield row  # type: ignore[misc]

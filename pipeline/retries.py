@@ -7,15 +7,20 @@ or an exception of a client. Everything else is raised at once.
 from __future__ import annotations
 
 import logging
+import os
+import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
+from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
 logger = logging.getLogger(__name__)
@@ -25,6 +30,7 @@ T = TypeVar("T")
 ATTEMPTS = 8  # of one operation
 TOTAL_SECONDS = 300.0  # after which an operation is not begun again
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds: each wait is drawn from 0 to twice the range of the last
+PATIENT_SECONDS, PATIENT_WAIT = 6 * 3600.0, 60.0  # in place of those, and of any number, inside `patient`
 
 STATUSES = {408, 429, 500, 502, 503, 504}
 STORE_CODES = {  # S3 sends some of them with status 400
@@ -53,6 +59,8 @@ CLIENT_ERRORS = {  # package and class, so that no client is imported to be name
     *("httpx.TimeoutException", "httpx.NetworkError", "httpx.RemoteProtocolError"),
     *("google.TransportError", "gcsfs.ChecksumError"),
 }
+UNAUTHORIZED = "HTTP 401"  # of a token that ran out or was withdrawn: another one is fetched
+ON_GOOGLE = ("KUBERNETES_SERVICE_HOST", "GCE_METADATA_HOST")  # one is set where a metadata server may come
 NEVER = {  # kinds of the above that stay as they are
     *("builtins.PermissionError", "builtins.FileNotFoundError", "ssl.SSLCertVerificationError"),
     *("aiohttp.ClientSSLError", "aiohttp.ClientConnectorCertificateError", "aiohttp.InvalidURL"),
@@ -66,6 +74,7 @@ NAMES = pa.list_(pa.string())
 """Names of errors, one a retry, as a column."""
 
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()
+_patient: ContextVar[bool] = ContextVar("patient", default=False)
 
 
 class Since:
@@ -89,29 +98,64 @@ def name(error: BaseException) -> str | None:
         return None
     by_code = (found for cause in chain if (found := _name_by_code(cause)))
     by_kind = (type(cause).__name__ for cause in chain if _is_one_of(cause, CLIENT_ERRORS))
-    return next(by_code, None) or next(by_kind, None)
+    return next(by_code, None) or next(by_kind, None) or _name_of_login(chain)
 
 
-def retried(operation: Callable[[], T], what: str) -> T:
+def _name_of_login(chain: Sequence[BaseException]) -> str | None:
+    """The transient error of a login to Google Cloud.
+
+    A metadata server may answer only after a pod's first seconds: there, no credentials are none yet.
+    """
+    if any(_is_one_of(cause, {"google.DefaultCredentialsError"}) for cause in chain):
+        return "DefaultCredentialsError" if any(place in os.environ for place in ON_GOOGLE) else None
+    for cause in chain:
+        if _is_one_of(cause, {"google.RefreshError"}):
+            return "RefreshError" if getattr(cause, "retryable", False) else None
+    anonymous = any("anonymous caller" in str(cause).lower() for cause in chain)
+    unauthorized = any(getattr(cause, "code", None) in (401, "401") for cause in chain)
+    return UNAUTHORIZED if unauthorized and not anonymous else None
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Operations of this block are tried again for `PATIENT_SECONDS`: what they write took long to make."""
+    token = _patient.set(True)
+    try:
+        yield
+    finally:
+        _patient.reset(token)
+
+
+def retried(operation: Callable[[], T], what: str, again: Callable[[str], None] | None = None) -> T:
     """The operation's result, begun again after each transient error, with exponential backoff and jitter.
 
-    what: named in the log. Raises the last error when `ATTEMPTS` or `TOTAL_SECONDS` are used up, and at once
-    one that is not transient.
+    what: named in the log. again: called with the error's name before each further try. Raises the last error
+    when `ATTEMPTS` or `TOTAL_SECONDS` are used up, and at once one that is not transient.
     """
+    seconds, longest = (PATIENT_SECONDS, PATIENT_WAIT) if _patient.get() else (TOTAL_SECONDS, LONGEST_WAIT)
+    limit: stop_base = stop_after_delay(seconds)
+    if not _patient.get():
+        limit |= stop_after_attempt(ATTEMPTS)
 
     def count(state: RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
         label = str(error and name(error))
         COUNTS[label] += 1
         wait = state.next_action.sleep if state.next_action else 0.0
+        tried = time.monotonic() - start
         logger.warning(
-            "%s: %s, try %d of %d in %.1f s", what, label, state.attempt_number + 1, ATTEMPTS, wait
+            "%s: %s for %.0f s, try %d in %.1f s, %.0f s at most",
+            *(what, label, tried, state.attempt_number + 1, wait, seconds),
         )
+        if again is not None:
+            again(label)
+
+    start = time.monotonic()
 
     return Retrying(
         retry=retry_if_exception(lambda error: name(error) is not None),
-        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TOTAL_SECONDS),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=longest),
+        stop=limit,
         before_sleep=count,
         reraise=True,
     )(operation)
@@ -124,7 +168,7 @@ def url_to_fs(url: str) -> tuple[AbstractFileSystem, str]:
     above them, uncounted, and does not.
     """
     fs, path = fsspec.url_to_fs(url)
-    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    protocols = _protocols(fs)
     if "s3" in protocols:
         fs.retries = 1
         if (client := fs.s3) not in _watched:
@@ -152,10 +196,21 @@ class _Botocore:
             COUNTS[label] += 1
 
 
+def _protocols(fs: AbstractFileSystem) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def log_in_again(fs: AbstractFileSystem) -> None:
+    """Drops a token that the store refuses; the next request fetches another."""
+    if "gs" in _protocols(fs):
+        with suppress(Exception):  # of many kinds; then the token stays, and is refused again
+            fs.credentials.connect(fs.credentials.token)
+
+
 def _gcsfs(error: BaseException) -> bool:
     label = name(error)
-    if label is None and getattr(error, "code", None) == 401 and "Invalid Credentials" in str(error):
-        label = "HTTP 401"  # a token that ran out; gcsfs fetches another
+    if label == UNAUTHORIZED:
+        return False  # gcsfs would send the same token
     if label is not None:
         COUNTS[label] += 1
     return label is not None

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import retries, storage
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_COLUMNS = ("image", "measurement", "reference")
@@ -122,7 +122,7 @@ def _empty(schema: pa.Schema) -> pa.Buffer:
 
 
 def commit(output: str, shard: str, rows: Sequence[Row]) -> None:
-    """Writes finished rows of one shard to unfinished/<shard>/ as one file."""
+    """Writes finished rows of one shard to unfinished/<shard>/ as one file; patiently, for they cost much."""
     url = commit_url(output, shard, [row["key"] for row in rows])
-    with storage.write_whole(url) as file, open_writer(file) as writer:
+    with retries.patient(), storage.write_whole(url) as file, open_writer(file) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=OUTPUT_SCHEMA), ROWS_IN_GROUP)

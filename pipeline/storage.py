@@ -51,15 +51,17 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of an address and the path on it, without a closing slash.
 
     Raises StorageError for an unknown protocol, one whose package is missing, a chain of protocols (`::`),
-    and a path that the store's client would take for another.
+    a login that fails, and a path that the store's client would take for another.
     """
     protocol, store, below = found.groups() if (found := _URL.match(url)) else ("file", "", url)
     if "::" in protocol + store:
         raise StorageError(redact(f"{url}: chains of protocols with :: are not followed; give a URL of one"))
     try:
-        fs, root = retries.url_to_fs(f"{protocol}://{store}")
+        fs, root = retries.retried(lambda: retries.url_to_fs(f"{protocol}://{store}"), url)
     except (ImportError, TypeError, ValueError) as error:
         raise StorageError(redact(f"{url}: {error}")) from error
+    except Exception as error:  # of the login to a store, which is of many kinds
+        raise _in_words(error, url, "reached") from error
     if isinstance(fs, LocalFileSystem):  # a relative path is below the current folder
         return fs, str(fs._strip_protocol((store + below).rstrip("/") or "/"))
     path = (root.rstrip("/") + below).rstrip("/")
@@ -269,8 +271,13 @@ class _RemoteFile(io.RawIOBase):
 
 def _attempt(fs: AbstractFileSystem, url: str, done: str, operation: Callable[[], T]) -> T:
     """The operation's result after bounded retries; its error in words, unless it is about a local file."""
+
+    def again(error: str) -> None:
+        if error == retries.UNAUTHORIZED:
+            retries.log_in_again(fs)
+
     try:
-        return retries.retried(operation, url)
+        return retries.retried(operation, url, again)
     except Exception as error:
         if is_local(fs):
             raise
@@ -284,13 +291,14 @@ def _in_words(error: Exception, url: str, done: str) -> OSError:
         return FileNotFoundError(message)
     if label := retries.name(error):
         return StorageError(
-            f"{message} ({label}, tried up to {retries.ATTEMPTS} times); check that the store is up and can "
-            "be reached, then give the same command again: it goes on where it stopped"
+            f"{message} ({label}, tried again and again); check that the store is up and can be reached, "
+            "then give the same command again: it goes on where it stopped"
         )
     if _is_refusal(error):
+        public = "; for a public bucket: {gs: {token: anon}}" if url.startswith("gs:") else ""
         return StorageError(
             f"{message}; check the credentials in this process's environment or the job's `storage`, and "
-            "that they may list, read and write there"
+            f"that they may list, read and write there{public}"
         )
     return StorageError(
         f"{message}; no transient error, so not tried again: mend it, then give the command again"

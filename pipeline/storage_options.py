@@ -27,7 +27,9 @@ DEFAULTS: Options = {
         "max_concurrency": 2,  # parts of 50 MiB that an upload holds in memory
         "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 4}},
     },
-    "gs": {"use_listings_cache": False},
+    # Left to itself gcsfs goes on without an identity, for as long as the process lives, where a metadata
+    # server does not answer in its first seconds.
+    "gs": {"use_listings_cache": False, "token": "google_default"},
 }
 
 _REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
@@ -63,13 +65,14 @@ def configure(options: Options) -> None:
     Raises OSError when a reference names a variable that this process's environment lacks.
     """
     resolved = {protocol: _resolved(of, f"storage.{protocol}") for protocol, of in options.items()}
-    conf = _merged(_merged(DEFAULTS, _from_environment), resolved)
+    given = _merged(_from_environment, resolved)
+    google = given.get("gs", {}) | given.get("gcs", {})
+    endpoint = str(google.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST") or "default")
+    if endpoint != "default" and not endpoint.startswith("https://"):  # an emulator, which asks for no token
+        given = _merged({"gs": {"token": "anon"}}, given)
+    conf = _merged(DEFAULTS, given)
     fsspec.config.conf.clear()
     fsspec.config.conf.update(conf)
-    google = conf.get("gs", {}) | conf.get("gcs", {})
-    if "STORAGE_EMULATOR_HOST" in os.environ or "endpoint_url" in google:
-        # gcsfs would spend a minute in each process on asking an emulator what kind of bucket it has.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the errors that it raises
 
 
@@ -140,4 +143,7 @@ def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+# Before gcsfs is imported: the class that the tests use on emulators is the one that a bucket gets. The other
+# asks by gRPC, in each process, what kind of bucket it has.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 configure({})

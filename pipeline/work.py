@@ -136,6 +136,7 @@ class Compaction:
 def _compact(output: str, shard: Shard, lease_id: str, stores: Options) -> list[str]:
     storage_options.configure(stores)
     retried = retries.Since()
-    lease.check(output, lease_id)
-    resume.compact(output, shard.name, [str(key) for key in sources.keys(shard)])
+    with retries.patient():  # one that gave up would end the run
+        lease.check(output, lease_id)
+        resume.compact(output, shard.name, [str(key) for key in sources.keys(shard)])
     return retried.names()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import pipeline.storage_options  # noqa: F401  chooses gcsfs's class, before a test imports gcsfs
 from tests.stores import SECRET, Store, served
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 # Ray's workers and the commands that tests start inherit these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, other tests would keep workers from running
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would look for Google
 os.environ |= {"P2L_TEST_KEY": "loopback", "P2L_TEST_SECRET": SECRET}
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

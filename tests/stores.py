@@ -27,6 +27,7 @@ FAULTS = (
     *("HTTP 429", "HTTP 500", "HTTP 502", "HTTP 503", "HTTP 504"),
     *("connection reset", "cut short", "read timeout"),
 )
+REASONS = {401: "Invalid Credentials"}  # Google's words
 S3_FAULTS = {"SlowDown": 503, "InternalError": 500, "RequestTimeout": 400}
 
 
@@ -130,6 +131,8 @@ class Proxy:
     broken: Counter[tuple[str, str]] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stall: float = 1.0  # seconds of a read timeout; clients of a test wait for less
+    tokens: set[str] | None = None  # those that are let in, where there are any
+    refused: list[str] = field(default_factory=list)  # tokens, "" for none
     _left: int = 0
 
     def fault_for(self, kind: str) -> str | None:
@@ -185,6 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         kind = kind_of(self.command, self.path)
         fault = self.proxy.fault_for(kind)
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.proxy.tokens is not None and token not in self.proxy.tokens:
+            fault = "HTTP 401"
+            self.proxy.refused.append(token)
         if fault is None:
             self._answer(kind, *self._pass_on(body))
         elif fault == "read timeout":
@@ -239,7 +246,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.proxy.upstream.protocol == "s3":
             data = f"<Error><Code>{code}</Code><Message>as planned</Message></Error>".encode()
         else:
-            data = json.dumps({"error": {"code": status, "message": "as planned"}}).encode()
+            data = json.dumps(
+                {"error": {"code": status, "message": REASONS.get(status, "as planned")}}
+            ).encode()
         self.send_response_only(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -30,6 +30,11 @@ def answer(status: int) -> requests.HTTPError:
     return requests.HTTPError(response=response)
 
 
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 TRANSIENT = [
     *((HttpError({"code": status}), f"HTTP {status}") for status in (408, 429, 500, 502, 503, 504)),
     (HttpError({"code": "503"}), "HTTP 503"),
@@ -51,9 +56,14 @@ TRANSIENT = [
     (urllib3.exceptions.ProtocolError(), "ProtocolError"),
     (google.auth.exceptions.TransportError(), "TransportError"),
     (ChecksumError(), "ChecksumError"),
+    (HttpError({"code": 401, "message": "Invalid Credentials"}), "HTTP 401"),
+    (raised_from(HttpError({"code": 401}), google.auth.exceptions.TransportError()), "TransportError"),
+    (google.auth.exceptions.RefreshError("busy", retryable=True), "RefreshError"),
 ]
 OTHERS = [
-    *(HttpError({"code": status}) for status in (400, 401, 403, 404, 412, 501)),
+    *(HttpError({"code": status}) for status in (400, 403, 404, 412, 501)),
+    HttpError({"code": 401, "message": "Anonymous caller does not have storage.objects.get access"}),
+    raised_from(HttpError({"code": 401}), google.auth.exceptions.RefreshError("the key was deleted")),
     *(s3(code, status) for code, status in (("AccessDenied", 403), ("NoSuchBucket", 404), ("400", 400))),
     botocore.exceptions.NoCredentialsError(),
     botocore.exceptions.SSLError(endpoint_url="https://s", error="certificate"),
@@ -74,6 +84,17 @@ def test_a_transient_error_has_a_name(error: Exception, name: str) -> None:
 @pytest.mark.parametrize("error", OTHERS, ids=lambda error: type(error).__name__)
 def test_other_errors_have_none(error: Exception) -> None:
     assert retries.name(error) is None
+
+
+def test_no_credentials_are_none_yet_only_where_a_metadata_server_may_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = google.auth.exceptions.DefaultCredentialsError("not found")
+    for place in retries.ON_GOOGLE:
+        monkeypatch.delenv(place, raising=False)
+    assert retries.name(error) is None
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert retries.name(error) == "DefaultCredentialsError"
 
 
 def test_an_error_is_known_by_what_it_was_raised_from() -> None:
@@ -147,6 +168,20 @@ def test_an_operation_is_not_begun_again_for_ever(
     with pytest.raises(TimeoutError):
         retries.retried(operation, "file")
     assert operation.calls < retries.ATTEMPTS
+
+
+def test_patience_tries_on_for_hours_a_minute_apart_and_then_ends(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    monkeypatch.setattr("tenacity.time.monotonic", lambda: sum(waits))
+    with retries.patient(), pytest.raises(TimeoutError):
+        retries.retried(Failing(*[TimeoutError()] * 10_000), "file")
+    assert retries.PATIENT_SECONDS <= sum(waits) < retries.PATIENT_SECONDS + retries.PATIENT_WAIT
+    assert retries.LONGEST_WAIT < max(waits) <= retries.PATIENT_WAIT
+    waits.clear()
+    with pytest.raises(TimeoutError):
+        retries.retried(Failing(*[TimeoutError()] * 100), "file")
+    assert len(waits) == retries.ATTEMPTS - 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 import tracemalloc
@@ -20,6 +21,7 @@ from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from pipeline import resume, retries, sink, sources, storage, storage_options
+from pipeline.stop import Stop
 from tests.stores import FAULTS, S3_FAULTS, Proxy, Store, free_port, make_bucket, proxied
 
 KINDS = ("list", "look up", "read", "write", "delete")
@@ -167,6 +169,50 @@ def test_a_store_that_does_not_answer_is_not_taken_for_an_empty_one(
     for ask in (storage.exists, storage.is_file, storage.find):
         with pytest.raises(storage.StorageError):
             ask(f"{bucket}/f/x.parquet")
+
+
+@pytest.fixture
+def broken(bucket: str, proxy: Proxy, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The folder of a store that answers no request, as patience goes on where others have given up."""
+    use(proxy.store)
+    monkeypatch.setattr(retries, "ATTEMPTS", 2)
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(retries, "PATIENT_WAIT", 0.05)
+    proxy.rate, proxy.faults = 1.0, ("HTTP 503",)
+    return f"{bucket}/run"
+
+
+def test_a_commit_outlasts_a_store_that_is_away_and_a_read_does_not(
+    broken: str, proxy: Proxy, hasty_gcsfs: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(storage.StorageError):
+        storage.read_text(f"{broken}/run.json")
+    failed, tried = proxy.broken.total(), threading.Event()
+
+    def come_back() -> None:
+        while proxy.broken.total() < 5 * failed:
+            time.sleep(0.01)
+        tried.set()
+        proxy.rate = 0.0
+
+    threading.Thread(target=come_back, daemon=True).start()
+    sink.commit(broken, "s", [{"key": "k", "source_shard": "s", "status": "ok"}])
+    assert tried.is_set()
+    assert resume.committed(broken, "s") == {"k": {"key": "k", "status": "ok", "error": None}}
+    assert f"{sink.commit_url(broken, 's', ['k'])}: HTTP 503" in caplog.text
+
+
+def test_sigterm_ends_a_commit_that_waits_for_its_store(broken: str, proxy: Proxy, hasty_gcsfs: None) -> None:
+    def terminate() -> None:
+        while proxy.broken.total() < 20:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Stop() as stop:
+        threading.Thread(target=terminate, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            sink.commit(broken, "s", [{"key": "k", "source_shard": "s", "status": "ok"}])
+    assert stop.reason
 
 
 def write_rows(url: str, rows: int, size: int, row_group: int) -> list[bytes]:
