@@ -54,7 +54,7 @@ class RestoreAndCommit:
         self.output = config.output
         self.retry_errors = retry_errors
         self.retried = retries.Since()
-        self.restorer = Restorer(config, options)
+        self.restorer = Restorer(config, options, self.metrics.stepped)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._samples = lru_cache(TARS_KEPT)(tar_samples)
 

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,17 @@ class ActorOptions:
 
 
 class Restorer:
-    """Restores rows with one model; after memory ran out, with half as many at a time."""
+    """Restores rows with one model; after memory ran out, with half as many at a time.
 
-    def __init__(self, config: JobConfig, options: ActorOptions) -> None:
+    progress: called with (steps done, steps) after each step of a micro-batch.
+    """
+
+    def __init__(
+        self, config: JobConfig, options: ActorOptions, progress: Callable[[int, int], None] | None = None
+    ) -> None:
         torch.set_num_threads(options.threads)
         self.config = config
+        self.progress = progress
         self.micro_batch = options.batch_size
         self.device = options.device
         self.method = methods.from_block(config.method, config.operator["name"])
@@ -122,6 +128,7 @@ class Restorer:
                 self.config.prompt if image.row.prompt is None else image.row.prompt for image in images
             ],
             seeds=[image.seed for image in images],
+            progress=self.progress,
         )
         seconds = (time.perf_counter() - start) / len(images)
         shared = {"seconds": seconds, "nfe": restored.nfe}

@@ -14,7 +14,12 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from tests.infra.documents import Document
 
 # What a run exports, as Prometheus sees it.
-COUNTERS = ("ray_p2l_images_total", "ray_p2l_nfe_total", "ray_p2l_storage_retries_total")
+COUNTERS = (
+    "ray_p2l_images_total",
+    "ray_p2l_nfe_total",
+    "ray_p2l_steps_total",
+    "ray_p2l_storage_retries_total",
+)
 HISTOGRAM = tuple(f"ray_p2l_image_seconds_{part}" for part in ("bucket", "sum", "count"))
 GAUGES = (
     "ray_p2l_gpu_memory_bytes",

@@ -71,7 +71,10 @@ def test_the_metrics_of_a_run_are_at_the_nodes_metrics_endpoint(observed: tuple[
         {"status": "error", "nfe": 2},
         {"status": "error"},
     ]
-    ActorMetrics("by hand", "cpu").committed(by_hand)
+    by_actor = ActorMetrics("by hand", "cpu")
+    by_actor.committed(by_hand)
+    by_actor.stepped(1, 1000)
+    by_actor.stepped(2, 1000)
     seconds = [row["seconds"] for row in rows_of(config) if row["status"] == "ok"]
     wanted = {
         ("ray_p2l_images_total", "ok"): 6,
@@ -94,6 +97,7 @@ def test_the_metrics_of_a_run_are_at_the_nodes_metrics_endpoint(observed: tuple[
     assert ("ray_p2l_gpu_memory_bytes", "") not in found, "there is no GPU here"
     found = scraped("by hand")
     assert found["ray_p2l_nfe_total", ""] == 42 and found["ray_p2l_images_total", "error"] == 2
+    assert found["ray_p2l_steps_total", ""] == 2
     assert ("ray_p2l_dollars_spent", "") not in found and ("ray_p2l_dollars_planned", "") not in found
 
 

@@ -1,7 +1,7 @@
 """Waits until this pod can have its account's token, in an init container.
 
-GKE's metadata server may not answer in the first seconds of a pod, and a client of the bucket that asks it then
-goes on as nobody. Ends with status 1 after five minutes; the pod is then replaced.
+GKE's metadata server may not answer in the first seconds of a pod, and a client of the bucket that asks it
+then goes on as nobody. Ends with status 1 after five minutes; the pod is then replaced.
 """
 
 import os
