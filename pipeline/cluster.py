@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+import p2l_first
 from pipeline.config import ConfigError, JobConfig
 from pipeline.restore import ActorOptions
 from pipeline.work import TASK_CPUS
@@ -51,7 +52,7 @@ def ray_session() -> Iterator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else on_this_machine
         try:
-            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(**where, runtime_env=_workers(), log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # Ray raises a bare one where a machine is too busy to start it in time
             raise RuntimeError(f"Ray did not start: {error}") from error
     _quieten()
@@ -61,6 +62,12 @@ def ray_session() -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _workers() -> dict[str, Any]:
+    """What each worker runs first: whatever lies in the folders that Ray adds to its path."""
+    ray.cloudpickle.register_pickle_by_value(p2l_first)
+    return {"worker_process_setup_hook": p2l_first.own_packages}
 
 
 def log_folder() -> Path:

@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, wheel_file: Path) -> Path:
     job = settings(Path("input"), Path("output"), operator={"name": "linear", "function": "own:slow"})
     (folder / "job.yaml").write_text(json.dumps(job))
     (folder / "own.py").write_text(OPERATOR)
+    (folder / "pipeline.py").write_text("raise ImportError('the user has a file of this name')\n")
     (environment,) = re.findall(r"^# (runtime_env\.yaml\n.*?)^```", README, re.DOTALL | re.MULTILINE)
     (folder / "runtime_env.yaml").write_text(environment.partition("\n")[2])
     (folder / "dist").mkdir()

@@ -1,0 +1,43 @@
+"""`jobs` and `pipeline` are names that people give their own files: whatever lies in the current folder or on
+PYTHONPATH, here they are the packages beside `p2l_engine`, a name that nobody else has.
+
+The command `p2l` starts here, under a name as unlikely to be met. Ray's workers run `own_packages` before
+anything of a job; it is sent to them as code, so that they find it without an import.
+"""
+
+from __future__ import annotations
+
+
+def own_packages() -> None:
+    """From here on `jobs` and `pipeline` are imported from beside `p2l_engine`; all else as before."""
+    import sys
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec, PathFinder
+    from pathlib import Path
+
+    class OwnPackages:
+        names = ("jobs", "pipeline")
+
+        @classmethod
+        def find_spec(
+            cls, name: str, path: Sequence[str] | None = None, target: object = None
+        ) -> ModuleSpec | None:
+            engine = PathFinder.find_spec("p2l_engine") if name in cls.names else None
+            if engine is None or engine.origin is None:
+                return None
+            return PathFinder.find_spec(name, [str(Path(engine.origin).parents[1])])
+
+    if not any(getattr(finder, "names", None) == OwnPackages.names for finder in sys.meta_path):
+        sys.meta_path.insert(0, OwnPackages)
+
+
+def main() -> None:
+    """The console script `p2l`."""
+    own_packages()
+    from jobs.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()
