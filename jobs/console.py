@@ -64,6 +64,14 @@ def readable_errors() -> Iterator[None]:
         raise
 
 
+def warn(*sentences: str) -> None:
+    """Say on standard error what can be done, but will hardly be meant."""
+    from pipeline.messages import redact
+
+    for sentence in sentences:
+        errors.print(f"[bold yellow]warning[/] {escape(redact(sentence))}", soft_wrap=True)
+
+
 def _stop(status: Exit, *problems: str) -> typer.Exit:
     from pipeline.messages import redact
 

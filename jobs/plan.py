@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import configs
-from jobs.console import BadRequest, output, readable_errors, run_alone, table
+from jobs.console import BadRequest, output, readable_errors, run_alone, table, warn
 from jobs.restore import CONFIG_HELP, SET_HELP
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def plan(
     """
     from pipeline.cluster import commit_every
     from pipeline.config import load_config
+    from pipeline.feasible import warnings
     from pipeline.machines import machine_estimates
     from pipeline.plan import count_images, estimate, measure
     from pipeline.prices import load_prices
@@ -46,6 +47,7 @@ def plan(
 
     job = load_config(configs.locate(config), settings or ())
     configure(job.storage)
+    warn(*warnings(job))
     accelerators = _prices(price or ())
     try:
         file = load_prices(prices)

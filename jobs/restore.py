@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from jobs import configs
-from jobs.console import output, readable_errors, run_alone
+from jobs.console import output, readable_errors, run_alone, warn
 
 CONFIG_HELP = "Job file: a path, a URL, or the name of a ready one: " + ", ".join(configs.names()) + "."
-SET_HELP = "Override a setting of the job file; can be repeated."
+SET_HELP = "Override a setting of the job file; can be repeated, and of two for one setting the last wins."
 
 
 @readable_errors()
@@ -32,9 +32,11 @@ def restore(
     Example: p2l restore sr8 --set input=gs://bucket/shards --set output=gs://bucket/runs/sr8
     """
     from pipeline.config import load_config
+    from pipeline.feasible import warnings
     from pipeline.run import run
 
     job = load_config(configs.locate(config), settings or ())
+    warn(*warnings(job))
     summary = run(job, shards=shards, retry_errors=retry_errors, take_over=take_over)
     output.print(
         f"{summary.ok} of {summary.rows} rows restored, {summary.errors} errors, "

@@ -73,6 +73,39 @@ def resolve(model_id: str, revision: str | None = None) -> Path:
     return folder
 
 
+def is_local(model_id: str) -> bool:
+    """Whether it is `tiny` or a folder on this machine."""
+    return _kind(model_id) == "local"
+
+
+def read_configs(model_id: str, revision: str | None = None) -> dict[str, str]:
+    """The text of each of `layout.CONFIGS`; of a model that is not here, these small files alone are fetched.
+
+    Raises ValueError where there is no such model or it lacks one; OSError when one cannot be fetched.
+    """
+    problems = check_model_id(model_id, revision)
+    if problems:
+        raise ValueError("; ".join(problems))
+    kind = _kind(model_id)
+    if kind == "url":
+        return {name: _read_text(model_id, name) for name in layout.CONFIGS}
+    folder = _local_folder(model_id) if kind == "local" else _snapshot(model_id, revision, layout.CONFIGS)
+    missing = [name for name in layout.CONFIGS if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"model {model_id!r}: {missing[0]} is missing; it is not in diffusers' layout")
+    return {name: (folder / name).read_text() for name in layout.CONFIGS}
+
+
+def _read_text(url: str, name: str) -> str:
+    try:
+        with fsspec.open(f"{url.rstrip('/')}/{name}", "rt", encoding="utf-8") as file:
+            return str(file.read())
+    except FileNotFoundError:
+        raise ValueError(f"model {url!r}: {name} is missing; it is not in diffusers' layout") from None
+    except Exception as error:  # each store has its own kinds
+        raise OSError(f"model {url!r}: {name} cannot be read: {error}") from error
+
+
 def cache_folder() -> Path:
     """Where copies of remote folders are kept: $P2L_CACHE, else the platform's user cache."""
     return Path(os.environ.get("P2L_CACHE") or platformdirs.user_cache_dir("p2l"))
@@ -114,19 +147,20 @@ def _check_scheme(url: str) -> list[str]:
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
+    stems = layout.WEIGHTS.values()
+    full = [stem + layout.FULL for stem in stems]
+    folder = _snapshot(repository, revision, [*layout.CONFIGS, *layout.TOKENIZER, *layout.OPTIONAL, *full])
+    halves = [stem + layout.HALF for stem in stems if not (folder / (stem + layout.FULL)).is_file()]
+    return _snapshot(repository, revision, halves) if halves else folder
+
+
+def _snapshot(repository: str, revision: str | None, names: Collection[str]) -> Path:
+    """The hub's local folder of a repository, with those files of it that there are."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    def fetch(names: Collection[str]) -> Path:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(names)))
-
-    stems = layout.WEIGHTS.values()
     try:
-        folder = fetch(
-            [*layout.CONFIGS, *layout.TOKENIZER, *layout.OPTIONAL, *(stem + layout.FULL for stem in stems)]
-        )
-        halves = [stem + layout.HALF for stem in stems if not (folder / (stem + layout.FULL)).is_file()]
-        return fetch(halves) if halves else folder
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(names)))
     except RevisionNotFoundError as error:
         raise ValueError(f"model: {repository!r} has no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,12 +14,13 @@ from pydantic_core import ErrorDetails
 
 from p2l_engine import methods, operators
 from p2l_engine.weights import check_model_id
-from pipeline import storage, storage_options
+from pipeline import feasible, storage, storage_options, yaml_text
 from pipeline.prices import load_prices
 from pipeline.rows import Keys, Reading
 
 DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
 DEFAULT_METHOD = {"name": "p2l", "preset": "imagenet"}
+OWN_SIDE: Any = "auto"  # for `size`; resolved as a job is read
 DRAWN = {"motion_blur"}  # operators that draw their kernel, and so never fit a measurement made elsewhere
 # What is left out of the fingerprint while it is the default, for runs begun before it was a setting.
 SETTINGS_OF_INPUT = ("columns", "keys")
@@ -88,12 +88,15 @@ class JobConfig(_Block):
     keys: Keys = Field(
         "key", description="key, row (shard's name and row's number), shard/key (shard's name and its key)"
     )
+    storage: dict[str, dict[str, Any]] = Field({}, description="options by protocol; secrets as env:NAME")
     mode: Literal["measure", "restore"] = Field("measure", description="measure, restore")
     model: ModelConfig = Field(
         default_factory=lambda: ModelConfig.model_validate({}),
         description="an id, or {id, revision, dtype, device}",
     )
-    size: tuple[int, int] | None = Field((512, 512), description="a side in pixels, [height, width], or null")
+    size: tuple[int, int] | None = Field(
+        OWN_SIDE, description="auto (the model's own side), a side in pixels, [height, width], or null"
+    )
     fit: Literal["crop", "resize", "pad"] = Field("crop", description="crop, resize, pad")
     operator: dict[str, Any] = Field(DEFAULT_OPERATOR, description="a block with a name and its settings")
     noise: float = Field(0.01, ge=0, description="a standard deviation of at least 0, for pixels in [-1, 1]")
@@ -117,7 +120,6 @@ class JobConfig(_Block):
     keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
         ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
     )
-    storage: dict[str, dict[str, Any]] = Field({}, description="options by protocol; secrets as env:NAME")
 
     @field_validator("input", mode="before")
     @classmethod
@@ -149,7 +151,11 @@ class JobConfig(_Block):
 
     @field_validator("size", mode="before")
     @classmethod
-    def _square(cls, value: Any) -> Any:
+    def _square(cls, value: Any, info: Any) -> Any:
+        if value == OWN_SIDE:
+            if "model" not in info.data:  # wrong itself, and said so
+                return None
+            value = feasible.own_side(info.data["model"], info.data.get("storage", {}))
         sides = [value, value] if isinstance(value, int) else value
         if sides is not None and not (
             isinstance(sides, list | tuple) and len(sides) == 2 and all(map(_count, sides))
@@ -187,10 +193,13 @@ class JobConfig(_Block):
 
     @field_validator("operator")
     @classmethod
-    def _known_operator(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _known_operator(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
         settings = {key: setting for key, setting in value.items() if key != "name"}
         _raise(operators.validate(value["name"], settings))
-        return {"name": value["name"], **operators.resolve(value["name"], settings)}
+        resolved = {"name": value["name"], **operators.resolve(value["name"], settings)}
+        if info.data.get("mode") == "measure" and info.data.get("size"):
+            _raise(feasible.operator_problems(resolved, info.data["size"]))
+        return resolved
 
     @field_validator("method")
     @classmethod
@@ -200,7 +209,12 @@ class JobConfig(_Block):
             return value
         _raise(methods.validate(value, info.data["operator"]["name"]))
         method = methods.from_block(value, info.data["operator"]["name"])
-        return {"name": "adjoint"} if method.name == "adjoint" else method.model_dump(mode="json")
+        if method.name == "adjoint":
+            return {"name": "adjoint"}
+        if "model" in info.data:
+            stores = info.data.get("storage", {})
+            _raise(feasible.steps_problems(info.data["model"], method.steps, stores))
+        return method.model_dump(mode="json")
 
     @model_validator(mode="after")
     def _measured_elsewhere(self) -> JobConfig:
@@ -264,22 +278,9 @@ def changed_settings(stored: Mapping[str, Any], config: JobConfig) -> list[str]:
     ]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-4 for text; people mean the number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
-
-
 def _read(source: str) -> dict[str, Any]:
     try:
-        raw = _yaml(storage.read_text(source))
+        raw = yaml_text.read(storage.read_text(source))
     except FileNotFoundError:
         raise ConfigError([f"{source}: there is no such file"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -298,7 +299,7 @@ def _apply(raw: dict[str, Any], override: str) -> str | None:
     if not equals or not all(names):
         return f"override {override!r}: allowed is setting=value, such as method.steps=50"
     try:
-        value = _yaml(text)
+        value = yaml_text.read(text)
     except yaml.YAMLError as error:
         return f"override {override!r}: the value is not YAML: {error}"
     block = raw

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline import storage
+from pipeline import storage, yaml_text
 from pipeline.accelerators import DATASHEET_TFLOPS
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
@@ -64,7 +64,7 @@ def load_prices(source: str | None = None) -> Prices:
     """
     name = source or str(SHIPPED)
     try:
-        content = yaml.safe_load(storage.read_text(name))
+        content = yaml_text.read(storage.read_text(name))
         return Prices.model_validate(content)
     except FileNotFoundError:
         raise ValueError(f"{name}: there is no such file") from None

@@ -176,5 +176,8 @@ def test_mistakes_in_a_price_file_are_all_named(price_file: Path) -> None:
         str(SHIPPED),
     ):
         assert expected in result.output, result.output
+    price_file.write_text(PRICES + "region: there-1\n")
+    result = CliRunner().invoke(app, ["plan", "sr8", "--images", "1", "--prices", str(price_file)])
+    assert result.exit_code == 2 and "region stands twice, in lines 4 and 10" in result.output
     result = CliRunner().invoke(app, ["plan", "sr8", "--images", "1", "--prices", "none.yaml"])
     assert result.exit_code == 2 and "none.yaml: there is no such file" in result.output

@@ -1,8 +1,10 @@
 """Every command of the README works.
 
-The README's blocks are run in order in one temporary folder that holds photo.png and photographs/:
+The README's blocks are run in order in one temporary folder that holds photo.png, photographs/ and .venv, as
+in a shell where nothing was activated before:
   ```bash    each line; one that ends in a backslash goes on in the next. `make` lines are checked to name a
-             target; lines that need another place (`ELSEWHERE`) are only read. Ray is these tests' cluster.
+             target; lines that need another place (`ELSEWHERE`) are only read; what one line sources, those
+             after it have. Ray is these tests' cluster.
   ```yaml    written to the file that its first line names in a comment, as `# job.yaml`.
   ```python  run as a script.
 """
@@ -26,22 +28,25 @@ ELSEWHERE = ("git clone ", "cd ", "ray job submit ", "pip install ")
 LONGEST = 300  # seconds
 
 
-def steps() -> list[tuple[str, str]]:
-    """(language, text) of what is to be run, the lines of a bash block one by one."""
-    found: list[tuple[str, str]] = []
+def steps() -> list[tuple[str, str, str]]:
+    """(language, text, what was sourced before) of what is to be run; of a bash block each line."""
+    found: list[tuple[str, str, str]] = []
+    sourced = ""
     for language, text in re.findall(r"^```(bash|yaml|python)\n(.*?)^```", README, re.DOTALL | re.MULTILINE):
-        if language == "bash":
-            lines = text.replace("\\\n", " ").splitlines()
-            found += [("bash", line) for line in lines if line.strip() and not line.startswith("#")]
-        else:
-            found.append((language, text))
+        lines = text.replace("\\\n", " ").splitlines() if language == "bash" else [text]
+        for line in lines:
+            if line.startswith("source "):
+                sourced += f"{line}; "
+            elif line.strip() and (language != "bash" or not line.startswith("#")):
+                found.append((language, line, sourced))
     return found
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: one photograph, and a folder with two."""
+    """A user's folder: one photograph, a folder with two, and the environment that `make demo` sets up."""
     folder = tmp_path_factory.mktemp("user")
+    (folder / ".venv").symlink_to(sys.prefix)
     Image.fromarray(data.astronaut()).save(folder / "photo.png")
     (folder / "photographs").mkdir()
     for number in range(2):
@@ -51,8 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("language", "text"), steps(), ids=lambda part: part.split("\n")[0][:60])
-def test_what_the_readme_says_works(language: str, text: str, folder: Path) -> None:
+@pytest.mark.parametrize(("language", "text", "sourced"), steps(), ids=lambda part: part.split("\n")[0][:60])
+def test_what_the_readme_says_works(language: str, text: str, sourced: str, folder: Path) -> None:
     if language == "yaml":
         name = re.match(r"# (\S+\.yaml)\n", text)
         assert name, "the first line of a yaml block names its file: # job.yaml"
@@ -62,13 +67,13 @@ def test_what_the_readme_says_works(language: str, text: str, folder: Path) -> N
     elif text.startswith("make "):
         _succeeds(["make", "-n", *text.split()[1:]], ROOT)
     elif not text.startswith(ELSEWHERE):
-        _succeeds(["bash", "-c", text], folder)
+        _succeeds(["bash", "-c", sourced + text], folder)
 
 
 def _succeeds(command: list[str], folder: Path) -> None:
     here = os.path.dirname(sys.executable)
     environment = os.environ | {
-        "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if part != here),
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         "RAY_AUTH_MODE": "token",
     }

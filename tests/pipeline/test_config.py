@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import fsspec
 import pytest
 
+import p2l_engine
+from p2l_engine import layout
 from pipeline.config import ConfigError, changed_settings, load_config
+from pipeline.feasible import warnings
 from pipeline.prices import load_prices
 
+TINY = Path(p2l_engine.__file__).parent / "tiny" / "weights"
 MINIMAL = {"input": "gs://bucket/shards/*.parquet", "output": "gs://bucket/run"}
 
 
@@ -34,6 +40,7 @@ def test_a_file_is_read_and_overrides_are_yaml(tmp_path: Path) -> None:
         [
             "method.steps=50",
             "model=a/b",
+            "size=64",
             "model.dtype=float16",
             "input=[x, y]",
             "method.guidance.step_size=1e-1",
@@ -74,7 +81,7 @@ def test_all_mistakes_are_named_at_once_with_what_was_got_and_is_allowed() -> No
         "operater: unknown setting",
         "did you mean operator?",
         "mode: got 'mesure'; allowed: measure, restore",
-        "size: got -3; allowed: a side in pixels, [height, width], or null",
+        "size: got -3; allowed: auto (the model's own side), a side in pixels, [height, width], or null",
         "noise: got -1; allowed: a standard deviation",
         "workers: got [4, 1]; allowed: auto, n, or [min, max], from 1",
         "batch_size: got 0; allowed: auto, or a whole number from 1",
@@ -88,6 +95,38 @@ def test_all_mistakes_are_named_at_once_with_what_was_got_and_is_allowed() -> No
     ):
         assert expected in text, f"{expected!r} not in:\n{text}"
     assert len(found) == len(set(found))
+
+
+def test_a_setting_that_stands_twice_is_named_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "input: in\noutput: out\nnoise: 0.5\nmodel: tiny\nnoise: 0.0\n"
+        "method:\n  name: ldps\n  steps: 5\n  'steps': 6\nkeep: [{a: 1, a: 2}]\n"
+    )
+    (problem,) = problems(str(path))
+    for expected in (
+        "noise stands twice, in lines 3 and 5",
+        "steps stands twice, in lines 8 and 9",
+        "a stands twice, in lines 10 and 10",
+    ):
+        assert expected in problem
+    (problem,) = problems(MINIMAL, "method={steps: 5, steps: 6}")
+    assert "steps stands twice" in problem
+
+
+def test_what_yaml_merges_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "input: in\noutput: out\nmodel: tiny\nstorage: {}\n"
+        "operator: &mine {name: super_resolution, factor: 8}\n"
+    )
+    assert load_config(str(path), ["operator.factor=4", "operator.factor=2"]).operator["factor"] == 2
+    path.write_text(
+        "input: in\noutput: out\nmodel: &small {id: tiny, dtype: float64}\n"
+        "storage: {s3: &a {anon: true, use_ssl: true}, gs: {<<: *a, anon: false}}\n"
+    )
+    config = load_config(str(path))
+    assert config.storage["gs"] == {"anon": False, "use_ssl": True} and config.model.dtype == "float64"
 
 
 def test_a_price_is_a_number_or_that_of_a_machine_type() -> None:
@@ -151,6 +190,70 @@ def test_the_fingerprint_is_of_settings_that_change_results_only() -> None:
         assert load_config(MINIMAL, [other]).fingerprint != base.fingerprint
     explicit = load_config(MINIMAL, ["method.name=p2l", "method.preset=imagenet", "operator.factor=8"])
     assert explicit.fingerprint == base.fingerprint
+
+
+def test_a_size_that_is_not_given_is_the_models_own_side() -> None:
+    for model, side in (("tiny", 64), ("CompVis/stable-diffusion-v1-4", 512), (str(TINY), 64)):
+        config, explicit = (load_config(MINIMAL | {"model": model} | size) for size in ({}, {"size": side}))
+        assert config.size == (side, side)
+        assert explicit.fingerprint == config.fingerprint and explicit.settings["size"] == [side, side]
+
+
+def test_the_own_side_of_a_model_in_a_store_is_read_from_its_small_files_alone() -> None:
+    unet = json.loads((TINY / "unet" / "config.json").read_text()) | {"sample_size": 8}
+    store = fsspec.filesystem("memory")
+    for name in layout.CONFIGS:
+        store.pipe(f"/models/small/{name}", (TINY / name).read_bytes())
+    store.pipe("/models/small/unet/config.json", json.dumps(unet).encode())
+    assert load_config(MINIMAL | {"model": "memory://models/small"}).size == (32, 32)
+    (problem,) = problems(MINIMAL | {"model": "memory://models/none"})
+    assert "size: got auto, the model's own side, which cannot be read" in problem
+    assert "vae/config.json is missing" in problem
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"operator": {"factor": 3}}, "allowed: multiples of the factor 3"),
+        ({"operator": {"name": "gaussian_blur", "size": 129}}, "allowed: at least (65, 65)"),
+        (
+            {"operator": {"name": "motion_blur", "size": 65, "padding": "circular"}},
+            "allowed: at least (65, 65)",
+        ),
+        ({"operator": {"name": "inpainting"}, "size": 2}, "one with enough pixels"),
+        (
+            {"operator": {"name": "inpainting", "mask": "random", "fraction": 0.8}, "size": 1},
+            "no pixel of 1x1 is observed",
+        ),
+        ({"operator": {"name": "linear", "function": "torch:ones_like"}}, "operator.linear: A(0) reached 1"),
+        ({"method": {"steps": 1001}}, "method.steps: got 1001; allowed: 1 to 1000"),
+    ],
+)
+def test_what_cannot_run_at_the_size_or_in_the_steps_is_refused(changed: dict, expected: str) -> None:
+    job = MINIMAL | {"model": "tiny", "method": {"name": "ldps", "preset": None}}
+    found = problems(job | {"noise": -1} | changed)
+    assert any(expected in problem for problem in found), found
+    assert any("noise: got -1" in problem for problem in found), "all mistakes are named at once"
+
+
+def test_what_fits_the_size_or_is_the_datas_own_is_not_refused() -> None:
+    job = MINIMAL | {"model": "tiny", "method": {"name": "ldps", "preset": None, "steps": 1000}}
+    for fits in (
+        {"operator": {"name": "gaussian_blur", "size": 127}},
+        {"operator": {"factor": 3}, "size": None},
+        {"operator": {"factor": 3}, "mode": "restore"},
+        {"operator": {"name": "inpainting", "mask": "given"}},
+        {"operator": {"name": "blur"}},
+    ):
+        load_config(job | fits)
+
+
+def test_what_will_hardly_be_meant_is_warned_of() -> None:
+    assert warnings(load_config(MINIMAL)) == []
+    (projection,) = warnings(load_config(MINIMAL, ["method.steps=3"]))
+    assert "projection.every is 4, above the 3 steps" in projection
+    (batch,) = warnings(load_config(MINIMAL, ["batch_size=8", "commit_every=2"]))
+    assert "batch_size is 8" in batch
 
 
 def test_changes_are_named_with_both_values() -> None:

@@ -1,0 +1,89 @@
+"""What a job asks for that cannot be, for its model, size and steps; found before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from p2l_engine import operators
+from p2l_engine.architecture import Architecture, is_near, read_architecture
+from p2l_engine.operators.masks import Masking
+from p2l_engine.seeding import generator
+from pipeline import retries, storage_options
+
+if TYPE_CHECKING:
+    from pipeline.config import JobConfig, ModelConfig
+
+USUAL_TIMESTEPS = 1000  # of the published models of Stable Diffusion 1.x and 2.x
+
+
+def own_side(model: ModelConfig, stores: storage_options.Options) -> int:
+    """The side in pixels that a model was trained at. Raises ValueError where that cannot be known."""
+    try:
+        return _architecture(model, stores).native_size
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"size: got auto, the model's own side, which cannot be read ({error}); "
+            "allowed: a side in pixels, [height, width], or null"
+        ) from error
+
+
+def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Options) -> list[str]:
+    """What is wrong with so many steps. Of a model that is elsewhere nothing is fetched for usual numbers."""
+    if steps <= USUAL_TIMESTEPS and not is_near(model.id):
+        return []
+    try:
+        most = _architecture(model, stores).timesteps
+    except (OSError, ValueError) as error:
+        return [f"steps: got {steps}; allowed: as many as the model has, which cannot be read ({error})"]
+    if steps <= most:
+        return []
+    return [f"steps: got {steps}; allowed: 1 to {most}, the timesteps that the model was trained with"]
+
+
+def operator_problems(operator: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
+    """Why an operator cannot apply to pictures of a size (height, width); it is built to find out.
+
+    Masks and kernels that come with the rows are not known here: what does not fit is that row's error.
+    """
+    settings = {name: value for name, value in operator.items() if name != "name"}
+    if operators.needs(operator["name"], settings):
+        return []
+    try:
+        built = operators.build(
+            operator["name"], generators=[generator(0, "operator")], image_shape=(3, *size), **settings
+        )
+    except ValueError as error:
+        return [str(error)]
+    if isinstance(built, Masking) and not built.mask.any():
+        return [
+            f"inpainting: no pixel of {size[0]}x{size[1]} is observed; allowed: a smaller fraction, or size"
+        ]
+    return []
+
+
+def warnings(config: JobConfig) -> list[str]:
+    """What can run, but will hardly be meant."""
+    found = []
+    projection, steps = config.method.get("projection"), config.method.get("steps", 0)
+    if projection and projection["every"] > steps:
+        found.append(
+            f"method.projection.every is {projection['every']}, above the {steps} steps: the projection is "
+            "never made"
+        )
+    commit, batch = config.commit_every, config.batch_size
+    if isinstance(commit, int) and isinstance(batch, int) and commit < batch:
+        found.append(
+            f"batch_size is {batch}, above commit_every, {commit}: no more than {commit} images are restored "
+            "together"
+        )
+    return found
+
+
+def _architecture(model: ModelConfig, stores: storage_options.Options) -> Architecture:
+    read = partial(read_architecture, model.id, model.revision)
+    if "://" not in model.id:
+        return read()
+    storage_options.configure(stores)
+    return retries.retried(read, f"model {model.id}")
