@@ -3,7 +3,7 @@
 | input            | shards                               | key of a row                             |
 |------------------|--------------------------------------|------------------------------------------|
 | Parquet file     | one a file                           | column `key`, or the one named           |
-| WebDataset tar   | one a file                           | a member's path up to its name's first dot |
+| WebDataset tar   | one a file                           | a picture's path without its ending      |
 | folder of images | IMAGES_PER_SHARD each, sorted by path | path below the folder                    |
 
 A shard is named by its path below the input's folder (the part before the first wildcard), with `/` written
@@ -25,7 +25,7 @@ from pipeline.images import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.messages import describe, is_text, readable
 from pipeline.parquet_source import parquet_keys, parquet_rows
 from pipeline.rows import AS_STORED, InputRow, Inventory, LeftOut, Reading, SourceError
-from pipeline.tar_source import Samples, tar_keys, tar_rows, tar_samples
+from pipeline.tar_source import Samples, tar_inventory, tar_rows, tar_samples
 
 IMAGES_PER_SHARD = 256
 
@@ -97,7 +97,7 @@ def _stored(shard: Shard) -> Inventory:
     if shard.kind == "parquet":
         return Inventory(parquet_keys(shard.url, shard.reading))
     if shard.kind == "tar":
-        return Inventory(list(tar_keys(shard.url)))
+        return tar_inventory(shard.url)
     return Inventory(list(shard.files))
 
 

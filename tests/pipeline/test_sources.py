@@ -93,9 +93,10 @@ def test_members_of_a_tar_with_one_key_are_one_row(tmp_path: Path) -> None:
         "e/a.png": png(4),
     }
     shard = only(write_tar(tmp_path / "x.tar", members))
-    first, second = everything(shard)
+    first, second, third = everything(shard)
     assert (first.key, first.image, first.mask, first.prompt) == ("d/a", png(1), png(2), "a cat")
-    assert (second.key, second.image) == ("e/a", png(4))
+    assert (second.key, second.image) == ("d/b.c", png(3))
+    assert (third.key, third.image) == ("e/a", png(4))
 
 
 def test_a_tar_never_unpickles_and_bounds_its_members(
