@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from pipeline import lease, logs, resume, retries, sink, sources, storage_options, tries
+from pipeline import devices, lease, logs, nodes, resume, retries, sink, sources, storage_options, tries
 from pipeline.ahead import ahead
 from pipeline.config import JobConfig
+from pipeline.heartbeat import Heartbeat
+from pipeline.messages import describe
 from pipeline.restore import ActorOptions, Restorer
 from pipeline.rows import InputRow, SourceError
 from pipeline.sink import Row
+from pipeline.starting import started
 from pipeline.tar_source import tar_samples
 from pipeline.telemetry import ActorMetrics, Worker
+from pipeline.tries import Try
 from pipeline.work import Item
 
+log = logging.getLogger(__name__)
+
 COMMIT_SECONDS = 300.0  # restored rows wait for the rest of their item so long, and are committed then
+DEVICE_FAILED = 18  # a process's exit status
 TARS_KEPT = 2  # whose headers are in memory: an actor's next item is mostly of the same shard
 
 RECEIPT_SCHEMA = pa.schema(
@@ -54,7 +64,11 @@ class RestoreAndCommit:
         self.output = config.output
         self.retry_errors = retry_errors
         self.retried = retries.Since()
-        self.restorer = Restorer(config, options, self.metrics.stepped)
+        heartbeat = Heartbeat(self.metrics.stepped)
+        heartbeat.watch()
+        self.restorer = started(
+            lambda: Restorer(config, options, heartbeat), options.device, lease_id, self.worker.node
+        )
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._samples = lru_cache(TARS_KEPT)(tar_samples)
 
@@ -62,17 +76,60 @@ class RestoreAndCommit:
     def __call__(self, block: pa.Table) -> pa.Table:
         item = Item.of(block)
         lease.check(self.output, self.lease_id)  # before work that could not be committed
-        before = tries.begin(self.output, item, self.worker.node)
-        found = list(self._restored(item, self._committed(item.shard.name) if before else {}))
+        found = self._finished(item, {})
+        nodes.absolve(self.lease_id, self.worker.node)
         if len(found) != len(item.wanted):
             raise SourceError(
                 f"{item.shard.url}: has other rows than when the run began; give the same command again"
             )
-        tries.end(self.output, item)
         shared = {"source_shard": item.shard.name, "micro_batch": self.restorer.micro_batch, "retries": []}
         receipts = [row | shared | self.worker.columns() for row in found]
         receipts[0]["retries"] = self.retried.names()
         return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
+
+    def _finished(self, item: Item, done: Mapping[str, Row]) -> list[Row]:
+        """The item's rows, once they are in the output; those in `done` are known to be there.
+
+        An item that took its process down again and again is done row by row, and a row that did is an error.
+        """
+        before = tries.begin(self.output, item, self.worker.node)
+        done = self._committed(item.shard.name) if before else done
+        alive = {node["NodeID"] for node in nodes.alive()} if before else set()
+        try:
+            if not tries.is_deadly(before, alive):
+                found = list(self._restored(item, done))
+            elif len(item.wanted) > 1:
+                found = [row for single in item.rows_alone() for row in self._finished(single, done)]
+            else:
+                found = self._condemned(item, before, done)
+        except SystemExit:  # SIGTERM: the machine is taken away, or the run has ended
+            tries.withdraw(self.output, item)
+            raise
+        except Exception as error:
+            if devices.is_fault(error):
+                self._leave(item, describe(error))
+            raise
+        tries.end(self.output, item)
+        return found
+
+    def _condemned(self, item: Item, before: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
+        """An error for the item's one row, unless it is in `done`."""
+        causes = [one.cause for one in before if one.cause]
+        message = f"ended its process: {len(before)} times" + (
+            f", the last time: {causes[-1]}" if causes else ""
+        )
+        (row,) = sources.rows(item.shard, item.flags, self._samples)
+        if row.key in done:
+            return [done[row.key]]
+        return self._commit(item.shard.name, [self.restorer.failed(row, message)])
+
+    def _leave(self, item: Item, message: str) -> NoReturn:
+        """Ends this process, whose device failed, before it commits; Ray begins the item again elsewhere."""
+        log.error("device failed", extra={"error": message})
+        with suppress(Exception):  # of a store or of Ray: this process ends in any case
+            tries.failed(self.output, item, Try(self.worker.node, message))
+            nodes.blame(self.lease_id, self.worker.node, item.id, message)
+        os._exit(DEVICE_FAILED)
 
     def _committed(self, shard: str) -> dict[str, Row]:
         """Rows of a shard's commits, by key, that need not be restored again."""

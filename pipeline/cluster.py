@@ -21,13 +21,6 @@ from pipeline.work import TASK_CPUS
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
 # book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
-# A block whose actor died this often ends the run: no block of some minutes meets ten lost machines in a row,
-# but rows that kill whatever takes them (memory, a decoder's fault) would go on for ever.
-MAX_DEATHS = 10
-# An actor that fails in `__init__` is tried twice there (a fetch of weights cut short, GPU memory that the
-# process before it still holds), and this many may fail in a row before the run ends: machines are lost then
-# too, but weights that never load would be loaded again and again.
-MAX_DEATHS_IN_INIT = 4
 UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
 
 
@@ -94,9 +87,10 @@ def _set_limits() -> None:
     """How often what fails is tried again. Ray Data reads and writes no files here, so it retries no I/O."""
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = -1  # see `pipeline.watch`
-    context.actor_init_retry_on_errors = True
-    context.actor_init_max_retries = 1
-    context.max_consecutive_actor_init_deaths = MAX_DEATHS_IN_INIT
+    # What an actor's constructor raises is the job's own fault; what may pass never gets out of it, see
+    # `pipeline.starting`.
+    context.actor_init_retry_on_errors = False
+    context.max_consecutive_actor_init_deaths = 0
     context.max_errored_blocks = 0  # another number drops rows without a word
     context.raise_original_map_exception = True  # Ray's own tells what failed in forty lines of traceback
 
@@ -157,9 +151,9 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
 
 
 def actor_resources(device: str) -> dict[str, Any]:
-    """What each actor books, and how often its block is tried again when it dies."""
+    """What each actor books. Its items are tried again without end when it dies; see `pipeline.tries`."""
     booked = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": ACTOR_CPUS}
-    return booked | {"max_task_retries": MAX_DEATHS - 1}
+    return booked | {"max_restarts": -1, "max_task_retries": -1}
 
 
 def batch_size(config: JobConfig, device: str) -> int:

@@ -117,6 +117,9 @@ class JobConfig(_Block):
     no_progress_seconds: float = Field(
         86400, gt=0, description="above 0: a run without progress for so long gives up"
     )
+    error_share: float | None = Field(
+        0.2, gt=0, le=1, description="a share of the rows, above 0 to 1, that may fail alike, or null"
+    )
     keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
         ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
     )

@@ -31,7 +31,7 @@ def explain(error: BaseException, output: str) -> str:
         cause, exceptions.RayActorError | exceptions.OutOfMemoryError | exceptions.WorkerCrashedError
     ):
         return (
-            f"a worker died again and again on the same rows: {text.splitlines()[0].strip()} If memory ran "
-            f"out, set batch_size or workers lower. {GOES_ON}"
+            f"a worker died: {text.splitlines()[0].strip()} If memory ran out, set batch_size or workers "
+            f"lower. {GOES_ON}"
         )
     return text

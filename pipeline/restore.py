@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 
 from p2l_engine import methods, metrics, restore
 from p2l_engine.seeding import image_seed
-from pipeline import limits, models
+from pipeline import devices, limits, models
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
+from pipeline.heartbeat import Heartbeat
 from pipeline.images import ImageError, encode_png
 from pipeline.messages import describe, readable
 from pipeline.rows import InputRow
@@ -38,15 +39,13 @@ class ActorOptions:
 class Restorer:
     """Restores rows with one model; after memory ran out, with half as many at a time.
 
-    progress: called with (steps done, steps) after each step of a micro-batch.
+    heartbeat: told of each step of a micro-batch.
     """
 
-    def __init__(
-        self, config: JobConfig, options: ActorOptions, progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def __init__(self, config: JobConfig, options: ActorOptions, heartbeat: Heartbeat | None = None) -> None:
         torch.set_num_threads(options.threads)
         self.config = config
-        self.progress = progress
+        self._heartbeat = heartbeat or Heartbeat()
         self.micro_batch = options.batch_size
         self.device = options.device
         self.method = methods.from_block(config.method, config.operator["name"])
@@ -76,10 +75,10 @@ class Restorer:
             try:
                 image = prepare(row, self.config)
             except ImageError as error:
-                yield [self._error(row, str(error))]
+                yield [self.failed(row, str(error))]
                 continue
             except Exception as error:  # a row never ends the job
-                yield [self._error(row, f"cannot prepare the row: {describe(error)}")]
+                yield [self.failed(row, f"cannot prepare the row: {describe(error)}")]
                 continue
             groups[image.group].append(image)
             if len(groups[image.group]) >= self.micro_batch:
@@ -99,11 +98,16 @@ class Restorer:
             yield self._restore(now)
 
     def _restore(self, images: Sequence[Prepared]) -> list[Row]:
-        """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error."""
+        """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error.
+
+        Raises what `devices.is_fault`.
+        """
         try:
             return self._solve(images)
         except Exception as error:
-            cause = "out of memory" if _is_out_of_memory(error) else "cannot restore the image"
+            if devices.is_fault(error):
+                raise
+            cause = "out of memory" if devices.is_out_of_memory(error) else "cannot restore the image"
             message = f"{cause}: {describe(error)}"
         # Outside of the handler: the traceback there holds the failed batch's tensors.
         if message.startswith("out of memory"):
@@ -111,31 +115,33 @@ class Restorer:
             log.warning("memory ran out", extra={"images": len(images), "next": self.micro_batch})
             gc.collect()
             torch.cuda.empty_cache()
+            if len(images) == 1 and devices.is_held_by_others(self.device):
+                raise devices.DeviceFault(f"{message}; other processes hold its memory")
         if len(images) == 1:
-            return [self._error(images[0].row, message)]
+            return [self.failed(images[0].row, message)]
         middle = len(images) // 2
         return self._restore(images[:middle]) + self._restore(images[middle:])
 
     def _solve(self, images: Sequence[Prepared]) -> list[Row]:
         start = time.perf_counter()
         operator, y = measurements(images, self.config)
-        restored = restore(
-            self.model,
-            operator.to(self.device),
-            y.to(self.device),
-            method=self.method,
-            prompts=[
-                self.config.prompt if image.row.prompt is None else image.row.prompt for image in images
-            ],
-            seeds=[image.seed for image in images],
-            progress=self.progress,
-        )
+        prompts = [self.config.prompt if image.row.prompt is None else image.row.prompt for image in images]
+        with self._heartbeat.restoring():
+            restored = restore(
+                self.model,
+                operator.to(self.device),
+                y.to(self.device),
+                method=self.method,
+                prompts=prompts,
+                seeds=[image.seed for image in images],
+                progress=self._heartbeat.step,
+            )
         seconds = (time.perf_counter() - start) / len(images)
         shared = {"seconds": seconds, "nfe": restored.nfe}
         rows = []
         for index, image in enumerate(images):
             if (error := restored.errors[index]) is not None:
-                rows.append(self._error(image.row, f"restoration diverged: {error}") | shared)
+                rows.append(self.failed(image.row, f"restoration diverged: {error}") | shared)
                 continue
             row = (
                 self._row(image.row, "ok") | shared | self._pictures(image, restored.images[index], y[index])
@@ -164,7 +170,8 @@ class Restorer:
         names = {"key": row.key, "source_shard": row.source_shard, "status": status}
         return names | {"seed": image_seed(self.config.seed, row.key)} | self._constants
 
-    def _error(self, row: InputRow, message: str) -> Row:
+    def failed(self, row: InputRow, message: str) -> Row:
+        """The output row of one that cannot be restored."""
         return self._row(row, "error") | {"error": readable(message)}
 
 
@@ -174,11 +181,3 @@ def _pixels(groups: Mapping[Hashable, Sequence[Prepared]]) -> int:
 
 def _picture(key: str, pixels: Any) -> dict[str, Any]:
     return {"bytes": encode_png(pixels), "path": f"{key}.png"}
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """torch tells of exhausted CPU memory only in the text of a plain RuntimeError."""
-    signs = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
-    )

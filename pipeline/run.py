@@ -24,6 +24,7 @@ from pipeline import (
     storage_options,
     summary,
 )
+from pipeline.breaker import Breaker
 from pipeline.config import JobConfig
 from pipeline.observe import observing
 from pipeline.progress import Progress
@@ -122,7 +123,7 @@ def _restore(
     """
     with (
         cluster.ray_session(),
-        Watch(config.no_progress_seconds, held.stop) as watch,
+        Watch(config.no_progress_seconds, held.stop, held.lease) as watch,
         observing(config) as observer,
     ):
         held.stop.listen()
@@ -138,6 +139,7 @@ def _restore(
         observer.counted(total, total - left)
         whole = Compaction(config.output, found.work, held.lease, config.storage)
         options = cluster.actor_options(config)
+        breaker = Breaker(None if retry_errors else config.error_share)
         with Progress(entry, total, total - left, options.batch_size, retries=found.retries) as progress:
             for note in cluster.notes(config, options.device):
                 progress.say(note)
@@ -150,6 +152,7 @@ def _restore(
                         whole.count(receipts)
                         observer.committed(receipts)
                         observer.retried(progress.retries)
+                        breaker.committed(receipts)
             whole.finish()
         return left, progress.retries + whole.retries
 

@@ -1,28 +1,64 @@
 """How often an item was begun: an object beside its shard's commits for each try, gone when the item is done.
 
-unfinished/<shard>/<item>.try-<n> holds the node of the n-th try. Ray repeats the items of a lost machine or
-process without end; these objects are the memory of it.
+unfinished/<shard>/<item>.try-<n> tells of the n-th try on which machine it was made and, where it is known,
+how it ended. Ray repeats what a lost machine or process had in work without end; these objects count.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Set
+from dataclasses import asdict, dataclass
 from itertools import count, takewhile
 
 from pipeline import sink, storage
 from pipeline.work import Item
 
+DEADLY = (
+    3  # processes that an item may take down before it is done row by row, and a row before it is an error
+)
+LOST = 10  # the same, machines that were lost included
 
-def begin(output: str, item: Item, node: str) -> list[str]:
-    """Notes a try on this node; gives the nodes of the tries before it that did not end."""
+
+@dataclass(frozen=True)
+class Try:
+    """node: on which it was made. cause: what ended it, where its process lived to tell."""
+
+    node: str
+    cause: str = ""
+
+
+def begin(output: str, item: Item, node: str) -> list[Try]:
+    """Notes a try on this node; gives the tries before it that did not end."""
     urls = _urls(output, item)
-    storage.write_text(sink.try_url(output, item.shard.name, item.id, len(urls) + 1), node)
-    return [storage.read_text(url) for url in urls]
+    _write(output, item, len(urls) + 1, Try(node))
+    return [Try(**json.loads(storage.read_text(url))) for url in urls]
+
+
+def failed(output: str, item: Item, last: Try) -> None:
+    """Says what ended the latest try."""
+    _write(output, item, len(_urls(output, item)), last)
+
+
+def withdraw(output: str, item: Item) -> None:
+    """Removes the latest try, which ended for no fault of the item."""
+    storage.remove(_urls(output, item)[-1])
 
 
 def end(output: str, item: Item) -> None:
     """Removes the item's tries, the latest first: what a kill leaves is counted from the first."""
     for url in reversed(_urls(output, item)):
         storage.remove(url)
+
+
+def is_deadly(before: list[Try], alive: Set[str]) -> bool:
+    """Whether the item is to blame for their ends. alive: the nodes; a lost one took its processes along."""
+    return sum(one.node in alive for one in before) >= DEADLY or len(before) >= LOST
+
+
+def _write(output: str, item: Item, number: int, content: Try) -> None:
+    url = sink.try_url(output, item.shard.name, item.id, number)
+    storage.write_text(url, json.dumps(asdict(content)))
 
 
 def _urls(output: str, item: Item) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Self
 
 import ray
 
+from pipeline import starting
 from pipeline.failures import GOES_ON
 from pipeline.stop import Stop
 
@@ -24,7 +25,8 @@ TIMES_GONE = 3  # in a row: a cluster's head may be restarted, and be the same c
 class Watch:
     """While entered, ends the run through `stop` when it does not move. Enter it when Ray is there."""
 
-    def __init__(self, no_progress_seconds: float, stop: Stop) -> None:
+    def __init__(self, no_progress_seconds: float, stop: Stop, run: str) -> None:
+        self._run_id = run
         self._limit = no_progress_seconds
         self._stop = stop
         self._last = time.monotonic()
@@ -58,6 +60,8 @@ class Watch:
         self._gone = 0 if self._is_there() else self._gone + 1
         if self._gone == TIMES_GONE:
             return f"the Ray cluster at {self._address} is gone. {GOES_ON}"
+        if self._gone == 0 and (error := starting.hopeless(self._run_id)) is not None:
+            return f"no worker could start: {error}. Mend that. {GOES_ON}"
         if time.monotonic() - self._last > self._limit:
             return (
                 f"nothing was committed for {self._limit:g} s: a worker hangs, or none could start, as `ray "

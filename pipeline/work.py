@@ -83,6 +83,10 @@ class Item:
         flags[list(self.wanted)] = True
         return list(flags.tolist())
 
+    def rows_alone(self) -> list[Item]:
+        """An item for each row."""
+        return [replace(self, wanted=(row,)) for row in self.wanted]
+
     def packed(self) -> dict[str, bytes]:
         """As a row of a Ray Dataset."""
         return {"item": pickle.dumps(self)}

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.console import Exit
-from pipeline import cluster
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -69,10 +68,7 @@ def test_a_broken_picture_gives_an_error_row_and_status_3(job: Path, tmp_path: P
     command("verify", tmp_path / "out")
 
 
-def test_an_actor_that_never_starts_ends_the_run_with_its_reason(
-    job: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster, "MAX_DEATHS_IN_INIT", 0)
+def test_an_actor_that_never_starts_ends_the_run_with_its_reason(job: Path, model_folder: Path) -> None:
     model = shutil.copytree(model_folder, job.parent / "model")
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -13,6 +13,7 @@ from pipeline import actor, lease, resume, sink, tries
 from pipeline.actor import RestoreAndCommit
 from pipeline.restore import ActorOptions
 from pipeline.sources import list_shards
+from pipeline.tries import Try
 from pipeline.work import Item, Work
 from tests.pipeline.small_jobs import job, png, write_parquet
 
@@ -100,7 +101,10 @@ def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
     (shard,) = list_shards([str(output.parent / "in")])
     one, other = Item(shard, 5, (0, 1)), Item(shard, 5, (2, 3))
     nodes = [tries.begin(str(output), one, f"node {number}") for number in range(3)]
-    assert nodes == [[], ["node 0"], ["node 0", "node 1"]]
+    assert nodes == [[], [Try("node 0")], [Try("node 0"), Try("node 1")]]
+    tries.failed(str(output), one, Try("node 2", "CUDA error"))
+    tries.withdraw(str(output), one)
+    assert tries.begin(str(output), one, "node 3") == nodes[2]
     assert tries.begin(str(output), other, "node 9") == []
     tries.end(str(output), one)
     assert tries.begin(str(output), one, "node 4") == []

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,6 @@ import pyarrow.parquet as pq
 import pytest
 from torch import Tensor
 
-from pipeline import cluster
 from pipeline.run import RunError, run
 from tests.pipeline.small_jobs import encoded, job, picture, write_parquet, write_shards
 
@@ -32,6 +32,19 @@ def deadly(images: Tensor) -> Tensor:
     """A linear operator for configurations that takes its process down with a black image."""
     if bool((images == -1).all(3).all(2).all(1).any()):
         os.kill(os.getpid(), signal.SIGKILL)
+    return images * 1.0
+
+
+BROKEN = Path(tempfile.gettempdir(), f"broken-device-{os.getuid()}")
+
+
+def breaks_once(images: Tensor) -> Tensor:
+    """A linear operator whose device fails once, and from then on in the same process."""
+    time.sleep(0.05)
+    with suppress(FileExistsError), BROKEN.open("x") as file:
+        file.write(str(os.getpid()))
+    if BROKEN.read_text() == str(os.getpid()):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
     return images * 1.0
 
 
@@ -108,21 +121,28 @@ def test_more_images_than_the_object_store_holds_are_restored_all_the_same(tmp_p
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_rows_that_kill_every_actor_end_the_run_and_lose_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster, "MAX_DEATHS", 2)
+def test_a_row_that_kills_every_actor_becomes_an_error_and_the_run_completes(tmp_path: Path) -> None:
     black = encoded(picture(0).point(lambda value: 0))
-    images = {str(row): encoded(picture(row)) for row in range(6)} | {"black": black}
+    images = {str(row): encoded(picture(row)) for row in range(4)} | {"black": black}
     write_parquet(tmp_path / "input" / "a.parquet", images)
-    config = job(
-        tmp_path / "input",
-        tmp_path / "output",
-        operator={"name": "linear", "function": "tests.pipeline.test_faults:deadly"},
-    )
-    with pytest.raises(RunError, match=r"a worker died again and again .* batch_size or workers lower"):
-        run(config)
-    assert set(rows(tmp_path / "output")) == {str(row) for row in range(6)}
+    operator = {"name": "linear", "function": "tests.pipeline.test_faults:deadly"}
+    config = job(tmp_path / "input", tmp_path / "output", operator=operator, commit_every=1)
+    summary = run(config)
+    assert (summary.ok, summary.errors) == (4, 1)
+    rows = {row["key"]: row["error"] for row in pq.read_table(tmp_path / "output" / "restored").to_pylist()}
+    assert rows == dict.fromkeys("0123") | {"black": "ended its process: 3 times"}
+    assert not (tmp_path / "output" / "unfinished").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_device_that_fails_in_one_of_two_actors_costs_no_row(tmp_path: Path) -> None:
+    """An actor whose CUDA context is broken fails all it is given, and fast: it would take most rows."""
+    write_shards(tmp_path / "input", "ab", rows=12)
+    operator = {"name": "linear", "function": "tests.pipeline.test_faults:breaks_once"}
+    BROKEN.unlink(missing_ok=True)
+    assert run(job(tmp_path / "input", tmp_path / "output", operator=operator, workers=2)).exit_status == 0
+    assert BROKEN.exists() and len(rows(tmp_path / "output")) == 24
+    BROKEN.unlink()
 
 
 def actors() -> list[psutil.Process]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline import restore
 from pipeline.cells import npy
+from pipeline.heartbeat import Heartbeat
 from pipeline.images import decode_image
 from pipeline.restore import ActorOptions, Restorer
 from pipeline.rows import InputRow
@@ -181,6 +182,7 @@ def test_measurements_are_restored_with_the_kernel_of_their_row(tmp_path: Path) 
 def test_every_step_of_every_micro_batch_is_told(tmp_path: Path) -> None:
     settings = job(tmp_path, tmp_path / "out", model="tiny", method={"name": "ldps", "steps": 3})
     told: list[tuple[int, int]] = []
-    worker = Restorer(settings, ActorOptions("cpu", 2, 1), lambda done, steps: told.append((done, steps)))
+    beat = Heartbeat(lambda done, steps: told.append((done, steps)))
+    worker = Restorer(settings, ActorOptions("cpu", 2, 1), beat)
     assert [row["status"] for row in worker(input_rows(png(1), png(2), png(3)))] == ["ok"] * 3
     assert told == [(1, 3), (2, 3), (3, 3)] * 2
