@@ -4,30 +4,38 @@ How each kind of image becomes RGB, 8 bits a channel:
 
 | image            | rule |
 |------------------|------|
-| EXIF orientation | the image is turned upright |
+| EXIF orientation | the image is turned upright; what cannot be read of EXIF is passed over |
 | grey             | copied to the three channels |
 | palette          | looked up |
-| alpha            | laid over white, palette transparency included |
-| CMYK             | Pillow's plain conversion, colour profiles are not applied |
-| 16-bit grey      | divided by 257 and rounded, so that 65535 becomes 255 |
-| 16-bit colour    | the high byte of each channel |
+| alpha            | laid over white, palette and colour-key transparency included |
+| CMYK             | Pillow's plain conversion |
+| 9 to 16 bits     | scaled to 255 and rounded: 16-bit values are divided by 257 |
+| AVIF, HEIC of more than 8 bits | as their decoders give 8 bits |
+| 1 to 7 bits      | scaled to 255 |
+| min-is-white     | inverted |
+| colour profiles, gamma | not applied |
 | several frames   | the first one |
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+import pi_heif
+from PIL import Image, ImageOps
 
-from pipeline import limits
+from pipeline import jpeg2000, limits, png, tiff
 from pipeline.messages import describe
+from pipeline.pixels import ImageError, check_pixels, scaled
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+pi_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "HEIF")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff"),
     *(".bmp", ".gif", ".jp2", ".j2k", ".avif", ".heic", ".heif"),
@@ -41,14 +49,19 @@ _STARTS = (
 )
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes
-GREY_AT_ONCE = 2**20  # pixels; arithmetic on all of a large picture would take many times its memory
-TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
+
+T = Image.Transpose
+TURNS = {  # EXIF orientation: what turns the picture upright
+    2: T.FLIP_LEFT_RIGHT,
+    3: T.ROTATE_180,
+    4: T.FLIP_TOP_BOTTOM,
+    5: T.TRANSPOSE,
+    6: T.ROTATE_270,
+    7: T.TRANSVERSE,
+    8: T.ROTATE_90,
+}
 
 Fit = Literal["crop", "resize", "pad"]
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; the message names the cause first, then the details after a colon."""
 
 
 def looks_like_image(head: bytes) -> bool:
@@ -63,43 +76,57 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decodes a JPEG, PNG, WebP or TIFF file to an RGB image by the rules at the top of this file.
+    """Decodes a file of one of `FORMATS` to an upright RGB image, by the rules at the top of this file.
 
     Raises ImageError for bytes that are no such image, are cut short, or are beyond a limit of `limits`.
+    """
+    return on_white(open_image(data)).convert("RGB")
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Decodes a file to an upright image in Pillow's mode for it: L, I;16 (65535 is white), P, RGBA, ...
+
+    Raises ImageError as `decode_image` does.
     """
     if not data:
         raise ImageError("no image: the row's bytes are empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters raises, and bombs are refused below
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_cost(image, data)
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+            image, orientation = _read(data)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"image too large: {error}") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(
-            f"cannot decode the image: its {len(data)} bytes are none of {', '.join(FORMATS)}"
+            f"cannot decode the image: its {len(data):,} bytes are none of {', '.join(FORMATS)}; "
+            f"they begin with {data[:16]!r}"
         ) from error
     except (
         Exception
     ) as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ValueError, ...
         raise ImageError(f"cannot decode the image: {describe(error)}") from error
+    turn = TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
-def _check_cost(image: Image.Image, data: bytes) -> None:
-    """Raises ImageError where decoding would cost more than any honest picture does."""
-    sizes = [image.size]
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however small the picture
-        sizes.append((image.tag_v2.get(TILE_WIDTH, 0), image.tag_v2.get(TILE_LENGTH, 0)))
-    for width, height in sizes:
-        if width * height > limits.IMAGE_PIXELS:
-            raise ImageError(f"image too large: {width} x {height} pixels; at most {limits.IMAGE_PIXELS:,}")
-    if data.startswith(b"\xff\xd8") and _has_more_scans(data, limits.JPEG_SCANS):
-        raise ImageError(f"image too costly: a JPEG of more than {limits.JPEG_SCANS} scans")
+def _read(data: bytes) -> tuple[Image.Image, int]:
+    """A picture, and its EXIF orientation."""
+    if data.startswith(png.SIGNATURE):
+        return png.read(data)
+    if data.startswith(tiff.STARTS):
+        return tiff.read(data)
+    if data.startswith(jpeg2000.STARTS) and (deep := jpeg2000.read_deep(data)) is not None:
+        return deep, 1
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_pixels(*image.size)
+        if data.startswith(b"\xff\xd8") and _has_more_scans(data, limits.JPEG_SCANS):
+            raise ImageError(f"image too costly: a JPEG of more than {limits.JPEG_SCANS} scans")
+        image.load()
+        with contextlib.suppress(Exception):  # the picture is whole, whatever its EXIF is
+            return image, image.getexif().get(png.ORIENTATION, 1)
+        return image, 1
 
 
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # of a JPEG segment; those without a length left out
@@ -114,27 +141,14 @@ def _has_more_scans(data: bytes, most: int) -> bool:
     return scans > most
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        values = np.asarray(image).ravel()
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise ImageError(
-                f"unsupported pixel range: grey values {values.min()} to {values.max()}; allowed: 0 to 65535"
-            )
-        grey = np.empty(len(values), np.uint8)
-        for start in range(0, len(values), GREY_AT_ONCE):
-            part = slice(start, start + GREY_AT_ONCE)
-            grey[part] = np.rint(values[part] / 257)
-        return Image.fromarray(grey.reshape(image.height, image.width)).convert("RGB")
-    if image.mode == "F":
-        raise ImageError(
-            "unsupported pixel type: floating-point pixels have no stated range; store 8 or 16 bits"
-        )
-    if "A" in image.mode or "transparency" in image.info:
+def on_white(image: Image.Image) -> Image.Image:
+    """An image of 8 bits a channel, without alpha."""
+    if image.mode == "I;16":
+        return Image.fromarray(scaled(np.asarray(image), 65535, 255))
+    if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
 
 
 def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Image.Image:

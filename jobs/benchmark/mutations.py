@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +39,7 @@ NUMBERS = (
     2**63 - 1,
 )
 
-KINDS = ("png", "jpeg", "webp", "tiff", "parquet", "tar", "mask", "kernel")
+KINDS = ("png", "jpeg", "webp", "tiff", "bmp", "gif", "jp2", "avif", "parquet", "tar", "mask", "kernel")
 
 
 def damaged(seed: int, number: int) -> tuple[str, bytes]:
@@ -138,6 +139,7 @@ def files() -> dict[str, list[bytes]]:
             _image(clear, "PNG"),
             _image(photo.quantize(16), "PNG", transparency=0),
             _image(Image.fromarray(deep), "PNG", icc_profile=bytes(200)),
+            bytes(imagecodecs.png_encode(np.asarray(clear, np.uint16) * 257)),
         ],
         "jpeg": [
             _image(photo, "JPEG", exif=exif),
@@ -159,7 +161,21 @@ def files() -> dict[str, list[bytes]]:
             _image(photo, "TIFF", save_all=True, append_images=[clear]),
             _tiff(deep),
             _tiff(np.asarray(photo), tile=(16, 16), photometric="rgb", compression="zlib"),
+            _tiff(np.moveaxis(np.asarray(photo), 2, 0), photometric="rgb", planarconfig="separate"),
+            _tiff(deep // 16, bitspersample=12, photometric="miniswhite"),
+            _tiff(np.asarray(clear, np.uint16), photometric="rgb", compression="lzw", predictor=True),
         ],
+        "bmp": [_image(photo, "BMP"), _image(clear, "BMP"), _image(photo.quantize(16), "BMP")],
+        "gif": [
+            _image(photo.quantize(16), "GIF", transparency=0),
+            _image(photo, "GIF", save_all=True, append_images=[clear]),
+        ],
+        "jp2": [
+            _image(photo, "JPEG2000"),
+            _image(clear, "JPEG2000", no_jp2=True),
+            bytes(imagecodecs.jpeg2k_encode(deep // 16, bitspersample=12, codecformat="jp2")),
+        ],
+        "avif": [_image(photo, "AVIF"), _image(clear, "AVIF")],
         "parquet": _parquets(photo, mask, kernel),
         "tar": [
             _tar(photo, mask, kind) for kind in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)

@@ -62,4 +62,4 @@ def _dies_of_the_second_and_hangs_on_the_fourth(seed: int, numbers: range, sende
 def test_failures_are_kept_to_look_at(tmp_path: Path) -> None:
     failed = fuzz.Outcome(5, mutations.damaged(0, 5)[0], failure="why")
     (path,) = fuzz.save([fuzz.Outcome(4, "parquet"), failed], 0, tmp_path / "failures")
-    assert path.name == "0-5.tar" and path.read_bytes() == mutations.damaged(0, 5)[1]
+    assert path.name == "0-5.gif" and path.read_bytes() == mutations.damaged(0, 5)[1]
