@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark quality | tune | average | fuzz | chaos | scale``."""
+"""``python -m jobs.benchmark quality | tune | average | fuzz | chaos | preemptions | scale``."""
 
 import time
 from pathlib import Path
@@ -9,10 +9,14 @@ import typer
 from jobs.benchmark import average as averaging
 from jobs.benchmark import chaos as chaos_benchmark
 from jobs.benchmark import fuzz as fuzzing
+from jobs.benchmark import preemptions as preemption_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.benchmark.cells import ROWS, TASKS
+from pipeline.prices import load_prices
+
+MACHINE = "a2-highgpu-1g-spot"  # whose price the lost hours have
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 Tasks = Annotated[list[str] | None, typer.Option("--task", help=f"One of: {', '.join(TASKS)}. Default: all.")]
@@ -91,9 +95,36 @@ def fuzz(
 def chaos(
     kills: Annotated[int, typer.Option(min=1, help="How many, of all kinds in turn.")] = 20,
     seed: Annotated[int, typer.Option(help="Draws their order and moments.")] = 0,
+    preemptions: Annotated[
+        bool, typer.Option("--preemptions", help="Lose machines alone, a tenth of them without a word.")
+    ] = False,
 ) -> None:
     """Kill a job's driver, actors, nodes and cluster on loopback; exit 1 unless its output stays exact."""
-    raise typer.Exit(1 if chaos_benchmark.run(kills, seed) else 0)
+    raise typer.Exit(1 if chaos_benchmark.run(kills, seed, preemptions) else 0)
+
+
+@app.command()
+def preemptions(
+    machines: Annotated[int, typer.Option(min=1)] = 32,
+    images: Annotated[int, typer.Option(min=1)] = 100_000,
+    seconds: Annotated[float, typer.Option(help="An image takes so long; `p2l plan` says how long.")] = 272,
+    rate: Annotated[list[float] | None, typer.Option(help="Losses an hour of a machine; repeatable.")] = None,
+    sudden: Annotated[list[float] | None, typer.Option(help="Share of them without a word.")] = None,
+    item: Annotated[int, typer.Option(min=1, help="Images to an item of work.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images to a micro-batch.")] = 1,
+    killers: Annotated[int, typer.Option(min=0, help="Rows that end each process that has them.")] = 10,
+    seed: Annotated[int, typer.Option(help="Draws the moments of the losses.")] = 0,
+) -> None:
+    """Simulate a run on machines that are taken away, by the pipeline's own rules; no Ray, no model."""
+    prices = load_prices()
+    settings = [
+        preemption_benchmark.Setting(
+            machines, images, seconds, losses, share, item, batch, 60 * prices.start_minutes, killers
+        )
+        for share in sudden or [0.1, 1.0]
+        for losses in rate or [0.1, 0.2, 0.5]
+    ]
+    print(preemption_benchmark.table(settings, prices.of_a_worker()[MACHINE], seed))
 
 
 @app.command()

@@ -39,6 +39,10 @@ KINDS = {
     "cluster": "SIGKILL to all processes of all nodes; they are started again",
     "drain": "SIGTERM to a worker node, SIGKILL after its grace period; another one joins",
 }
+SILENCE = {"silence": "SIGSTOP to all processes of a worker node, which answers no more; another one joins"}
+PREEMPTIONS = [*["drain"] * 18, "node", "silence"]  # machines alone, a tenth of them without a word
+# An image's seconds. Beside preemptions machines are lost more often than commits are made.
+SECONDS, SECONDS_BESIDE_PREEMPTIONS = 0.05, 1.0
 SHARDS, ROWS_IN_SHARD, COMMIT, ACTORS, NODES = 6, 50, 4, 2, 2
 PADDING = 2**19  # bytes after each PNG, which no decoder reads: a job's images exceed a node's object store
 LONGEST_WAIT = 3.0  # s from a sign of progress to the kill
@@ -68,16 +72,20 @@ class Job:
     violations: list[str] = field(default_factory=list)
 
 
-def run(kills: int, seed: int) -> int:
-    """Spends the kills and prints the table; the number of violations."""
+def run(kills: int, seed: int, preemptions: bool) -> int:
+    """Spends the kills and prints the table; the number of violations.
+
+    preemptions: loses machines alone, and gives images the time to be lost with them.
+    """
     start = time.monotonic()
     chance = random.Random(seed)
-    left = deque(_kinds(kills, chance))
+    left = deque(_kinds(kills, chance, PREEMPTIONS if preemptions else list(KINDS)))
+    seconds = SECONDS_BESIDE_PREEMPTIONS if preemptions else SECONDS
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
         write_input(folder / "input")
         log = folder / "log"
-        with Loopback(NODES, {traced.LOG: str(log)}) as cluster:
+        with Loopback(NODES, {traced.LOG: str(log), traced.SECONDS: str(seconds)}) as cluster:
             undisturbed = _restore(folder / "undisturbed", cluster, log, deque(), chance)
             jobs: list[Job] = []
             while left:
@@ -95,12 +103,12 @@ def run(kills: int, seed: int) -> int:
         return len(violations)
 
 
-def _kinds(kills: int, chance: random.Random) -> Iterator[str]:
-    """Each kind once in every five kills, in random order."""
-    kinds: list[str] = []
+def _kinds(kills: int, chance: random.Random, kinds: Sequence[str]) -> Iterator[str]:
+    """All of the kinds, in random order, and again."""
+    left: list[str] = []
     for _ in range(kills):
-        kinds = kinds or chance.sample(list(KINDS), len(KINDS))
-        yield kinds.pop()
+        left = left or chance.sample(kinds, len(kinds))
+        yield left.pop()
 
 
 def write_input(folder: Path) -> None:
@@ -202,7 +210,8 @@ def _kill(kind: str, driver: subprocess.Popen[bytes], cluster: Loopback, chance:
         cluster.kill()
         cluster.start()
     else:
-        (cluster.kill_node if kind == "node" else cluster.preempt)(chance.randrange(NODES))
+        lose = {"node": cluster.kill_node, "drain": cluster.preempt, "silence": cluster.silence}[kind]
+        lose(chance.randrange(NODES))
     return True
 
 
@@ -267,5 +276,9 @@ def report(jobs: Sequence[Job], lines: Sequence[Line]) -> str:
             if last[lines[place].number] != place:
                 again.update([next((kill.kind for kill in job.kills if kill.line > place), "")])
     table = ["| killed | how | times | images restored again |", "|---|---|---|---|"]
-    table += [f"| {kind} | {how} | {times[kind]} | {again[kind]} |" for kind, how in KINDS.items()]
+    table += [
+        f"| {kind} | {how} | {times[kind]} | {again[kind]} |"
+        for kind, how in (KINDS | SILENCE).items()
+        if times[kind]
+    ]
     return "\n".join([*table, f"| all | | {times.total()} | {again.total()} |"])

@@ -23,6 +23,7 @@ START_SECONDS = 120.0
 # A lost node is noticed within seconds instead of half a minute, actors are spread over the nodes, and a node
 # that gets SIGTERM announces its end so many seconds before it, as a preempted one does.
 GRACE_SECONDS = 3
+SILENT_SECONDS = 30.0  # that the processes of a silent node are there, well after Ray has given it up
 RAY_SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_health_check_initial_delay_ms": "1000",
@@ -49,6 +50,7 @@ class Loopback:
         self.environment = os.environ | RAY_SETTINGS | own | extra
         self._head: subprocess.Popen[bytes] | None = None
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self._silent: list[tuple[float, subprocess.Popen[bytes], list[psutil.Process]]] = []
 
     def __enter__(self) -> Self:
         self.start()
@@ -74,7 +76,14 @@ class Loopback:
         self.nodes.append(self._ray(f"--address={self.address}", f"--num-cpus={CPUS}"))
 
     def replace_dead(self) -> None:
-        """Another node for each worker node that ended by itself, as an autoscaler starts one."""
+        """Another node for each worker node that ended by itself, as an autoscaler starts one.
+
+        Buries those that fell silent long enough ago.
+        """
+        for silent in [silent for silent in self._silent if time.monotonic() > silent[0]]:
+            self._silent.remove(silent)
+            kill_processes(silent[2])
+            silent[1].wait()
         alive = [node for node in self.nodes if node.poll() is None]
         for node in set(self.nodes) - set(alive):
             kill_tree(node)
@@ -84,6 +93,10 @@ class Loopback:
 
     def kill(self) -> None:
         """SIGKILL to every process of every node."""
+        for silent in self._silent:
+            kill_processes(silent[2])
+            silent[1].wait()
+        self._silent = []
         for node in [*self.nodes, self._head]:
             if node is not None:
                 kill_tree(node)
@@ -102,6 +115,15 @@ class Loopback:
             node.wait(GRACE_SECONDS)
         kill_processes(family)
         node.wait()
+
+    def silence(self, index: int) -> None:
+        """Stops every process of a worker node, so that its connections stay open and nothing answers."""
+        node = self.nodes.pop(index)
+        family = tree(node.pid)
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        self._silent.append((time.monotonic() + SILENT_SECONDS, node, family))
 
     def processes(self) -> list[psutil.Process]:
         """Those of all worker nodes."""

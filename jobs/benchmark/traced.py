@@ -14,7 +14,7 @@ from torch import Tensor
 
 LOG = "P2L_TRACED_LOG"  # environment: the file that `traced` appends to
 SIDE = 16
-SECONDS = 0.05  # that `traced` takes for an image
+SECONDS = "P2L_TRACED_SECONDS"  # environment: those that `traced` takes for an image
 MARK = np.random.default_rng(0).integers(0, 256, (4, 3), np.uint8)  # the first pixels; the number follows
 
 
@@ -40,7 +40,7 @@ def traced(images: Tensor) -> Tensor:
         lines = "".join(f"{os.getpid()} {number}\n" for number in numbers)
         with open(os.environ[LOG], "a") as log:
             log.write(lines)  # one write of few bytes: lines of several processes do not mix
-        time.sleep(SECONDS * len(numbers))
+        time.sleep(float(os.environ[SECONDS]) * len(numbers))
     return images * 1.0
 
 
