@@ -1,9 +1,10 @@
-"""`p2l shard`: many image files, or a tar of them, to Parquet shards."""
+"""`p2l shard`: many image files, or tars and Parquet files of others, to Parquet shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,60 +12,188 @@ import typer
 from jobs.console import BadRequest, Exit, errors, output, readable_errors, run_alone
 
 if TYPE_CHECKING:
-    from pipeline.rows import InputRow
+    from pipeline.rows import InputRow, Inventory, LeftOut
+    from pipeline.sources import Shard
 
 OPTIONAL_COLUMNS = ("mask", "kernel", "prompt")
+READS_AT_ONCE = 16  # a store is slow to answer one request, and quick with many; each is held until its turn
+SHARD_BYTES = 512 * 2**20  # a shard is held in memory until it is written
 
 
 @readable_errors()
 def shard(
     images: Annotated[
         list[str],
-        typer.Argument(help="Folders, globs or tar files of images; any fsspec URL.", show_default=False),
+        typer.Argument(
+            help="Folders, globs, tar or Parquet files of images; any fsspec URL.", show_default=False
+        ),
     ],
-    out: Annotated[str, typer.Argument(help="Folder for the shards; any fsspec URL.", show_default=False)],
-    rows: Annotated[int, typer.Option(min=1, help="Images to a shard.")] = 1000,
+    out: Annotated[
+        str,
+        typer.Argument(help="Folder for the shards, without any yet; any fsspec URL.", show_default=False),
+    ],
+    rows: Annotated[
+        int, typer.Option(min=1, help="Images to a shard; fewer where they take 512 MiB.")
+    ] = 1000,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Parquet column of a role: key=, image=, mask=, kernel= or prompt=NAME; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        str,
+        typer.Option(help="key; row (shard's name and row's number); shard/key (shard's name and its key)."),
+    ] = "key",
 ) -> None:
     """Pack images into Parquet shards with the columns `key` and `image`, the files' bytes as they are.
 
-    The key is the path below the folder, or a tar member's name up to its first dot. Files that cannot be
-    read are named and left out, and the exit status is 3.
+    The key is the path below the folder, a tar member's path without its ending, or the column `key`. What
+    cannot be read is named and left out, and the exit status is 3.
 
     Example: p2l shard photos/ gs://bucket/shards --rows 1000
     """
-    from pipeline import storage
+    from pipeline import sources
+    from pipeline.config import load_config
 
-    found = _read(images)
-    unreadable = 0
-    for number, batch in enumerate(iter(lambda: list(islice(found, rows)), [])):
-        for row in (row for row in batch if row.error):
-            errors.print(f"left out {row.key}: {row.error}", markup=False)
-            unreadable += 1
-        url = storage.join(out, f"{number:05d}.parquet")
-        written = _write(url, [row for row in batch if not row.error])
-        output.print(f"{url}: {written} images", soft_wrap=True)
-    if unreadable:
+    pairs = [pair.partition("=")[::2] for pair in columns or ()]
+    job = load_config({"input": images, "output": out, "columns": dict(pairs), "keys": keys})
+    _refuse_stale(job.output)
+    listing = sources.listing(job.input, job.reading)
+    with ThreadPoolExecutor(READS_AT_ONCE) as readers:
+        found = _inventories(listing.shards, readers)
+        _check_keys(listing.shards, found)
+        _tell_left_out([*listing.left_out, *(one for inventory in found for one in inventory.left_out)])
+        counts = [len(inventory.keys) for inventory in found]
+        written = _pack(_good(_read(listing.shards, counts, readers)), rows, job.output)
+    if lost := sum(counts) - written:
+        errors.print(f"{lost} of {sum(counts)} images are in no shard: named above, each with its reason")
+    if not written:
+        raise typer.Exit(Exit.INCOMPLETE)
+    if lost:
         raise typer.Exit(Exit.ROWS_FAILED)
 
 
-def _read(images: Sequence[str]) -> Iterator[InputRow]:
-    """The rows of all images, after every key was seen to be unique."""
+def _pack(found: Iterator[InputRow], rows: int, out: str) -> int:
+    """Writes the shards; how many images are in them."""
+    from pipeline import storage
+
+    written = 0
+    try:
+        for number, batch in enumerate(_batches(found, rows)):
+            url = storage.join(out, f"{number:05d}.parquet")
+            _write(url, batch)
+            output.print(f"{url}: {len(batch)} images", markup=False, soft_wrap=True)
+            written += len(batch)
+    except BaseException as error:
+        if written:
+            errors.print(
+                f"{out} holds the first {written} images only; remove them before the command is given again",
+                markup=False,
+                soft_wrap=True,
+            )
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(Exit.INCOMPLETE) from None
+        raise
+    return written
+
+
+def _inventories(shards: Sequence[Shard], readers: ThreadPoolExecutor) -> list[Inventory]:
+    """Keys and left-outs of all; raises one SourceError on all that cannot be read."""
+    from pipeline import sources
+    from pipeline.rows import SourceError
+
+    found, problems = [], []
+    for task in [readers.submit(sources.inventory, source) for source in shards]:
+        try:
+            found.append(task.result())
+        except SourceError as error:
+            problems.append(str(error))
+    if problems:
+        raise SourceError("\n".join(problems))
+    return found
+
+
+def _refuse_stale(out: str) -> None:
+    """Shards of before would be read together with the new ones."""
+    from pipeline import storage
+
+    stale = storage.find(out, ".parquet")
+    if stale:
+        shown = ", ".join(stale[:3]) + (", ..." if len(stale) > 3 else "")
+        raise BadRequest(
+            f"{out} holds {len(stale)} shards already ({shown}), which would be mixed with the new ones; "
+            "remove them, or name another folder"
+        )
+
+
+def _check_keys(shards: Sequence[Shard], found: Sequence[Inventory]) -> None:
+    from pipeline.keys import Place, bad_keys, repeated_keys
+
+    problems: list[str] = []
+    places: dict[str, list[Place]] = {}
+    for source, inventory in zip(shards, found, strict=True):
+        problems += bad_keys(source, inventory.keys)
+        for row, key in enumerate(inventory.keys):
+            if key:
+                places.setdefault(str(key), []).append((source.name, row))
+    problems += repeated_keys(places)
+    if problems:
+        raise BadRequest(*problems)
+
+
+def _tell_left_out(left_out: Sequence[LeftOut]) -> None:
+    from pipeline.rows import merged
+
+    for one in merged(left_out):
+        errors.print(str(one), markup=False, soft_wrap=True)
+
+
+def _read(shards: Sequence[Shard], counts: Sequence[int], readers: ThreadPoolExecutor) -> Iterator[InputRow]:
+    """All rows in order; files of a folder are read side by side."""
+    from pipeline import sources
+    from pipeline.ahead import side_by_side
+
+    for source, count in zip(shards, counts, strict=True):
+        if source.kind == "images":
+            calls = (partial(_read_one, source, row, count) for row in range(count))
+            yield from side_by_side(calls, readers, READS_AT_ONCE)
+        else:
+            yield from sources.rows(source, [True] * count)
+
+
+def _read_one(source: Shard, row: int, count: int) -> InputRow:
     from pipeline import sources
 
-    counts = {}
-    seen: dict[object, str] = {}
-    for source in sources.list_shards(images):
-        keys = sources.keys(source)
-        for key in keys:
-            if key in seen:
-                raise BadRequest(f"key {key!r} is in {seen[key]} and in {source.name}; shard them apart")
-            seen[key] = source.name
-        counts[source] = len(keys)
-    for source, count in counts.items():
-        yield from sources.rows(source, [True] * count)
+    (found,) = sources.rows(source, [number == row for number in range(count)])
+    return found
 
 
-def _write(url: str, rows: Sequence[InputRow]) -> int:
+def _good(found: Iterator[InputRow]) -> Iterator[InputRow]:
+    """The rows that have an image; the others are named."""
+    for row in found:
+        error = row.error or (None if row.image else "no image: its bytes are empty")
+        if error is None:
+            yield row
+        else:
+            errors.print(f"left out {row.key}: {error}", markup=False, soft_wrap=True)
+
+
+def _batches(found: Iterator[InputRow], most: int) -> Iterator[list[InputRow]]:
+    batch: list[InputRow] = []
+    size = 0
+    for row in found:
+        batch.append(row)
+        size += sum(len(cell) for cell in (row.image, row.mask, row.kernel) if cell)
+        if len(batch) == most or size >= SHARD_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _write(url: str, rows: Sequence[InputRow]) -> None:
     import pyarrow.parquet as pq
 
     from pipeline import storage
@@ -80,7 +209,6 @@ def _write(url: str, rows: Sequence[InputRow]) -> int:
             write_batch_size=1,  # so that a page ends after 1 MiB, however large the images are
             compression="none",
         )
-    return len(table)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
@@ -27,3 +27,14 @@ def ahead(rows: Iterator[T], reader: ThreadPoolExecutor) -> Iterator[T]:
     while (row := waiting.popleft().result()) is not _END:
         waiting.append(submit())
         yield row  # type: ignore[misc]
+
+
+def side_by_side(calls: Iterable[Callable[[], T]], readers: ThreadPoolExecutor, most: int) -> Iterator[T]:
+    """The calls' results in order; at most `most` are under way or not yet taken. Raises what one did."""
+    waiting: deque[Future[T]] = deque()
+    for call in calls:
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+        waiting.append(readers.submit(copy_context().run, call))
+    while waiting:
+        yield waiting.popleft().result()

@@ -117,7 +117,10 @@ def make_bucket(store: Store, name: str) -> str:
 
 @dataclass
 class Proxy:
-    """Passes requests on to a store. `calls` and `sent` count requests and bytes answered by kind of call."""
+    """Passes requests on to a store. `calls` and `sent` count requests and bytes answered by kind of call.
+
+    delay: seconds that each answer takes longer. most: requests of a kind that were open at once.
+    """
 
     store: Store
     upstream: Store
@@ -131,9 +134,25 @@ class Proxy:
     broken: Counter[tuple[str, str]] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stall: float = 1.0  # seconds of a read timeout; clients of a test wait for less
+    delay: float = 0.0
+    most: Counter[str] = field(default_factory=Counter)
+    _open: Counter[str] = field(default_factory=Counter)
     tokens: set[str] | None = None  # those that are let in, where there are any
     refused: list[str] = field(default_factory=list)  # tokens, "" for none
     _left: int = 0
+
+    @contextmanager
+    def counted(self, kind: str) -> Iterator[None]:
+        """Notes that a request is open, and keeps it so for `delay` seconds."""
+        with self.lock:
+            self._open[kind] += 1
+            self.most[kind] = max(self.most[kind], self._open[kind])
+        time.sleep(self.delay)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._open[kind] -= 1
 
     def fault_for(self, kind: str) -> str | None:
         with self.lock:
@@ -187,6 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         kind = kind_of(self.command, self.path)
+        with self.proxy.counted(kind):
+            self._serve_one(kind, body)
+
+    def _serve_one(self, kind: str, body: bytes) -> None:
         fault = self.proxy.fault_for(kind)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.proxy.tokens is not None and token not in self.proxy.tokens:
