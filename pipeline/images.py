@@ -151,11 +151,16 @@ def on_white(image: Image.Image) -> Image.Image:
     return image
 
 
-def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Image.Image:
+def fit_image(
+    image: Image.Image,
+    size: tuple[int, int] | None,
+    fit: Fit,
+    scaling: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
     """Brings an image to `size` = (height, width); None leaves it as it is.
 
     crop: scaled until it covers the size, the middle kept. resize: stretched, proportions change.
-    pad: scaled until it is inside the size, centred on black. Scaling is Lanczos.
+    pad: scaled until it is inside the size, centred on black.
 
     Raises ImageError where padding would leave less than a pixel of the image's shorter side.
     """
@@ -163,16 +168,16 @@ def fit_image(image: Image.Image, size: tuple[int, int] | None, fit: Fit) -> Ima
         return image
     target = (size[1], size[0])
     if fit == "crop":
-        return ImageOps.fit(image, target, Image.Resampling.LANCZOS)
+        return ImageOps.fit(image, target, scaling)
     if fit == "resize":
-        return image.resize(target, Image.Resampling.LANCZOS)
+        return image.resize(target, scaling)
     shorter = min(image.size) * min(size[0] / image.height, size[1] / image.width)
     if round(shorter) < 1:
         raise ImageError(
             f"image too thin: {image.width} x {image.height} pixels padded to {size[1]} x {size[0]} would "
             "vanish; set `fit` to crop or resize, or cut the image"
         )
-    return ImageOps.pad(image, target, Image.Resampling.LANCZOS, color="black")
+    return ImageOps.pad(image, target, scaling, color="black")
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
