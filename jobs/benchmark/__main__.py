@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark quality | tune | average | fuzz | chaos | preemptions | scale``."""
+"""``python -m jobs.benchmark quality | tune | average | fuzz | chaos | preemptions | scale | motion``."""
 
 import time
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from jobs.benchmark import average as averaging
 from jobs.benchmark import chaos as chaos_benchmark
 from jobs.benchmark import fuzz as fuzzing
+from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import preemptions as preemption_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
@@ -138,6 +139,16 @@ def scale(
 ) -> None:
     """Run the pipeline on tiny rows and print its speed, the driver's memory and the number of files."""
     print(scale_benchmark.run(rows, shard_rows, commit_every, folder))
+
+
+@app.command()
+def motion(
+    kernels: Annotated[int, typer.Option(min=2, help="Kernels to draw for each intensity.")] = 96,
+    size: Annotated[int, typer.Option(min=3, help="Side of a kernel in pixels, odd.")] = 61,
+    intensity: Annotated[list[float] | None, typer.Option(help="Default: 0, 0.5 and 1.")] = None,
+) -> None:
+    """Print how hard drawn motion kernels are to undo."""
+    print(motion_benchmark.run(kernels, size, intensity or (0, 0.5, 1)))
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:

@@ -64,7 +64,7 @@ def test_hadolint_names_a_mistake(good: str, bad: str, complaint: str) -> None:
         ("USER 1000:1000", "USER ray", "USER: got ['ray']"),
         ("USER 1000:1000", "USER 0", "USER: got ['0']"),
         ("HEALTHCHECK", "# ", "HEALTHCHECK: missing"),
-        ("ARG VERSION=0.1.0", "ARG VERSION=0.0.9", "got 0.0.9; the project is"),
+        ("ARG VERSION=0.2.0", "ARG VERSION=0.0.9", "got 0.0.9; the project is"),
         ("-c /constraints.txt ", "", "installs without the locked versions"),
         ("WORKDIR /home/ray", "RUN hf download CompVis/stable-diffusion-v1-4", "in no lock file"),
         ("WORKDIR /home/ray", "ADD https://example.com/weights.tar /weights", "in no lock file"),
