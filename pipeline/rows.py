@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
@@ -114,6 +114,10 @@ def merged(found: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
     return tuple(by_reason.values())
 
 
+Part = tuple[str, str, Callable[[], bytes]]
+"""One file of a row: its role (image, mask, kernel, prompt), its name, and what reads it."""
+
+
 @dataclass(frozen=True)
 class InputRow:
     """image, mask, kernel: encoded images, or arrays as .npy bytes. error: why the row cannot be read."""
@@ -134,3 +138,31 @@ class InputRow:
     @staticmethod
     def table(found: Sequence[InputRow]) -> pa.Table:
         return pa.Table.from_pylist([asdict(row) for row in found], schema=INPUT_SCHEMA)
+
+
+def row_of(key: str, shard: str, parts: Sequence[Part]) -> InputRow:
+    """A row of files. Raises ValueError where a role has two of them, the image none, or text is no text."""
+    counts = Counter(role for role, _, _ in parts)
+    for role, name, _ in parts:
+        if counts[role] > 1:
+            raise ValueError(f"two files for one {role}: {name} is one of {counts[role]}")
+    if "image" not in counts:
+        names = ", ".join(name for _, name, _ in parts)
+        raise ValueError(f"no image: there is {names}, and no picture of that name")
+    found = {role: read() for role, _, read in parts}
+    prompt = found.get("prompt")
+    return InputRow(
+        key=key,
+        source_shard=shard,
+        image=found["image"],
+        mask=found.get("mask"),
+        kernel=found.get("kernel"),
+        prompt=None if prompt is None else _text(prompt),
+    )
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompt is no UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -13,40 +13,43 @@ shard keeps its name whatever else the input lists.
 
 from __future__ import annotations
 
-import posixpath
-import re
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pipeline import limits, storage
-from pipeline.images import SUFFIXES as IMAGE_SUFFIXES
-from pipeline.messages import describe, is_text, readable
+from pipeline import files, kinds, storage
+from pipeline.files import Files, Passed
+from pipeline.folder_source import Paths, image_rows, paths_of_rows
+from pipeline.kinds import Kind
+from pipeline.messages import is_text, readable
+from pipeline.mixtures import mixed
 from pipeline.parquet_source import parquet_keys, parquet_rows
-from pipeline.rows import AS_STORED, InputRow, Inventory, LeftOut, Reading, SourceError
+from pipeline.rows import AS_STORED, InputRow, Inventory, LeftOut, Reading, SourceError, left_out
 from pipeline.tar_source import Samples, tar_inventory, tar_rows, tar_samples
 
 IMAGES_PER_SHARD = 256
-
-Kind = Literal["parquet", "tar", "images"]
+LONGEST_NAME = storage.NAME_BYTES - len(".parquet")  # bytes of a shard's name, which its files carry
+NUMBER_BYTES = len("-1234567890")  # behind a folder's name
 
 
 class Listing(NamedTuple):
-    """shards: by name, sorted. left_out: files of the input that are in none of them."""
+    """shards: by name, sorted. left_out: files that are in none of them. linked: folders behind links."""
 
     shards: list[Shard]
     left_out: tuple[LeftOut, ...]
+    linked: list[str]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """name: unique in a run. url: the file, or the folder of `files`. files: paths below it, of images."""
+    """name: unique in a run. url: the file, or the folder of images. files: of images, each row's in it."""
 
     name: str
     kind: Kind
     url: str
-    files: tuple[str, ...] = ()
+    files: tuple[Paths, ...] = ()
     reading: Reading = AS_STORED
 
 
@@ -61,11 +64,14 @@ def listing(inputs: Sequence[str], reading: Reading = AS_STORED) -> Listing:
     Raises SourceError, with every problem at once, for an input where there is nothing, a folder that mixes
     kinds, and two shards of one name.
     """
-    shards: list[Shard] = []
+    shards, passed, linked = list[Shard](), list[Passed](), list[str]()
     problems: list[str] = []
     for url in inputs:
         try:
-            shards += _shards_of(url)
+            found = _shards_of(url)
+            shards += found[0]
+            passed += found[1]
+            linked += found[2]
         except SourceError as error:
             problems.append(str(error))
     by_name = defaultdict(list)
@@ -79,7 +85,7 @@ def listing(inputs: Sequence[str], reading: Reading = AS_STORED) -> Listing:
     if problems:
         raise SourceError("\n".join(problems))
     shards = [replace(shard, reading=reading) for shard in shards]
-    return Listing(sorted(shards, key=lambda shard: shard.name), ())
+    return Listing(sorted(shards, key=lambda shard: shard.name), left_out(passed), linked)
 
 
 def inventory(shard: Shard) -> Inventory:
@@ -98,7 +104,7 @@ def _stored(shard: Shard) -> Inventory:
         return Inventory(parquet_keys(shard.url, shard.reading))
     if shard.kind == "tar":
         return tar_inventory(shard.url)
-    return Inventory(list(shard.files))
+    return Inventory([paths[0] for paths in shard.files])
 
 
 def keys(shard: Shard) -> list[object]:
@@ -125,86 +131,55 @@ def _stored_rows(
         return parquet_rows(shard.url, shard.name, wanted, shard.reading)
     if shard.kind == "tar":
         return tar_rows(shard.url, shard.name, wanted, samples)
-    return _image_rows(shard, wanted)
+    return image_rows(shard.url, shard.name, shard.files, wanted)
 
 
-def _shards_of(url: str) -> list[Shard]:
-    root, names = _files_of(url)
-    kinds: dict[Kind, list[str]] = {
-        "parquet": [name for name in names if name.endswith(".parquet")],
-        "tar": [name for name in names if name.endswith(".tar")],
-        "images": [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)],
-    }
-    found = [kind for kind, members in kinds.items() if members]
-    if not found:
-        raise SourceError(
-            f"input {url}: none of its {len(names)} files is .parquet, .tar or an image "
-            f"({' '.join(IMAGE_SUFFIXES)})"
-        )
-    if len(found) > 1:
-        raise SourceError(
-            f"input {url} mixes {' and '.join(found)}; name one kind, for example {url}/*.parquet"
-        )
-    if found == ["images"]:
-        return list(_image_shards(root, kinds["images"]))
-    return [
-        Shard(_name_of(name.rsplit(".", 1)[0]), found[0], storage.join(root, name))
-        for name in kinds[found[0]]
-    ]
-
-
-def _files_of(url: str) -> tuple[str, list[str]]:
-    """The folder of an input and the sorted paths below it that the input means."""
-    fs, path = storage.split(url)
-    if re.search(r"[*?\[]", path):
-        fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
-        root = posixpath.dirname(fixed)
-        paths = [_below(root, name) for name in storage.glob(url)]
-    elif storage.is_file(url):
-        root, name = posixpath.split(path)
-        paths = [name]
-    else:
-        root = path
-        paths = storage.find(fs.unstrip_protocol(path))
-    visible = [name for name in paths if not any(part.startswith((".", "_")) for part in name.split("/"))]
-    wrong = [name for name in visible if not is_text(name)]
+def _shards_of(url: str) -> tuple[list[Shard], list[Passed], list[str]]:
+    """The shards of one input, what of it is left out and why, and the folders behind its links."""
+    found = files.files_of(url)
+    names, sidecars, passed = files.by_kind(found)
+    found_rows, unused = paths_of_rows(names["images"], sidecars)
+    passed += unused
+    held = [kind for kind in names if names[kind]]
+    if not held:
+        raise SourceError(_nothing(url, found, passed))
+    if len(held) > 1:
+        raise SourceError(f"input {url} {mixed(found.root, names)}")
+    wrong = [name for name in names[held[0]] if not is_text(name)]
     if wrong:
         raise SourceError(
             f"input {url}: the names of {len(wrong)} files are no UTF-8 text, such as {readable(wrong[0])}; "
             "rename them"
         )
-    return fs.unstrip_protocol(root), sorted(visible)
+    if held == ["images"]:
+        return list(_image_shards(found.root, found_rows)), passed, found.linked
+    shards = [Shard(_name_of(name), held[0], storage.join(found.root, name)) for name in names[held[0]]]
+    return shards, passed, found.linked
 
 
-def _below(root: str, path: str) -> str:
-    return path[len(root) :].lstrip("/")
+def _nothing(url: str, found: Files, passed: Sequence[Passed]) -> str:
+    if not passed:
+        return f"input {url}: the folder is empty"
+    left = passed[0][0] if found.alone else "; ".join(str(one) for one in left_out(passed))
+    return f"input {url}: nothing to restore: {left}. Allowed are {kinds.ALLOWED}"
 
 
 def _name_of(path: str) -> str:
-    return path.replace("/", "--")
+    stem = path[: -len(kinds.ending(path))] if kinds.by_name(path) else path
+    return _short(stem.replace("/", "--"), LONGEST_NAME)
 
 
-def _image_shards(root: str, names: Sequence[str]) -> Iterator[Shard]:
-    folder = posixpath.basename(root.rstrip("/")) or "images"
-    for number, start in enumerate(range(0, len(names), IMAGES_PER_SHARD)):
-        files = tuple(names[start : start + IMAGES_PER_SHARD])
+def _short(name: str, longest: int) -> str:
+    """The name, or one of `longest` bytes that is its own as well, where no file could have it."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= longest and name not in ("", ".", ".."):
+        return name
+    mark = f"-{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return encoded[: longest - len(mark)].decode("utf-8", "ignore") + mark
+
+
+def _image_shards(root: str, found: Sequence[Paths]) -> Iterator[Shard]:
+    folder = _short(root.rstrip("/").rpartition("/")[2] or "images", LONGEST_NAME - NUMBER_BYTES)
+    for number, start in enumerate(range(0, len(found), IMAGES_PER_SHARD)):
+        files = tuple(found[start : start + IMAGES_PER_SHARD])
         yield Shard(f"{folder}-{number:05d}", "images", root, files)
-
-
-def _image_rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
-    for name, want in zip(shard.files, wanted, strict=True):
-        if want:
-            yield _read_image(shard, name)
-
-
-def _read_image(shard: Shard, name: str) -> InputRow:
-    try:
-        with storage.open_read(storage.join(shard.url, name)) as file:
-            data = file.read(limits.CELL_BYTES + 1)
-    except storage.StorageError:
-        raise  # a store out of reach is no fault of the row
-    except OSError as error:
-        return InputRow.failed(name, shard.name, f"cannot read the file: {describe(error)}")
-    if len(data) > limits.CELL_BYTES:
-        return InputRow.failed(name, shard.name, f"file too large: more than {limits.CELL_BYTES:,} bytes")
-    return InputRow(key=name, source_shard=shard.name, image=data)

@@ -16,7 +16,7 @@ import posixpath
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -30,6 +30,7 @@ from pipeline import (
 from pipeline.messages import redact
 
 LEFTOVER_SUFFIX = ".tmp"  # a write that never ended; no reader's *.parquet pattern matches it
+NAME_BYTES = 255 - len("..12345678.tmp")  # of a file system's longest names, with room for `_neighbour`
 READ_AHEAD = 4 * 2**20  # bytes, for many small reads in order
 SHOW_WHOLE_UPLOADS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 
@@ -43,8 +44,14 @@ class StorageError(OSError):
 
 
 def absolute(url: str) -> str:
-    """The URL itself, or a local path made absolute, for workers that run in another folder."""
-    return url if _URL.match(url) else os.path.abspath(os.path.expanduser(url))
+    """The URL itself, or a local path made absolute, for workers that run in another folder.
+
+    A closing slash, by which a glob means folders only, is kept.
+    """
+    if _URL.match(url):
+        return url
+    path = os.path.abspath(os.path.expanduser(url))
+    return f"{path}/" if url.endswith("/") and path != "/" else path
 
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
@@ -75,10 +82,10 @@ def join(folder: str, *names: str) -> str:
     return "/".join((folder.rstrip("/"), *names))
 
 
-def can_read(folder: str, name: str) -> bool:
-    """Whether the address of a name in a folder is read as that name, and as no other."""
+def unreadable(folder: str, names: Iterable[str]) -> set[str]:
+    """Those of a folder's names that its store's client would take for other names."""
     fs, path = split(folder)
-    return not name.endswith("/") and _is_exact(fs, f"{path}/{name}")
+    return {name for name in names if name.endswith("/") or not _is_exact(fs, f"{path}/{name}")}
 
 
 def _is_exact(fs: AbstractFileSystem, path: str) -> bool:
@@ -109,28 +116,19 @@ def find(url: str, suffix: str = "", *, prefix: str = "") -> list[str]:
     return sorted(name for name in names if name.startswith(prefix) and name.endswith(suffix))
 
 
-def glob(url: str) -> list[str]:
-    """Sorted paths, on the file system of the URL, of the files that match it."""
-    fs, pattern = split(url)
-    if is_local(fs):  # whose details do not follow links
-        return sorted(path for path in fs.glob(pattern) if not fs.isdir(path))
-    fs.invalidate_cache()
-    found = _attempt(fs, url, "listed", lambda: fs.glob(pattern, detail=True))
-    return sorted(path for path, info in found.items() if info["type"] == "file")
-
-
 def exists(url: str) -> bool:
-    return _kind(url) is not None
+    return kind(url) is not None
 
 
-def is_file(url: str) -> bool:
+def kind(url: str) -> str | None:
+    """What is there: file, directory or, on this machine, other; None for nothing.
+
+    A store that does not answer is no answer: it raises StorageError.
+    """
     fs, path = split(url)
-    return bool(fs.isfile(path)) if is_local(fs) else _kind(url) == "file"
-
-
-def _kind(url: str) -> str | None:
-    """What is there: file or directory; None for nothing. A store that does not answer is no answer."""
-    fs, path = split(url)
+    if is_local(fs):
+        kinds = {"file": os.path.isfile, "directory": os.path.isdir, "other": os.path.exists}
+        return next((name for name, is_kind in kinds.items() if is_kind(path)), None)
     fs.invalidate_cache()
     try:
         return str(_attempt(fs, url, "looked up", lambda: fs.info(path))["type"])

@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 from pipeline import limits, storage
 from pipeline.images import HEAD, looks_like_image
+from pipeline.kinds import decompressor
 from pipeline.messages import describe
 from pipeline.rows import SourceError
 
 REST_AT_ONCE = 2**20  # bytes of what follows the archive
 MEMBER_BYTES = 400  # of memory that a member takes beside its name, about
-COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"(\xb5/\xfd": "unzstd"}
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,13 @@ def members(file: BinaryIO, url: str, in_a_row: Callable[[Member], bool]) -> Ite
 
 
 def _refuse_compressed(file: BinaryIO) -> None:
-    start = file.read(max(map(len, COMPRESSED)))
+    tool = decompressor(file.read(HEAD))
     file.seek(0)
-    for mark, tool in COMPRESSED.items():
-        if start.startswith(mark):
-            raise ValueError(
-                f"it is compressed, and its rows are read in any order, for which it has to be plain: "
-                f"{tool} < FILE > PLAIN.tar"
-            )
+    if tool:
+        raise ValueError(
+            f"it is compressed, and its rows are read in any order, for which it has to be plain: "
+            f"{tool} < FILE > PLAIN.tar"
+        )
 
 
 def _member(file: BinaryIO, member: tarfile.TarInfo) -> Member:

@@ -43,7 +43,7 @@ Sidecars = dict[tuple[str, str], list[Member]]  # by the name that they belong t
 
 def is_part(member: Member) -> bool:
     """Whether a member may stand in a row."""
-    return _sidecar(member) is not None or _is_picture(member)
+    return sidecar(member) is not None or _is_picture(member)
 
 
 def samples(members: Iterable[Member]) -> tuple[list[Sample], tuple[LeftOut, ...]]:
@@ -52,7 +52,7 @@ def samples(members: Iterable[Member]) -> tuple[list[Sample], tuple[LeftOut, ...
     sidecars: Sidecars = defaultdict(list)
     others: list[tuple[str, str]] = []
     for member in members:
-        belongs = _sidecar(member)
+        belongs = sidecar(member)
         if belongs is not None:
             sidecars[belongs].append(member)
         elif _is_picture(member):
@@ -112,7 +112,7 @@ def _keys(names: Sequence[str]) -> Mapping[str, str]:
     return keys
 
 
-def _sidecar(member: Member) -> tuple[str, str] | None:
+def sidecar(member: Member) -> tuple[str, str] | None:
     """The name that a prompt, mask or kernel belongs to, and its role."""
     name, stem = member.name, _stem(member.name)
     suffix = name[len(stem) :].lower()

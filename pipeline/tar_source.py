@@ -6,13 +6,13 @@ spells.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import BinaryIO
 
 from pipeline import limits, storage
 from pipeline.messages import describe
-from pipeline.rows import InputRow, Inventory, SourceError
+from pipeline.rows import InputRow, Inventory, SourceError, row_of
 from pipeline.tar_members import MEMBER_BYTES, Member, data_of, members
 from pipeline.tar_samples import Sample, is_part, samples
 
@@ -63,27 +63,5 @@ def _bounded(file: BinaryIO, url: str) -> Iterator[Member]:
 
 
 def _row(file: BinaryIO, sample: Sample, shard: str) -> InputRow:
-    counts = Counter(role for role, _ in sample.members)
-    for role, member in sample.members:
-        if counts[role] > 1:
-            raise ValueError(f"two members for one {role}: {member.name} is there {counts[role]} times")
-    if "image" not in counts:
-        names = ", ".join(member.name for _, member in sample.members)
-        raise ValueError(f"no image: the tar has {names}, and no picture of that name")
-    found = {role: data_of(file, member) for role, member in sample.members}
-    prompt = found.get("prompt")
-    return InputRow(
-        key=sample.key,
-        source_shard=shard,
-        image=found["image"],
-        mask=found.get("mask"),
-        kernel=found.get("kernel"),
-        prompt=None if prompt is None else _text(prompt),
-    )
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode().strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"prompt is no UTF-8 text: {error.reason} at byte {error.start}") from error
+    parts = [(role, member.name, partial(data_of, file, member)) for role, member in sample.members]
+    return row_of(sample.key, shard, parts)

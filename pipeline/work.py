@@ -47,7 +47,7 @@ class Work:
     @staticmethod
     def of(item: Mapping[str, Any]) -> Work:
         reading = Reading(**item["reading"])
-        shard = Shard(item["name"], item["kind"], item["url"], tuple(item["files"]), reading)
+        shard = Shard(item["name"], item["kind"], item["url"], tuple(map(tuple, item["files"])), reading)
         return Work(shard, item["rows"], item["wanted"], item["left"])
 
     def items(self, size: int) -> Iterator[Item]:

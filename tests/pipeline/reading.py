@@ -17,8 +17,12 @@ def only(source: Path) -> Shard:
 
 
 def everything(source: Path) -> list[InputRow]:
+    """Every row of the only shard of a source."""
+    return rows_of(only(source))
+
+
+def rows_of(shard: Shard) -> list[InputRow]:
     """Every row, each key of the shard once."""
-    shard = only(source)
     keys = sources.keys(shard)
     found = list(sources.rows(shard, [True] * len(keys)))
     assert [row.key for row in found] == keys

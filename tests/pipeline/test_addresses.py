@@ -15,7 +15,9 @@ import pytest
 
 import jobs
 import pipeline
-from pipeline import storage, storage_options
+from pipeline import files, kinds, sources, storage, storage_options
+from tests.pipeline.reading import rows_of
+from tests.pipeline.small_jobs import write_parquet, write_tar
 from tests.stores import Store, make_bucket
 
 PIECES = (
@@ -70,7 +72,7 @@ FOLDER = "in"  # of the names; "a" beside it must not be touched
 
 
 def hostile_names(count: int, folders: tuple[str, ...], seed: int) -> list[str]:
-    """Names of one to six pieces, no two of which are the same; none but in its middle is a folder's."""
+    """Names of one to six pieces, no two of which are the same; most end as pictures do."""
     draw = random.Random(seed)
     names: dict[str, None] = {}
     while len(names) < count:
@@ -78,12 +80,13 @@ def hostile_names(count: int, folders: tuple[str, ...], seed: int) -> list[str]:
         for place in range(1, len(parts) - 1):
             if draw.random() < 0.3:
                 parts[place] = draw.choice(folders)
-        names["".join(parts)] = None
+        names["".join(parts) + draw.choice((".png", ".JPG", ".webp", ""))] = None
     return list(names)
 
 
 def content(name: str) -> bytes:
-    return f"this is {name}".encode()
+    """By its first bytes a picture."""
+    return b"\x89PNG\r\n\x1a\n this is " + name.encode()
 
 
 def put_all(store: Store, names: list[str]) -> None:
@@ -109,11 +112,6 @@ def put_local(folder: Path, name: str) -> None:
     path.write_bytes(content(name))
 
 
-def read(url: str) -> bytes:
-    with storage.open_read(url) as file:
-        return file.read()
-
-
 @pytest.fixture
 def use(store: Store) -> Iterator[None]:
     storage_options.configure(store.options)
@@ -122,16 +120,19 @@ def use(store: Store) -> Iterator[None]:
 
 
 def check(url: str, names: list[str]) -> None:
-    """That the folder lists exactly these, and that each is read as itself."""
-    assert storage.find(url) == sorted(names)
-    readable = [name for name in names if storage.can_read(url, name)]
+    """That each name is a row with what was stored under it, or is named as left out."""
+    shards, left_out, _ = sources.listing([url])
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda name: read(storage.join(url, name)), readable)
-    assert [(name, data) for name, data in zip(readable, found, strict=True) if data != content(name)] == []
-    for name in set(names) - set(readable):
-        with pytest.raises(OSError, match="would take its path for another|no file's name ends in /"):
-            read(storage.join(url, name))
-    assert len(readable) > 0.8 * len(names)
+        rows = [row for found in pool.map(rows_of, shards) for row in found]
+    assert [row.key for row in rows if row.error or row.image != content(row.key)] == []
+    assert {row.key for row in rows} <= set(names) and len(rows) > 0.8 * len(names)
+    assert {one.reason for one in left_out} <= {files.OTHER_NAMES, files.FOLDER_MARKS, kinds.OF_SYSTEMS}
+    assert len(rows) + sum(one.count for one in left_out) == len(names)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "IMAGES_PER_SHARD", 20)
 
 
 def test_hostile_names_on_this_machine_are_read_as_themselves(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_hostile_names_on_a_store_are_read_as_themselves(store: Store, use: None
     private = tmp_path / "private.png"
     private.write_bytes(b"of this machine")
     if store.protocol == "s3":
-        names = hostile_names(250, FOLDERS, seed=2)
+        names = hostile_names(150, FOLDERS, seed=2)
         names += [
             f"evil/{private}",
             str(private),
@@ -179,7 +180,7 @@ def test_a_path_is_taken_letter_by_letter_by_every_client(protocol: str) -> None
     folder = f"{protocol}://store/folder"
     fs, root = storage.split(folder)
     for name in hostile_names(300, FOLDERS, seed=3):
-        if storage.can_read(folder, name):
+        if not storage.unreadable(folder, [name]):
             assert storage.split(storage.join(folder, name)) == (fs, f"{root}/{name}")
             assert fs._strip_protocol(f"{root}/{name}") == f"{root}/{name}"
             if hasattr(fs, "split_path"):
@@ -192,6 +193,34 @@ def test_a_path_is_taken_letter_by_letter_by_every_client(protocol: str) -> None
 def test_chains_of_protocols_are_refused(url: str) -> None:
     with pytest.raises(storage.StorageError, match="chains of protocols"):
         storage.split(url)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "tar"])
+def test_shards_of_hostile_names_are_read_as_themselves(s3_store: Store, tmp_path: Path, ending: str) -> None:
+    private = tmp_path / f"private.{ending}"
+    (write_parquet if ending == "parquet" else write_tar)(private, {"private.png": b""})
+    names = [
+        "a::b",
+        "s3://other/x",
+        f"evil/{private}",
+        "a?b",
+        "a#b",
+        "a%2Fb",
+        "a/../b",
+        "[a]*",
+        "//x",
+        "a b",
+    ]
+    storage_options.configure(s3_store.options)
+    url = make_bucket(s3_store, f"hostile-{ending}")
+    fs = storage.split(url)[0]
+    for number, name in enumerate(names):
+        write = write_parquet if ending == "parquet" else write_tar
+        data = write(tmp_path / "shard", {f"{number}.png": name.encode()}).read_bytes()
+        fs.call_s3("put_object", Bucket=f"hostile-{ending}", Key=f"in/{name}.{ending}", Body=data)
+    found = {row.image for shard in sources.list_shards([f"{url}/in"]) for row in rows_of(shard)}
+    assert found == {name.encode() for name in names}
+    storage_options.configure({})
 
 
 def test_one_function_makes_addresses_and_one_reads_them() -> None:

@@ -118,7 +118,7 @@ def test_names_that_are_no_utf8_are_written_as_escapes(tmp_path: Path) -> None:
 def test_a_key_of_very_many_members_is_one_error_row(tmp_path: Path) -> None:
     many = (member("a.png", b"") * 5000, member("b.png", png(1)), END)
     first, second = everything(write(tmp_path / "x.tar", *many))
-    assert str(first.error).startswith("two members for one image") and second.image == png(1)
+    assert str(first.error).startswith("two files for one image") and second.image == png(1)
 
 
 def test_a_prompt_in_a_tar_that_is_no_utf8_is_an_error_row(tmp_path: Path) -> None:

@@ -127,12 +127,12 @@ def test_a_tar_cut_short_has_an_error_row_and_a_damaged_one_is_refused(tmp_path:
 
 def test_a_folder_of_images_is_cut_by_sorted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "IMAGES_PER_SHARD", 2)
-    for name in ("b/2.PNG", "a/9.jpg", "a/10.webp", ".hidden/x.png", "notes.txt", "c.tiff"):
+    for name in ("b/2.PNG", "a/9.jpg", "a/10.webp", "notes.txt", "c.tiff"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(png(1))
     first, second = list_shards([str(tmp_path / "photos")])
-    assert (first.name, first.files) == ("photos-00000", ("a/10.webp", "a/9.jpg"))
-    assert (second.name, second.files) == ("photos-00001", ("b/2.PNG", "c.tiff"))
+    assert (first.name, first.files) == ("photos-00000", (("a/10.webp",), ("a/9.jpg",)))
+    assert (second.name, second.files) == ("photos-00001", (("b/2.PNG",), ("c.tiff",)))
     assert [row.image for row in everything(first)] == [png(1), png(1)]
     (tmp_path / "photos" / "c.tiff").unlink()
     assert str(everything(second)[1].error).startswith("cannot read the file: ")
@@ -155,7 +155,7 @@ def test_every_problem_of_the_input_is_named_at_once(tmp_path: Path) -> None:
         list_shards([str(tmp_path / name) for name in ("x", "y", "mixed", "nowhere")])
     clash, mixed, nowhere = sorted(str(refused.value).splitlines(), key=lambda line: "input" in line)
     assert clash.startswith("shard name '1' belongs to") and "rename one" in clash
-    assert "mixes parquet and tar" in mixed and "nowhere" in nowhere
+    assert "mixes 1 Parquet file and 1 tar;" in mixed and "nowhere" in nowhere
 
 
 def test_any_fsspec_url_is_a_source() -> None:

@@ -78,7 +78,7 @@ def call(kind: str, folder: str) -> None:
     if kind == "list":
         assert storage.find(folder) == ["kept"]
     elif kind == "look up":
-        assert storage.is_file(kept) and storage.exists(kept)
+        assert storage.kind(kept) == "file" and storage.exists(kept)
     elif kind == "read":
         with storage.open_read(kept) as file:
             assert file.seek(-5, 2) and file.read() == b"text "
@@ -100,7 +100,7 @@ def test_every_call_works(bucket: str, proxy: Proxy, use: Callable[..., None]) -
         call(kind, f"{bucket}/f")
     assert storage.find(f"{bucket}/f", prefix="k") == ["kept"] and not storage.find(bucket, prefix="k")
     assert storage.read_text(f"{bucket}/f/kept") == "text " * 1000
-    assert not storage.is_file(f"{bucket}/f") and not storage.exists(f"{bucket}/nothing")
+    assert storage.kind(f"{bucket}/f") == "directory" and not storage.exists(f"{bucket}/nothing")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,7 +166,7 @@ def test_a_store_that_does_not_answer_is_not_taken_for_an_empty_one(
     storage.write_text(f"{bucket}/f/x.parquet", "text")
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     proxy.rate, proxy.faults = 1.0, ("HTTP 500",)
-    for ask in (storage.exists, storage.is_file, storage.find):
+    for ask in (storage.exists, storage.kind, storage.find):
         with pytest.raises(storage.StorageError):
             ask(f"{bucket}/f/x.parquet")
 

@@ -117,7 +117,7 @@ def test_what_is_in_no_row_is_counted_by_its_ending(tmp_path: Path) -> None:
 def test_a_sample_without_a_picture_is_an_error_row(tmp_path: Path) -> None:
     members = {"a.txt": b"a cat", "a.mask.png": png(1), "b.png": png(2)}
     bad, good = everything(write_tar(tmp_path / "x.tar", members))
-    assert bad.error == "no image: the tar has a.txt, a.mask.png, and no picture of that name"
+    assert bad.error == "no image: there is a.txt, a.mask.png, and no picture of that name"
     assert (bad.key, good.key, good.image) == ("a", "b", png(2))
 
 
