@@ -1,15 +1,13 @@
 """One driver to an output: `lease.json` there says who writes, and is renewed for as long as that lives.
 
-A driver that finds a living lease refuses. A dead driver's lease is taken over: when it was not renewed for
-STALE_SECONDS, at once when its process was of this machine and is gone, and at once when a person says so.
+A driver that finds a lease watches it for STALE_SECONDS of its own clock: one that was renewed is alive, and
+the driver is refused; one that was not is a dead driver's, and is taken over. At once it is taken over when
+its process was of this machine and is gone, or when a person says so. No two machines' clocks are compared.
 
-Object stores have no locks, so the file is written, read back, and the id in it decides; whoever finds
-another id than its own stops. Windows that remain: of two drivers that start within the same moment both may
-read back their own id, and a driver that was suspended between its reading and its writing may overwrite its
-successor's. Either is found at the next renewal at the latest, and every commit looks at the id first, so
-for RENEW_SECONDS and the length of one write two drivers can work on one output. That costs time and no
-truth: a commit is whole or not there, and a shard takes each key once. Clocks are taken to agree to within
-STALE_SECONDS less RENEW_SECONDS.
+Every write names the lease that it replaces (`pipeline.exclusive`), so of two drivers only one gets it, and
+one that was suspended cannot overwrite its successor's. Every commit looks at the id first; a driver that was
+taken over may still work for RENEW_SECONDS and the length of one write. That costs time and no truth: a
+commit is whole or not there, and a shard takes each key once.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,10 +24,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import storage
+from pipeline import exclusive, storage
+from pipeline.exclusive import Changed, Stored
 
 RENEW_SECONDS = 15.0
 STALE_SECONDS = 60.0  # three renewals were missed, and a slow store had time for the fourth
+END_SECONDS = 15.0  # that the end of a run waits for a renewal under way
+WATCH_SECONDS = 2.0  # between two looks at another driver's lease
 
 
 class LeaseError(RuntimeError):
@@ -47,26 +49,26 @@ class Lease:
     renewed: str
 
     def is_dead(self) -> bool:
-        age = datetime.now(UTC) - datetime.fromisoformat(self.renewed)
-        return age.total_seconds() > STALE_SECONDS or (self.machine == _machine() and not _lives(self.pid))
+        """Whether its process was of this machine and is gone."""
+        return self.machine == _machine() and not _lives(self.pid)
 
     def __str__(self) -> str:
         return f"host {self.host}, process {self.pid}, started {self.started}, last seen {self.renewed}"
 
 
 @contextmanager
-def hold(output: str, *, take_over: bool, lost: Callable[[str], None]) -> Iterator[str]:
+def hold(
+    output: str, *, take_over: bool, lost: Callable[[str], None], say: Callable[[str], None]
+) -> Iterator[str]:
     """Holds the lease of an output for as long as the block takes; gives its id.
 
     take_over: takes it even from a driver that seems alive. lost: called from another thread, once, with a
-    sentence, when another driver has taken the lease. Raises LeaseError when another driver holds it.
+    sentence, when another driver has taken the lease. say: called with a sentence before a wait. Raises
+    LeaseError when another driver holds it.
     """
-    holder = _read(output)
-    if holder is not None and not take_over and not holder.is_dead():
-        raise LeaseError(_refusal(output, holder))
     now = _now()
     lease = Lease(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), now, now)
-    _write(output, lease)
+    _take(output, lease, take_over, say)
     check(output, lease.id)
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(output, lease, ended, lost), daemon=True)
@@ -75,37 +77,86 @@ def hold(output: str, *, take_over: bool, lost: Callable[[str], None]) -> Iterat
         yield lease.id
     finally:
         ended.set()
-        keeper.join(RENEW_SECONDS)  # a store that hangs must not keep the command from its end
+        keeper.join(END_SECONDS)  # a store that hangs must not keep the command from its end
         with suppress(Exception):  # of many kinds; a lease that stays is dead within the minute
-            check(output, lease.id)
-            storage.remove(_url(output))
+            exclusive.remove(_url(output), _own(output, lease.id))
 
 
 def check(output: str, lease_id: str) -> None:
     """Raises LeaseError unless the lease of the output is this one."""
-    holder = _read(output)
-    if holder is None:
-        raise LeaseError(f"{_url(output)} is gone: another driver took over this output, and has ended")
-    if holder.id != lease_id:
-        raise LeaseError(f"output: {output} was taken over by another driver: {holder}")
+    try:
+        text = storage.read_text(_url(output))
+    except FileNotFoundError:
+        raise _gone(output) from None
+    _check(output, text, lease_id)
+
+
+def _take(output: str, lease: Lease, take_over: bool, say: Callable[[str], None]) -> None:
+    """Writes the lease in place of none, a dead driver's, or with take_over of any."""
+    while True:
+        found = exclusive.read(_url(output))
+        if found is not None and not take_over:
+            found = _outlived(output, found, say)
+        try:
+            return exclusive.write(_url(output), _text(lease), found)
+        except Changed:  # another driver's start, or a renewal
+            continue
+
+
+def _outlived(output: str, found: Stored, say: Callable[[str], None]) -> Stored | None:
+    """The lease once its driver is known to be dead; None once there is none. Raises LeaseError else."""
+    holder = _parse(found.text)
+    if holder is not None and holder.is_dead():
+        return found
+    who = holder or "someone who wrote no lease"
+    say(f"{_url(output)} is by {who}; taken over unless it changes within {STALE_SECONDS:.0f} s")
+    start = time.monotonic()
+    while time.monotonic() - start < STALE_SECONDS:
+        time.sleep(WATCH_SECONDS)
+        now = exclusive.read(_url(output))
+        if now is None:
+            return None
+        if now.version != found.version:
+            raise LeaseError(_refusal(output, _parse(now.text)))
+    return found
 
 
 def _keep(output: str, lease: Lease, ended: threading.Event, lost: Callable[[str], None]) -> None:
     while not ended.wait(RENEW_SECONDS):
         try:
-            check(output, lease.id)
-            _write(output, replace(lease, renewed=_now()))
+            exclusive.write(_url(output), _text(replace(lease, renewed=_now())), _own(output, lease.id))
         except LeaseError as error:
             lost(str(error))
             break
-        except Exception:  # the store may be back in time for the next renewal
+        except Exception:  # the store may be back, or the lease another's, at the next renewal
             continue
 
 
-def _refusal(output: str, holder: Lease) -> str:
+def _own(output: str, lease_id: str) -> Stored:
+    """The lease as it stands. Raises LeaseError where it is another's, or gone."""
+    found = exclusive.read(_url(output))
+    if found is None:
+        raise _gone(output)
+    _check(output, found.text, lease_id)
+    return found
+
+
+def _check(output: str, text: str, lease_id: str) -> None:
+    holder = _parse(text)
+    if holder is None:
+        raise LeaseError(f"{_url(output)} was overwritten with what is no lease: {text[:60]!r}")
+    if holder.id != lease_id:
+        raise LeaseError(f"output: {output} was taken over by another driver: {holder}")
+
+
+def _gone(output: str) -> LeaseError:
+    return LeaseError(f"{_url(output)} is gone: another driver took over this output, and has ended")
+
+
+def _refusal(output: str, holder: Lease | None) -> str:
     return (
-        f"output: {output} is in work by another driver: {holder}. Wait for it or stop it; if it is dead, "
-        f"its lease ends {STALE_SECONDS:.0f} s after it was last seen, and --take-over ends it at once"
+        f"output: {output} is in work by another driver: {holder or 'unknown'}. Wait for it or stop it; "
+        "--take-over ends its lease at once"
     )
 
 
@@ -113,22 +164,19 @@ def _url(output: str) -> str:
     return storage.join(output, "lease.json")
 
 
-def _read(output: str) -> Lease | None:
-    """The lease; None where there is none, or a file that is no lease."""
-    if not storage.exists(_url(output)):
-        return None
+def _parse(text: str) -> Lease | None:
     try:
-        return Lease(**json.loads(storage.read_text(_url(output))))
-    except (FileNotFoundError, ValueError, TypeError):
+        return Lease(**json.loads(text))
+    except (ValueError, TypeError):
         return None
 
 
-def _write(output: str, lease: Lease) -> None:
-    storage.write_text(_url(output), json.dumps(asdict(lease), indent=2) + "\n")
+def _text(lease: Lease) -> str:
+    return json.dumps(asdict(lease), indent=2) + "\n"
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _machine() -> str:

@@ -26,6 +26,11 @@ SECONDS_BETWEEN_LINES = 30.0
 LONGEST_WRITE = 1.0  # seconds that the end of a run waits for a write to progress.json under way
 
 
+def say(text: str) -> None:
+    """One line for whoever watches, before there is progress to show."""
+    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
 class Progress:
     """Counts committed rows. total: rows of the run. done: those committed before this start.
 

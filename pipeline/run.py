@@ -27,7 +27,7 @@ from pipeline import (
 from pipeline.breaker import Breaker
 from pipeline.config import JobConfig
 from pipeline.observe import observing
-from pipeline.progress import Progress
+from pipeline.progress import Progress, say
 from pipeline.rows import SourceError
 from pipeline.scan import scan
 from pipeline.sources import Shard
@@ -98,7 +98,7 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
     """Holds the output alone; whatever ends the run in here becomes one RunError."""
     with Stop() as stop:
         try:
-            with lease.hold(config.output, take_over=take_over, lost=stop.now) as lease_id:
+            with lease.hold(config.output, take_over=take_over, lost=stop.now, say=say) as lease_id:
                 yield Held(lease_id, stop)
         except KeyboardInterrupt:
             if stop.reason is None:  # a person's own

@@ -33,6 +33,7 @@ LEFTOVER_SUFFIX = ".tmp"  # a write that never ended; no reader's *.parquet patt
 NAME_BYTES = 255 - len("..12345678.tmp")  # of a file system's longest names, with room for `_neighbour`
 READ_AHEAD = 4 * 2**20  # bytes, for many small reads in order
 SHOW_WHOLE_UPLOADS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
+NO_BUCKET = "make the bucket first, or mend its name"
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*)://([^/]*)(.*)\Z", re.DOTALL)  # protocol, store, path
 
@@ -108,7 +109,7 @@ def find(url: str, suffix: str = "", *, prefix: str = "") -> list[str]:
     fs.invalidate_cache()
     narrowed = {"prefix": prefix} if prefix and hasattr(fs, "split_path") else {}  # s3fs, gcsfs
     try:
-        paths = _attempt(fs, url, "listed", lambda: fs.find(root, **narrowed))
+        paths = attempt(fs, url, "listed", lambda: fs.find(root, **narrowed))
     except FileNotFoundError:
         return []
     inside = root.rstrip("/") + "/"
@@ -131,7 +132,7 @@ def kind(url: str) -> str | None:
         return next((name for name, is_kind in kinds.items() if is_kind(path)), None)
     fs.invalidate_cache()
     try:
-        return str(_attempt(fs, url, "looked up", lambda: fs.info(path))["type"])
+        return str(attempt(fs, url, "looked up", lambda: fs.info(path))["type"])
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -143,20 +144,21 @@ def open_read(url: str, *, read_ahead: int = 0) -> BinaryIO:
     fs, path = split(url)
     if is_local(fs):
         return cast(BinaryIO, fs.open(path, "rb"))
-    file = _attempt(fs, url, "read", lambda: _open_ranged(fs, path, read_ahead))
+    file = attempt(fs, url, "read", lambda: _open_ranged(fs, path, read_ahead))
     return cast(BinaryIO, _RemoteFile(fs, url, file))
 
 
 def read_text(url: str) -> str:
-    with open_read(url) as file:
-        return file.read().decode()
+    """A small file at once, which may be overwritten at that moment: `open_read` would call it expired."""
+    fs, path = split(url)
+    return bytes(attempt(fs, url, "read", lambda: fs.cat_file(path))).decode()
 
 
 def remove(url: str) -> None:
     """Removes one file; that it is gone already is no error, for a repeated task tidies again."""
     fs, path = split(url)
     try:
-        _attempt(fs, url, "removed", lambda: fs.rm_file(path))
+        attempt(fs, url, "removed", lambda: fs.rm_file(path))
     except FileNotFoundError:
         return
 
@@ -213,15 +215,15 @@ def _upload(fs: AbstractFileSystem, url: str, source: str, path: str) -> None:
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
     try:
         if protocols & SHOW_WHOLE_UPLOADS:
-            _attempt(fs, url, "written", lambda: fs.put_file(source, path))
+            attempt(fs, url, "written", lambda: fs.put_file(source, path))
         else:
             folder, name = posixpath.split(path)
             neighbour = _neighbour(folder, name)
-            _attempt(fs, url, "written", lambda: fs.makedirs(folder, exist_ok=True))
-            _attempt(fs, url, "written", lambda: fs.put_file(source, neighbour))
-            _attempt(fs, url, "written", lambda: fs.mv(neighbour, path))
+            attempt(fs, url, "written", lambda: fs.makedirs(folder, exist_ok=True))
+            attempt(fs, url, "written", lambda: fs.put_file(source, neighbour))
+            attempt(fs, url, "written", lambda: fs.mv(neighbour, path))
     except FileNotFoundError as error:
-        raise StorageError(f"{error}; make the bucket first, or mend its name") from error
+        raise StorageError(f"{error}; {NO_BUCKET}") from error
     fs.invalidate_cache()
 
 
@@ -239,7 +241,7 @@ class _RemoteFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         return bytes(
-            _attempt(self._fs, self._url, "read", lambda: self._file.read(-1 if size is None else size))
+            attempt(self._fs, self._url, "read", lambda: self._file.read(-1 if size is None else size))
         )
 
     def readinto(self, buffer: Any) -> int:
@@ -267,7 +269,7 @@ class _RemoteFile(io.RawIOBase):
         super().close()
 
 
-def _attempt(fs: AbstractFileSystem, url: str, done: str, operation: Callable[[], T]) -> T:
+def attempt(fs: AbstractFileSystem, url: str, done: str, operation: Callable[[], T]) -> T:
     """The operation's result after bounded retries; its error in words, unless it is about a local file."""
 
     def again(error: str) -> None:

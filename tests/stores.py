@@ -16,8 +16,10 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
 import fsspec
 
@@ -29,6 +31,8 @@ FAULTS = (
 )
 REASONS = {401: "Invalid Credentials"}  # Google's words
 S3_FAULTS = {"SlowDown": 503, "InternalError": 500, "RequestTimeout": 400}
+S3_REFUSALS = {"NotImplemented": 501}
+PRECONDITION_FAILED: tuple[int, list[tuple[str, str]], bytes] = (412, [], b"")
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class Proxy:
     _open: Counter[str] = field(default_factory=Counter)
     tokens: set[str] | None = None  # those that are let in, where there are any
     refused: list[str] = field(default_factory=list)  # tokens, "" for none
+    conditional: threading.Lock = field(default_factory=threading.Lock)  # a store compares and writes at once
     _left: int = 0
 
     @contextmanager
@@ -215,7 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.proxy.tokens is not None and token not in self.proxy.tokens:
             fault = "HTTP 401"
             self.proxy.refused.append(token)
-        if fault is None:
+        if fault is None and self._is_conditional():
+            with self.proxy.conditional:
+                answer = self._pass_on(body) if self._generation_matches() else PRECONDITION_FAILED
+            self._answer(kind, *answer)
+        elif fault is None:
             self._answer(kind, *self._pass_on(body))
         elif fault == "read timeout":
             time.sleep(self.proxy.stall)
@@ -231,11 +240,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = _serve
 
+    def _is_conditional(self) -> bool:
+        return "ifGenerationMatch" in self.path or {"If-Match", "If-None-Match"} & set(self.headers) != set()
+
+    def _generation_matches(self) -> bool:
+        """What Google's store does and its emulator leaves out; moto compares by itself."""
+        url = urlsplit(self.path)
+        query = parse_qs(url.query)
+        if not (wanted := query.get("ifGenerationMatch")):
+            return True
+        path = url.path.removeprefix("/upload")
+        if self.command == "POST":
+            path += f"/{quote(query['name'][0], safe='')}"
+        status, _, data = self._ask("GET", path, b"", {})
+        return wanted[0] == (json.loads(data)["generation"] if status == HTTPStatus.OK else "0")
+
     def _pass_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        return self._ask(self.command, self.path, body, headers)
+
+    def _ask(
+        self, command: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
         host = self.proxy.upstream.endpoint.removeprefix("http://")
         connection = http.client.HTTPConnection(host, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-        connection.request(self.command, self.path, body, headers)
+        connection.request(command, path, body, headers)
         answer = connection.getresponse()
         data = answer.read()
         connection.close()
@@ -264,8 +293,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.sent[kind] += len(data)
 
     def _refuse(self, fault: str) -> None:
-        status = S3_FAULTS[fault] if fault in S3_FAULTS else int(fault.removeprefix("HTTP "))
-        code = fault if fault in S3_FAULTS else str(status)
+        codes = S3_FAULTS | S3_REFUSALS
+        status = codes[fault] if fault in codes else int(fault.removeprefix("HTTP "))
+        code = fault if fault in codes else str(status)
         if self.proxy.upstream.protocol == "s3":
             data = f"<Error><Code>{code}</Code><Message>as planned</Message></Error>".encode()
         else:

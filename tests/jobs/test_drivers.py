@@ -54,7 +54,7 @@ def test_a_second_driver_is_refused_and_sigterm_stops_the_first_with_its_commits
     assert second.returncode == Exit.INCOMPLETE
     for part in (socket.gethostname(), f"process {first.pid}", "--take-over"):
         assert part in refusal
-    assert len(refusal.strip().splitlines()) == 1
+    assert len(refusal.strip().splitlines()) == 2, "that it waits, and then the refusal"
 
     assert first.poll() is None, "the first ended before it could be stopped"
     first.send_signal(signal.SIGTERM)

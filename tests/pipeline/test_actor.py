@@ -29,7 +29,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def held(output: Path) -> Iterator[str]:
-    with lease.hold(str(output), take_over=False, lost=print) as lease_id:
+    with lease.hold(str(output), take_over=False, lost=print, say=print) as lease_id:
         yield lease_id
 
 
@@ -113,10 +113,10 @@ def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
 
 
 def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(output: Path) -> None:
-    with lease.hold(str(output), take_over=False, lost=print) as held:
+    with lease.hold(str(output), take_over=False, lost=print, say=print) as held:
         first = worker(output, held)
     with (
-        lease.hold(str(output), take_over=False, lost=print),
+        lease.hold(str(output), take_over=False, lost=print, say=print),
         pytest.raises(lease.LeaseError, match="taken over by another driver"),
     ):
         first(block(output, 0))
