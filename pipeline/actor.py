@@ -8,12 +8,25 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from pipeline import devices, lease, logs, nodes, resume, retries, sink, sources, storage_options, tries
+from pipeline import (
+    board,
+    crew,
+    devices,
+    lease,
+    logs,
+    nodes,
+    resume,
+    retries,
+    sink,
+    sources,
+    storage_options,
+    tries,
+)
 from pipeline.ahead import ahead
 from pipeline.config import JobConfig
 from pipeline.heartbeat import Heartbeat
@@ -64,11 +77,12 @@ class RestoreAndCommit:
         self.output = config.output
         self.retry_errors = retry_errors
         self.retried = retries.Since()
-        heartbeat = Heartbeat(self.metrics.stepped)
-        heartbeat.watch()
+        self._heartbeat = Heartbeat(self.metrics.stepped)
+        self._heartbeat.watch(partial(board.put, lease_id, crew.TOPIC, self.worker.name))
         self.restorer = started(
-            lambda: Restorer(config, options, heartbeat), options.device, lease_id, self.worker.node
+            lambda: Restorer(config, options, self._heartbeat), options.device, lease_id, self.worker.node
         )
+        self._heartbeat.ready = True
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._samples = lru_cache(TARS_KEPT)(tar_samples)
 
@@ -76,6 +90,7 @@ class RestoreAndCommit:
     def __call__(self, block: pa.Table) -> pa.Table:
         item = Item.of(block)
         lease.check(self.output, self.lease_id)  # before work that could not be committed
+        self._heartbeat.begin()
         found = self._finished(item, {})
         nodes.absolve(self.lease_id, self.worker.node)
         if len(found) != len(item.wanted):

@@ -38,7 +38,13 @@ def read(run: str, topic: str) -> dict[str, Any]:
 def remove(run: str, topic: str, name: str = "") -> None:
     """Removes one value, or with no name all of the topic."""
     if internal_kv._internal_kv_initialized():
-        internal_kv._internal_kv_del(_key(run, topic, name), del_by_prefix=not name, namespace=NAMESPACE)
+        key = _key(run, topic, name) if topic else f"{run}/"
+        internal_kv._internal_kv_del(key, del_by_prefix=not name, namespace=NAMESPACE)
+
+
+def clear(run: str) -> None:
+    """Removes all that the run kept."""
+    remove(run, "")
 
 
 def _key(run: str, topic: str, name: str) -> str:

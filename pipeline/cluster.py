@@ -21,6 +21,8 @@ from pipeline.work import TASK_CPUS
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
 # book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
+STEPS_TO_TUNE = 50  # of a method; measuring takes four of each size
+ADJOINT_BATCHES = 4  # to a commit
 UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
 
 
@@ -111,8 +113,9 @@ def actor_options(config: JobConfig) -> ActorOptions:
         device = "cpu"
     cores = os.cpu_count() or 1
     least, first, most = pool_size(config, device)
-    threads = max(1, cores // (most or first))
-    return ActorOptions(device, batch_size(config, device), int(os.environ.get("OMP_NUM_THREADS", threads)))
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // (most or first))))
+    tune = config.batch_size == "auto" and device == "cuda" and config.method.get("steps", 0) >= STEPS_TO_TUNE
+    return ActorOptions(device, batch_size(config, device), threads, tune)
 
 
 def pool_size(config: JobConfig, device: str) -> tuple[int, int, int | None]:
@@ -124,7 +127,14 @@ def pool_size(config: JobConfig, device: str) -> tuple[int, int, int | None]:
     if config.workers == "auto":
         return (1, present, None) if device == "cuda" else (present,) * 3
     least, most = (config.workers,) * 2 if isinstance(config.workers, int) else config.workers
-    return least, min(max(least, present), most), most
+    # GPUs come when actors ask for them, and Ray asks for few more at a time: all ask at the beginning.
+    return least, most if device == "cuda" else min(max(least, present), most), most
+
+
+def wanted(config: JobConfig, device: str) -> int:
+    """Actors that the job would like to have."""
+    _, first, most = pool_size(config, device)
+    return most or first
 
 
 def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
@@ -157,7 +167,7 @@ def actor_resources(device: str) -> dict[str, Any]:
 
 
 def batch_size(config: JobConfig, device: str) -> int:
-    """Images an actor restores together; starts here and halves when memory runs out."""
+    """Images an actor restores together, at most; fewer when as many are no faster or do not fit."""
     if config.batch_size != "auto":
         return config.batch_size
     if config.method["name"] == "adjoint":
@@ -166,8 +176,13 @@ def batch_size(config: JobConfig, device: str) -> int:
 
 
 def commit_every(config: JobConfig, device: str) -> int:
-    """Images to a commit. auto: one micro-batch."""
-    return batch_size(config, device) if config.commit_every == "auto" else config.commit_every
+    """Images that an actor takes at a time and commits together, unless they take very long.
+
+    auto: the largest micro-batch; by the adjoint, which restores them in no time, some of them.
+    """
+    if config.commit_every != "auto":
+        return config.commit_every
+    return batch_size(config, device) * (ADJOINT_BATCHES if config.method["name"] == "adjoint" else 1)
 
 
 def _has(resource: str) -> float:

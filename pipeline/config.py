@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -114,8 +114,8 @@ class JobConfig(_Block):
         description="USD a worker-hour, a machine type of prices.yaml with or without -spot, or null",
     )
     budget: float | None = Field(None, gt=0, description="USD that the run may cost, or null")
-    no_progress_seconds: float = Field(
-        86400, gt=0, description="above 0: a run without progress for so long gives up"
+    no_progress_seconds: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="auto, or above 0: a run without progress for so long gives up"
     )
     error_share: float | None = Field(
         0.2, gt=0, le=1, description="a share of the rows, above 0 to 1, that may fail alike, or null"

@@ -8,8 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from statistics import median
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ FIRST = 3600.0  # s that it may take while too few are known to judge by
 TIMES = 20  # the median step
 ENOUGH, RECENT = 3, 100  # steps to judge by: at least, and the latest
 HUNG = 19  # the process's exit status
+SIGN_SECONDS = 10.0  # between two signs of life
 
 
 class Heartbeat:
@@ -36,16 +39,24 @@ class Heartbeat:
         self._told, self._floor, self._first = told, floor, first
         self._took: deque[float] = deque(maxlen=RECENT)
         self._since: float | None = None  # the last step ended, or the restoration began; None between two
+        self._images, self._finished, self._all_steps = 0, 0, 0
         self.done, self.steps = 0, 0
+        self.ready = False  # for work: the model is loaded
 
     @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """For as long as a restoration takes."""
-        self.done, self.steps, self._since = 0, 0, time.monotonic()
+    def restoring(self, images: int) -> Iterator[None]:
+        """For as long as a restoration of so many images takes; they are finished with its last step."""
+        self.done, self.steps, self._images, self._since = 0, 0, images, time.monotonic()
         try:
             yield
+            if self.done == self.steps:
+                self._finished += images
         finally:
             self._since = None
+
+    def begin(self) -> None:
+        """Another item: what was finished before is in the output."""
+        self._finished = 0
 
     def step(self, done: int, steps: int) -> None:
         """A step has ended; as `p2l_engine.restore` tells it."""
@@ -53,11 +64,27 @@ class Heartbeat:
         if self._since is not None:
             self._took.append(now - self._since)
         self.done, self.steps, self._since = done, steps, now
+        self._all_steps += 1
         self._told(done, steps)
 
-    def watch(self) -> None:
-        """Ends this process from a thread, with status HUNG, when a step takes too long."""
-        threading.Thread(target=self._watch, daemon=True, name="heartbeat").start()
+    def watch(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """From a thread tells the state now and then, and ends this process when a step takes too long.
+
+        The exit status is then HUNG.
+        """
+        threading.Thread(target=self._watch, args=(tell,), daemon=True, name="heartbeat").start()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """loading, idle or at work; step and steps of the images at work; all steps done so far.
+
+        images: worth of the steps that are done and not in a receipt.
+        """
+        at_work = self._since is not None
+        state = "loading" if not self.ready else "at work" if at_work else "idle"
+        part = self._images * self.done / self.steps if at_work and self.steps else 0.0
+        steps = {"done": self.done, "steps": self.steps, "all_steps": self._all_steps}
+        return {"state": state, "images": self._finished + part} | steps
 
     @property
     def longest(self) -> float:
@@ -65,9 +92,11 @@ class Heartbeat:
         known = len(self._took) >= ENOUGH
         return max(self._floor, TIMES * median(self._took)) if known else max(self._floor, self._first)
 
-    def _watch(self) -> None:
-        while True:
-            time.sleep(min(self._floor / 10, 10.0))
+    def _watch(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        for sign in count():
+            with suppress(Exception):  # of Ray's head, which may be away for a while
+                tell(self.state | {"sign": sign})
+            time.sleep(min(self._floor / 10, SIGN_SECONDS))
             since, longest = self._since, self.longest
             if since is not None and time.monotonic() - since > longest:
                 log.error("step hangs", extra={"step": self.done + 1, "seconds": round(longest)})

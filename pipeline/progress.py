@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from pipeline.crew import Crew
 from pipeline.starts import Start
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -35,7 +36,7 @@ class Progress:
     """Counts committed rows. total: rows of the run. done: those committed before this start.
 
     micro_batch: images at a time that actors start with; a smaller one in a receipt is told of. retries: the
-    error of each retry before; those of receipts are added.
+    error of each retry before; those of receipts are added. crew: the workers, told of beside the rows.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Progress:
         micro_batch: int,
         *,
         retries: Iterable[str] = (),
+        crew: Crew | None = None,
         interval: float = SECONDS_BETWEEN_LINES,
     ) -> None:
         self._entry = start
+        self._crew = crew
         self.total, self.before, self.done, self.errors = total, done, done, 0
         self.retries = Counter(retries)
         self._micro_batch = micro_batch
@@ -104,10 +107,11 @@ class Progress:
         smallest = pc.min(receipts.column("micro_batch")).as_py()
         if smallest < self._micro_batch:
             self._micro_batch = smallest
-            self.say(f"memory ran out: going on with {smallest} images at a time")
+            self.say(f"going on with {smallest} images at a time: more take too much memory or are no faster")
 
     def line(self) -> str:
-        return f"restored {self.done} of {self.total} rows, {self._rate()}"
+        at = self._crew.line() if self._crew else ""
+        return f"restored {self.done} of {self.total} rows, {self._rate()}" + (f"; {at}" if at else "")
 
     def _trouble(self) -> str:
         """Errors, and retries where there are any."""
@@ -116,11 +120,11 @@ class Progress:
 
     def _rate(self) -> str:
         """Images a second since this start, the time left at that rate, errors and retries."""
-        new = self.done - self.before
+        new = self.done - self.before + (self._crew.under_way if self._crew else 0.0)
         if not new:
             return f"no image yet, {self._trouble()}"
         rate = new / max(time.monotonic() - self._start, 1e-9)
-        left = _clock((self.total - self.done) / rate)
+        left = _clock((self.total - self.before - new) / rate)
         return f"{rate:.3g} images/s, {left} left, {self._trouble()}"
 
     def _tell(self) -> None:

@@ -8,14 +8,19 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
 
 from p2l_engine import methods, metrics, restore
+from p2l_engine.operators import LinearOperator
+from p2l_engine.restore import Restored
+from p2l_engine.sampler import Progress
 from p2l_engine.seeding import image_seed
-from pipeline import devices, limits, models
+from pipeline import devices, limits, models, tuning
 from pipeline.config import JobConfig
 from pipeline.degrade import Prepared, measurements, prepare
 from pipeline.heartbeat import Heartbeat
@@ -29,15 +34,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ActorOptions:
-    """device: cpu or cuda. batch_size: images to restore together. threads: of torch on the CPU."""
+    """device: cpu or cuda. batch_size: images to restore together. threads: of torch on the CPU.
+
+    tune: measures whether fewer images together are as fast, and takes as few.
+    """
 
     device: str
     batch_size: int
     threads: int
+    tune: bool = False
 
 
 class Restorer:
-    """Restores rows with one model; after memory ran out, with half as many at a time.
+    """Restores rows with one model; after memory ran out twice, with half as many at a time.
 
     heartbeat: told of each step of a micro-batch.
     """
@@ -46,6 +55,8 @@ class Restorer:
         torch.set_num_threads(options.threads)
         self.config = config
         self._heartbeat = heartbeat or Heartbeat()
+        self._to_be_tuned = options.tune
+        self._ran_out = 0  # of memory, with a whole micro-batch
         self.micro_batch = options.batch_size
         self.device = options.device
         self.method = methods.from_block(config.method, config.operator["name"])
@@ -93,6 +104,8 @@ class Restorer:
             yield from self._restore_all(groups.popitem()[1])
 
     def _restore_all(self, images: Sequence[Prepared]) -> Iterator[list[Row]]:
+        if self._to_be_tuned:
+            self._tune(images)
         while images:
             now, images = images[: self.micro_batch], images[self.micro_batch :]
             yield self._restore(now)
@@ -111,7 +124,9 @@ class Restorer:
             message = f"{cause}: {describe(error)}"
         # Outside of the handler: the traceback there holds the failed batch's tensors.
         if message.startswith("out of memory"):
-            self.micro_batch = max(1, len(images) // 2)
+            self._ran_out += len(images) == self.micro_batch
+            if self._ran_out == 2:  # once may be another's doing
+                self._ran_out, self.micro_batch = 0, max(1, self.micro_batch // 2)
             log.warning("memory ran out", extra={"images": len(images), "next": self.micro_batch})
             gc.collect()
             torch.cuda.empty_cache()
@@ -125,17 +140,8 @@ class Restorer:
     def _solve(self, images: Sequence[Prepared]) -> list[Row]:
         start = time.perf_counter()
         operator, y = measurements(images, self.config)
-        prompts = [self.config.prompt if image.row.prompt is None else image.row.prompt for image in images]
-        with self._heartbeat.restoring():
-            restored = restore(
-                self.model,
-                operator.to(self.device),
-                y.to(self.device),
-                method=self.method,
-                prompts=prompts,
-                seeds=[image.seed for image in images],
-                progress=self._heartbeat.step,
-            )
+        with self._heartbeat.restoring(len(images)):
+            restored = self._restored(images, operator, y, self._heartbeat.step)
         seconds = (time.perf_counter() - start) / len(images)
         shared = {"seconds": seconds, "nfe": restored.nfe}
         rows = []
@@ -151,6 +157,52 @@ class Restorer:
                 row["prompt_embedding"] = restored.prompt_embeddings[index].float().cpu().numpy().tolist()
             rows.append(row)
         return rows
+
+    def _restored(
+        self, images: Sequence[Prepared], operator: LinearOperator, y: torch.Tensor, progress: Progress
+    ) -> Restored:
+        return restore(
+            self.model,
+            operator.to(self.device),
+            y.to(self.device),
+            method=self.method,
+            prompts=[
+                self.config.prompt if image.row.prompt is None else image.row.prompt for image in images
+            ],
+            seeds=[image.seed for image in images],
+            progress=progress,
+        )
+
+    def _tune(self, images: Sequence[Prepared]) -> None:
+        """Chooses the micro-batch by the first steps of more and more of these images together."""
+        rates: dict[int, float] = {}
+        size = 1
+        while size <= self.micro_batch:
+            try:
+                seconds = self._seconds_of_a_step([image for image, _ in zip(cycle(images), range(size))])
+            except Exception as error:  # of memory, or of these images, which their own restoration tells of
+                if devices.is_fault(error):
+                    raise
+                break
+            rates[size] = size / seconds
+            size *= 2
+        if rates:
+            self._to_be_tuned = False
+            self.micro_batch = tuning.smallest_fast(rates)
+            log.info("micro-batch chosen", extra={"images": self.micro_batch, "rates": rates})
+
+    def _seconds_of_a_step(self, images: Sequence[Prepared]) -> float:
+        clock = tuning.Clock(torch.cuda.synchronize if self.device == "cuda" else lambda: None)
+
+        def step(done: int, steps: int) -> None:
+            self._heartbeat.step(done, steps)
+            clock.step(done, steps)
+
+        with self._heartbeat.restoring(len(images)), suppress(tuning.Enough):
+            self._restored(images, *measurements(images, self.config), step)
+        if clock.seconds is None:
+            raise RuntimeError("the restoration ended before its steps could be measured")
+        return clock.seconds
 
     def _pictures(self, image: Prepared, restored: torch.Tensor, y: torch.Tensor) -> Row:
         """The image columns, their size, and what a reference allows to measure."""

@@ -26,6 +26,7 @@ from pipeline import (
 )
 from pipeline.breaker import Breaker
 from pipeline.config import JobConfig
+from pipeline.crew import Crew
 from pipeline.observe import observing
 from pipeline.progress import Progress, say
 from pipeline.rows import SourceError
@@ -123,7 +124,8 @@ def _restore(
     """
     with (
         cluster.ray_session(),
-        Watch(config.no_progress_seconds, held.stop, held.lease) as watch,
+        Crew(held.lease) as crew,
+        Watch(config.no_progress_seconds, held.stop, crew) as watch,
         observing(config) as observer,
     ):
         held.stop.listen()
@@ -139,8 +141,10 @@ def _restore(
         observer.counted(total, total - left)
         whole = Compaction(config.output, found.work, held.lease, config.storage)
         options = cluster.actor_options(config)
+        crew.wanted = cluster.wanted(config, options.device)
         breaker = Breaker(None if retry_errors else config.error_share)
-        with Progress(entry, total, total - left, options.batch_size, retries=found.retries) as progress:
+        size = options.batch_size
+        with Progress(entry, total, total - left, size, retries=found.retries, crew=crew) as progress:
             for note in cluster.notes(config, options.device):
                 progress.say(note)
             for part in graph.parts(found.work, cluster.commit_every(config, options.device)):

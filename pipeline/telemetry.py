@@ -27,10 +27,8 @@ class Worker:
         self._start = time.monotonic()
         context = ray.get_runtime_context() if ray.is_initialized() else None
         self.node = context.get_node_id() if context else "this machine"
-        self._names = {
-            "actor": context.get_worker_id() if context else f"process {os.getpid()}",
-            "node": self.node,
-        }
+        self.name = context.get_worker_id() if context else f"process {os.getpid()}"
+        self._names = {"actor": self.name, "node": self.node}
 
     def columns(self) -> dict[str, Any]:
         """Of a receipt."""

@@ -20,7 +20,7 @@ from tests.pipeline.small_jobs import job
         ("auto", "cuda", (1, 1, None)),  # none yet: one is asked for, and each that joins is taken
         (3, "cpu", (3, 3, 3)),
         ((1, 8), "cpu", (1, 2, 8)),
-        ((4, 8), "cuda", (4, 4, 8)),
+        ((4, 8), "cuda", (4, 8, 8)),  # none waits for another to be there before it is asked for
     ],
 )
 def test_the_pool_begins_with_what_is_there_within_its_bounds(

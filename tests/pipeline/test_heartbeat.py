@@ -15,8 +15,8 @@ WORK = """
 import time
 from pipeline.heartbeat import Heartbeat
 beat = Heartbeat(floor=0.5, first=60)
-beat.watch()
-with beat.restoring():
+beat.watch(lambda state: None)
+with beat.restoring(1):
     for step in range(5):
         time.sleep(0.01)
         beat.step(step + 1, 10)
@@ -40,8 +40,17 @@ def test_a_step_that_never_ends_ends_the_process(then: str, after: str, status: 
 def test_a_step_may_take_many_times_what_the_others_took() -> None:
     beat = Heartbeat(floor=0.0, first=3600.0)
     assert beat.longest == 3600.0
-    with beat.restoring():
+    with beat.restoring(4):
         for step in range(3):
             beat.step(step + 1, 8)
-    assert (beat.done, beat.steps) == (3, 8)
+        told = {"state": "loading", "images": 1.5, "done": 3, "steps": 8, "all_steps": 3}
+        assert beat.state == told
+        beat.ready = True
+        assert beat.state["state"] == "at work"
+    assert (beat.state["state"], beat.state["images"]) == ("idle", 0), "it was cut short"
+    with beat.restoring(4):
+        beat.step(8, 8)
+    assert beat.state["images"] == 4, "they wait for the rest of their item"
+    beat.begin()
+    assert beat.state["images"] == 0
     assert 0 < beat.longest < TIMES

@@ -44,7 +44,7 @@ def test_a_smaller_micro_batch_is_told_of_once(capsys: pytest.CaptureFixture[str
         for size in (4, 2, 2):
             progress.committed(receipts("ok", micro_batch=size))
     lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
-    assert lines == ["memory ran out: going on with 2 images at a time"]
+    assert lines == ["going on with 2 images at a time: more take too much memory or are no faster"]
 
 
 def test_the_output_tells_how_far_the_run_is_while_it_works(tmp_path: Path) -> None:

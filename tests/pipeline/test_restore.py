@@ -38,7 +38,7 @@ def out_of_memory_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("exhaust", [out_of_memory_on_a_gpu, out_of_memory_on_the_cpu])
-def test_the_micro_batch_halves_when_memory_runs_out_and_stays_halved(
+def test_what_has_no_memory_is_halved_and_the_micro_batch_when_it_fails_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exhaust: Callable[[], None]
 ) -> None:
     worker = restorer(tmp_path, 8)
@@ -52,10 +52,11 @@ def test_the_micro_batch_halves_when_memory_runs_out_and_stays_halved(
 
     original = worker._solve
     monkeypatch.setattr(worker, "_solve", solve)
-    rows = worker(input_rows(*(png(seed) for seed in range(10))))
-    assert [row["status"] for row in rows] == ["ok"] * 10
+    rows = worker(input_rows(*(png(seed) for seed in range(20))))
+    assert [row["status"] for row in rows] == ["ok"] * 20
+    halves = [4, 2, 2, 4, 2, 2]
+    assert sizes == [8, *halves, 8, *halves, 2, 2], "8 fails twice, and then 4"
     assert worker.micro_batch == LIMIT
-    assert sizes == [8, 4, 2, 2, 4, 2, 2, 2]
 
 
 def test_a_single_image_without_memory_is_an_error_row(

@@ -1,0 +1,91 @@
+"""What the workers of a run are at between receipts, which at an hour an image is most of the time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from statistics import median_low
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline import board, starting
+
+TOPIC = "workers"
+LOOK_SECONDS = 5.0
+GONE = 60.0  # s without a sign after which a worker is taken for lost; it gives one every ten
+
+
+class Crew:
+    """The workers as they last told of themselves on the board, which a thread reads while entered.
+
+    Ray may not answer for long, and never does when its head is gone: who asks here never waits. A worker's
+    sign of life is a number that it counts up, so no clock of another machine is read.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.wanted = 0  # workers that the run would like to have
+        self.moved = time.monotonic()  # when a step was last seen
+        self.hopeless: str | None = None  # why no worker can start
+        self._run = run
+        self._signs: dict[str, tuple[int, float]] = {}  # by worker: its last sign, and when it came here
+        self._steps: dict[str, int] = {}  # by worker, all that it did
+        self._alive: list[dict[str, Any]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_looking, daemon=True, name="crew")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(LOOK_SECONDS)
+        if not self._thread.is_alive():
+            with suppress(Exception):  # of Ray's head; what is left there goes with it
+                board.clear(self._run)
+
+    def look(self) -> None:
+        """Reads the board once."""
+        found, now = board.read(self._run, TOPIC), time.monotonic()
+        for name, told in found.items():
+            if name not in self._signs or self._signs[name][0] != told["sign"]:
+                self._signs[name] = told["sign"], now
+            if self._steps.get(name, 0) < told["all_steps"]:
+                self._steps[name], self.moved = told["all_steps"], now
+        self._alive = [told for name, told in found.items() if now - self._signs[name][1] < GONE]
+        self.hopeless = starting.hopeless(self._run)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether any worker is."""
+        return bool(self._alive)
+
+    @property
+    def under_way(self) -> float:
+        """Images' worth of the steps that are done and in no receipt."""
+        return float(sum(told["images"] for told in self._alive))
+
+    def line(self) -> str:
+        """Such as "12 at work (step 310 of 1000), 3 loading, 17 waiting for a machine"; "" before any."""
+        states = Counter(told["state"] for told in self._alive)
+        at_work = self._at_work()
+        step = median_low([told["done"] for told in at_work]) if at_work else 0
+        parts = {
+            "at work" + (f" (step {step} of {at_work[0]['steps']})" if at_work else ""): states["at work"],
+            "loading": states["loading"],
+            "waiting for a machine": max(0, self.wanted - len(self._alive)),
+        }
+        return ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+
+    def _keep_looking(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            with suppress(Exception):  # of Ray's head, which may be away for a while
+                self.look()
+
+    def _at_work(self) -> list[dict[str, Any]]:
+        """Those that told of steps."""
+        return [told for told in self._alive if told["state"] == "at work" and told["steps"]]

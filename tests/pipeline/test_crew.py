@@ -1,0 +1,93 @@
+"""What a run knows of its workers between receipts, and how long it waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pipeline import board, crew, starting, watch
+from pipeline.crew import Crew
+from pipeline.heartbeat import Heartbeat
+from pipeline.stop import Stop
+from pipeline.watch import Watch
+
+RUN = "tests.crew"
+
+
+@pytest.fixture
+def found(ray_cluster: None) -> Iterator[Crew]:
+    yield Crew(RUN)
+    board.clear(RUN)
+
+
+def tell(name: str, sign: int, beat: Heartbeat) -> dict[str, Any]:
+    board.put(RUN, crew.TOPIC, name, beat.state | {"sign": sign})
+    return beat.state
+
+
+def test_it_tells_who_is_at_work_at_which_step_and_who_waits(found: Crew) -> None:
+    found.wanted = 5
+    assert found.line() == "5 waiting for a machine" and not found.is_there
+    loading, idle, slow, fast = (Heartbeat() for _ in range(4))
+    for beat in (idle, slow, fast):
+        beat.ready = True
+    with slow.restoring(2), fast.restoring(2):
+        slow.step(250, 1000)
+        fast.step(500, 1000)
+        for name, beat in {"l": loading, "i": idle, "s": slow, "f": fast}.items():
+            tell(name, 0, beat)
+        found.look()
+    assert found.line() == "2 at work (step 250 of 1000), 1 loading, 1 waiting for a machine"
+    assert found.under_way == pytest.approx(2 * 0.25 + 2 * 0.5) and found.is_there
+
+
+def test_one_that_gives_no_sign_is_taken_for_lost(found: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat = Heartbeat()
+    tell("w", 0, beat)
+    found.look()
+    monkeypatch.setattr(crew, "GONE", 0.0)
+    found.look()
+    assert not found.is_there
+    monkeypatch.setattr(crew, "GONE", 60.0)
+    tell("w", 1, beat)
+    found.look()
+    assert found.is_there
+
+
+def test_a_step_is_progress_and_a_sign_is_none(found: Crew) -> None:
+    beat = Heartbeat()
+    tell("w", 0, beat)
+    found.look()
+    before = found.moved
+    tell("w", 1, beat)
+    found.look()
+    assert found.moved == before
+    beat.step(1, 9)
+    tell("w", 2, beat)
+    found.look()
+    assert found.moved > before
+
+
+def test_a_run_waits_by_what_its_commits_take_and_long_for_machines(found: Crew) -> None:
+    ends = Watch("auto", Stop(), found)
+    assert ends.limit == watch.LONGEST_WAIT, "there is no worker"
+    tell("w", 0, Heartbeat())
+    found.look()
+    assert ends.limit == watch.FIRST_WAIT
+    ends._longest = 1.0
+    assert ends.limit == watch.LEAST_WAIT
+    ends._longest = 3600.0
+    assert ends.limit == 3 * 3600 + 900
+    assert Watch(7.0, Stop(), found).limit == 7.0
+
+
+def test_it_knows_why_no_worker_can_start(found: Crew) -> None:
+    failed = {"failed": starting.FAILED_STARTS, "made": False, "error": "403"}
+    board.put(RUN, starting.TOPIC, "node", failed)
+    found.look()
+    assert found.hopeless == "403"
+    with found:
+        pass
+    assert board.read(RUN, starting.TOPIC) == {}, "the board is wiped in the end"
