@@ -108,8 +108,9 @@ class RestoreAndCommit:
         An item that took its process down again and again is done row by row, and a row that did is an error.
         """
         before = tries.begin(self.output, item, self.worker.node)
+        number = len(before) + 1
         done = self._committed(item.shard.name) if before else done
-        alive = {node["NodeID"] for node in nodes.alive()} if before else set()
+        alive = {self.worker.node, *(node["NodeID"] for node in nodes.alive())} if before else set()
         try:
             if not tries.is_deadly(before, alive):
                 found = list(self._restored(item, done))
@@ -118,31 +119,29 @@ class RestoreAndCommit:
             else:
                 found = self._condemned(item, before, done)
         except SystemExit:  # SIGTERM: the machine is taken away, or the run has ended
-            tries.withdraw(self.output, item)
+            tries.withdraw(self.output, item, number)
             raise
         except Exception as error:
             if devices.is_fault(error):
-                self._leave(item, describe(error))
+                self._leave(item, number, describe(error))
             raise
-        tries.end(self.output, item)
+        tries.end(self.output, item, number)
         return found
 
     def _condemned(self, item: Item, before: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
         """An error for the item's one row, unless it is in `done`."""
         causes = [one.cause for one in before if one.cause]
-        message = f"ended its process: {len(before)} times" + (
-            f", the last time: {causes[-1]}" if causes else ""
-        )
+        message = "; ".join([f"ended its process: {len(before)} times", *causes[-1:]])
         (row,) = sources.rows(item.shard, item.flags, self._samples)
         if row.key in done:
             return [done[row.key]]
         return self._commit(item.shard.name, [self.restorer.failed(row, message)])
 
-    def _leave(self, item: Item, message: str) -> NoReturn:
+    def _leave(self, item: Item, number: int, message: str) -> NoReturn:
         """Ends this process, whose device failed, before it commits; Ray begins the item again elsewhere."""
         log.error("device failed", extra={"error": message})
         with suppress(Exception):  # of a store or of Ray: this process ends in any case
-            tries.failed(self.output, item, Try(self.worker.node, message))
+            tries.note(self.output, item, number, Try(self.worker.node, message))
             nodes.blame(self.lease_id, self.worker.node, item.id, message)
         os._exit(DEVICE_FAILED)
 

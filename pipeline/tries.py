@@ -30,25 +30,26 @@ class Try:
 
 def begin(output: str, item: Item, node: str) -> list[Try]:
     """Notes a try on this node; gives the tries before it that did not end."""
-    urls = _urls(output, item)
-    _write(output, item, len(urls) + 1, Try(node))
-    return [Try(**json.loads(storage.read_text(url))) for url in urls]
+    urls = (_url(output, item, number) for number in count(1))
+    before = [Try(**json.loads(storage.read_text(url))) for url in takewhile(storage.exists, urls)]
+    note(output, item, len(before) + 1, Try(node))
+    return before
 
 
-def failed(output: str, item: Item, last: Try) -> None:
-    """Says what ended the latest try."""
-    _write(output, item, len(_urls(output, item)), last)
+def note(output: str, item: Item, number: int, content: Try) -> None:
+    """Writes what is known of a try, the first of which is number 1."""
+    storage.write_text(_url(output, item, number), json.dumps(asdict(content)))
 
 
-def withdraw(output: str, item: Item) -> None:
+def withdraw(output: str, item: Item, number: int) -> None:
     """Removes the latest try, which ended for no fault of the item."""
-    storage.remove(_urls(output, item)[-1])
+    storage.remove(_url(output, item, number))
 
 
-def end(output: str, item: Item) -> None:
-    """Removes the item's tries, the latest first: what a kill leaves is counted from the first."""
-    for url in reversed(_urls(output, item)):
-        storage.remove(url)
+def end(output: str, item: Item, number: int) -> None:
+    """Removes so many tries, the latest first: what a kill leaves is counted from the first."""
+    for one in range(number, 0, -1):
+        storage.remove(_url(output, item, one))
 
 
 def is_deadly(before: list[Try], alive: Set[str]) -> bool:
@@ -56,11 +57,5 @@ def is_deadly(before: list[Try], alive: Set[str]) -> bool:
     return sum(one.node in alive for one in before) >= DEADLY or len(before) >= LOST
 
 
-def _write(output: str, item: Item, number: int, content: Try) -> None:
-    url = sink.try_url(output, item.shard.name, item.id, number)
-    storage.write_text(url, json.dumps(asdict(content)))
-
-
-def _urls(output: str, item: Item) -> list[str]:
-    urls = (sink.try_url(output, item.shard.name, item.id, number) for number in count(1))
-    return list(takewhile(storage.exists, urls))
+def _url(output: str, item: Item, number: int) -> str:
+    return sink.try_url(output, item.shard.name, item.id, number)

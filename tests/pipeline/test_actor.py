@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from pipeline.tries import Try
 from pipeline.work import Item, Work
 from tests.pipeline.small_jobs import job, png, write_parquet
 
+ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["a", "b", "junk", "c", "d"]
 IMAGES = {key: b"junk" if key == "junk" else png(seed) for seed, key in enumerate(KEYS)}
 
@@ -85,7 +89,7 @@ def test_an_item_whose_receipts_were_lost_is_answered_from_the_output(
     output: Path, held: str, retry_errors: bool, again: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process may be killed after the last commit; errors are tried again where that was asked for."""
-    monkeypatch.setattr(tries, "end", lambda output, item: None)
+    monkeypatch.setattr(tries, "end", lambda output, item, number: None)
     first = worker(output, held)(block(output, 0, 2)).to_pylist()
     monkeypatch.undo()
     second = worker(output, held, retry_errors=retry_errors)(block(output, 0, 2)).to_pylist()
@@ -102,11 +106,10 @@ def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
     one, other = Item(shard, 5, (0, 1)), Item(shard, 5, (2, 3))
     nodes = [tries.begin(str(output), one, f"node {number}") for number in range(3)]
     assert nodes == [[], [Try("node 0")], [Try("node 0"), Try("node 1")]]
-    tries.failed(str(output), one, Try("node 2", "CUDA error"))
-    tries.withdraw(str(output), one)
+    tries.withdraw(str(output), one, 3)
     assert tries.begin(str(output), one, "node 3") == nodes[2]
     assert tries.begin(str(output), other, "node 9") == []
-    tries.end(str(output), one)
+    tries.end(str(output), one, 3)
     assert tries.begin(str(output), one, "node 4") == []
     assert resume.remove_leftovers(str(output)) == 2
     assert not list((output / "unfinished" / "s").iterdir())
@@ -139,3 +142,62 @@ def test_an_item_of_a_folder_has_only_its_own_files(tmp_path: Path) -> None:
     assert (first.shard.files, first.wanted) == (("1.png", "3.png"), (0, 1))
     assert (last.shard.files, last.flags) == (("4.png",), [True])
     assert Item.of(pa.Table.from_pylist([last.packed()])) == last
+
+
+def test_an_item_that_ended_three_processes_is_done_row_by_row_and_such_a_row_is_an_error(
+    output: Path, held: str
+) -> None:
+    (shard,) = list_shards([str(output.parent / "in")])
+    item, row = Item(shard, 5, (0, 1, 3)), Item(shard, 5, (1,))
+    first = worker(output, held)
+    for number in range(1, 4):
+        tries.note(str(output), item, number, Try(first.worker.node))
+        tries.note(
+            str(output), row, number, Try(first.worker.node, "CUDA error: assert" if number == 2 else "")
+        )
+    receipts = {found["key"]: found["error"] for found in first(block(output, 0, 1, 3)).to_pylist()}
+    assert receipts == {"a": None, "b": "ended its process: 3 times; CUDA error: assert", "c": None}
+    assert sorted(commits(output)) == [["a"], ["b"], ["c"]]
+
+
+def test_processes_that_went_with_their_machines_are_no_fault_of_the_item() -> None:
+    lost, here = Try("lost"), Try("here")
+    assert not tries.is_deadly([lost] * 9, {"here"})
+    assert not tries.is_deadly([here, here, lost, lost], {"here"})
+    assert tries.is_deadly([here, lost, here, here], {"here"})
+    assert tries.is_deadly([lost] * 10, {"here"}), "or it takes its machines down as well"
+
+
+def test_a_process_that_is_asked_to_end_takes_its_try_back(
+    output: Path, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray raises SystemExit on SIGTERM, which a machine that is taken away sends."""
+    first = worker(output, held)
+
+    def asked_to_end(rows: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(first.restorer, "stream", asked_to_end)
+    with pytest.raises(SystemExit):
+        first(block(output, 0, 1))
+    assert commits(output) == []
+
+
+def test_a_process_whose_device_failed_ends_and_leaves_word(output: Path, held: str) -> None:
+    """Nothing of what it had in work is committed, and the reason stands beside it for the next try."""
+    code = f"""
+from pathlib import Path
+from tests.pipeline.test_actor import block, worker
+output = Path({str(output)!r})
+actor = worker(output, {held!r})
+def fail(images):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+actor.restorer._solve = fail
+actor(block(output, 0, 1))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == actor.DEVICE_FAILED, ended.stderr
+    (left,) = (output / "unfinished" / "s").iterdir()
+    assert "illegal memory access" in json.loads(left.read_text())["cause"]
