@@ -165,9 +165,7 @@ def test_measurements_are_restored_with_the_mask_of_their_row(tmp_path: Path) ->
         assert row.get("psnr") is None and row.get("reference") is None and row["residual"] == 0
     assert [row["error"].split(":")[0] for row in found[2:]] == [
         "no mask",
-        "cannot restore the image",
-        "mask cannot be used",
-        "mask cannot be used",
+        *["mask cannot be used"] * 3,
     ]
 
 

@@ -212,13 +212,13 @@ def test_what_is_committed_is_not_restored_again(copied: JobConfig, tmp_path: Pa
 def test_bad_keys_are_all_named_before_anything_is_restored(tmp_path: Path) -> None:
     write_parquet(tmp_path / "input" / "a.parquet", {"x": png(0), "y": png(1)})
     write_parquet(tmp_path / "input" / "b.parquet", {"x": png(2), "z": png(3)})
-    write_parquet(tmp_path / "input" / "c.parquet", {7: png(4)})
+    write_parquet(tmp_path / "input" / "c.parquet", {7.5: png(4)})
     write_parquet(tmp_path / "input" / "d.parquet", {"w": png(5), None: png(6), "": png(7)})
     with pytest.raises(RunError) as refused:
         run(job(tmp_path / "input", tmp_path / "output"))
     message = str(refused.value)
     assert "1 keys occur more than once: 'x' (a row 0, b row 0)" in message
-    assert "c.parquet: 1 keys that are not text: 7 (int, row 0)" in message
+    assert "c.parquet: 1 keys that are not text: 7.5 (float, row 0)" in message
     assert "d.parquet: 2 rows without a key: rows 1, 2" in message
     assert not (tmp_path / "output" / "restored").exists()
 
