@@ -139,8 +139,8 @@ def test_an_item_of_a_folder_has_only_its_own_files(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(png(number))
     (shard,) = list_shards([str(tmp_path)])
     first, last = Work(shard, rows=5, wanted=bytes([0b01011000]), left=3).items(2)
-    assert (first.shard.files, first.wanted) == (("1.png", "3.png"), (0, 1))
-    assert (last.shard.files, last.flags) == (("4.png",), [True])
+    assert (first.shard.files, first.wanted) == ((("1.png",), ("3.png",)), (0, 1))
+    assert (last.shard.files, last.flags) == ((("4.png",),), [True])
     assert Item.of(pa.Table.from_pylist([last.packed()])) == last
 
 
