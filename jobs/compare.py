@@ -34,7 +34,7 @@ def compare(
         title=f"against {comparison.first}",
     )
     for note in comparison.notes:
-        output.print(f"note: {note}", markup=False, soft_wrap=True)
+        output.print(f"note: {note}", soft_wrap=True)
 
 
 def _row(d: Difference) -> list[Any]:

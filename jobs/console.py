@@ -12,11 +12,12 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-output = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# Paths and keys may hold anything: [red] and :cat: in them are no markup.
+output = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class Exit(IntEnum):
@@ -66,17 +67,23 @@ def readable_errors() -> Iterator[None]:
 
 def warn(*sentences: str) -> None:
     """Say on standard error what can be done, but will hardly be meant."""
+    _say("warning", "bold yellow", sentences)
+
+
+def fail(*sentences: str) -> None:
+    """Say on standard error what went wrong."""
+    _say("error", "bold red", sentences)
+
+
+def _say(label: str, style: str, sentences: Sequence[str]) -> None:
     from pipeline.messages import redact
 
     for sentence in sentences:
-        errors.print(f"[bold yellow]warning[/] {escape(redact(sentence))}", soft_wrap=True)
+        errors.print(Text.assemble((label, style), " ", redact(sentence)), soft_wrap=True)
 
 
 def _stop(status: Exit, *problems: str) -> typer.Exit:
-    from pipeline.messages import redact
-
-    for problem in problems:
-        errors.print(f"[bold red]error[/] {escape(redact(problem))}", soft_wrap=True)
+    fail(*problems)
     return typer.Exit(status)
 
 
@@ -84,9 +91,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
     """Print rows of text and numbers; all columns but the first are flush right."""
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
+        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*(escape(_cell(value)) for value in row))
+        drawn.add_row(*map(_cell, row))
     output.print(drawn)
 
 

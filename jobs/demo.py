@@ -39,7 +39,7 @@ def demo(
     _show(job.output)
     _draw(job.output, folder / "demo.png")
     output.print(f"\n{summary.ok} of {summary.rows} photographs restored in {summary.seconds:.0f} s")
-    output.print(f"rows     {restored}/restored/*.parquet")
+    output.print(f"rows     {restored}/restored/*.parquet", soft_wrap=True)
     output.print(f"picture  {folder / 'demo.png'}\npage     {page}", soft_wrap=True)
     raise typer.Exit(summary.exit_status)
 

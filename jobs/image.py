@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.console import BadRequest, Exit, errors, output, readable_errors, run_alone, table
+from jobs.console import (
+    BadRequest,
+    Exit,
+    errors,
+    fail,
+    output,
+    readable_errors,
+    run_alone,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +34,13 @@ if TYPE_CHECKING:
 def image(
     source: Annotated[
         Path,
-        typer.Argument(metavar="IN", help="The picture.", exists=True, dir_okay=False, show_default=False),
+        typer.Argument(metavar="IN", help="The picture.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The restored picture, PNG.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The restored picture: .png, .webp, .tif or .jpg.", show_default=False
+        ),
     ],
     operator: Annotated[str, typer.Option(help="What degrades it: super_resolution, inpainting, ...")],
     method: Annotated[str, typer.Option(help="p2l, ldps, gml_dps, psld, ldir or adjoint.")] = "p2l",
@@ -42,12 +55,8 @@ def image(
     measurement: Annotated[
         bool, typer.Option("--measurement", help="IN is degraded already: restore it as it is.")
     ] = False,
-    mask: Annotated[
-        Path | None, typer.Option(help="For inpainting: white where observed.", exists=True, dir_okay=False)
-    ] = None,
-    kernel: Annotated[
-        Path | None, typer.Option(help="For blur: a picture or .npy file.", exists=True, dir_okay=False)
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="For inpainting: white where observed.")] = None,
+    kernel: Annotated[Path | None, typer.Option(help="For blur: a picture or .npy file.")] = None,
     prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
     settings: Annotated[
         list[str] | None,
@@ -57,29 +66,84 @@ def image(
     """Degrade a picture, restore it, and write the result and a comparison.
 
     OUT gets the restored picture, and beside it OUT's name with .compare.png the degraded, the restored and,
-    without --measurement, the original picture.
+    without --measurement, the original picture. A mask may have the size of IN or of OUT.
 
     Example: p2l image photo.png restored.png --operator super_resolution --set operator.factor=4
     """
-    from pipeline.config import load_config
+    from jobs import picture_file
+    from pipeline.config import ConfigError, load_config
     from pipeline.storage_options import configure
 
+    outputs = {"OUT": out, "the comparison": out.parent / f"{out.stem}.compare.png"}
+    inputs = {"IN": source, "--mask": mask, "--kernel": kernel}
+    problems = picture_file.problems(outputs, inputs)
+    read, unreadable = _read(inputs)
+    problems += unreadable
     job = {
         "input": str(source),
         "output": str(out.parent),
         "mode": "restore" if measurement else "measure",
         "model": model,
-        "size": size,
+        "size": (None if measurement or method == "adjoint" else "auto") if size is None else size,
         "operator": {"name": operator} | ({"mask": "given"} if mask else {}),
         "method": _method(method, model, operator) | ({} if steps is None else {"steps": steps}),
         "prompt": prompt,
     }
-    config = load_config(job, settings or ())
+    try:
+        config = load_config(job, settings or ())
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    problems += _needs(config, mask, kernel)
+    if problems:
+        raise BadRequest(*problems)
     configure(config.storage)
     try:
-        _restore(config, source, out, mask, kernel)
+        _restore(config, source.name, read, outputs)
     except ValueError as error:  # of the picture, the operator on its size, or the model's name
         raise BadRequest(str(error)) from error
+
+
+def _read(inputs: Mapping[str, Path | None]) -> tuple[dict[str, bytes | None], list[str]]:
+    """The content of each file, and what is wrong with those that cannot be used."""
+    from pipeline.degrade import read_kernel
+    from pipeline.images import decode_image
+    from pipeline.masks import read_mask
+
+    check: dict[str, Callable[[bytes], object]] = {
+        "IN": decode_image,
+        "--mask": read_mask,
+        "--kernel": read_kernel,
+    }
+    read: dict[str, bytes | None] = dict.fromkeys(inputs)
+    problems = []
+    for name, path in inputs.items():
+        if path is None:
+            continue
+        try:
+            read[name] = content = path.read_bytes()
+            check[name](content)
+        except OSError as error:
+            problems.append(f"{name} {path}: cannot be read, {error.strerror or error}")
+        except ValueError as error:
+            problems.append(f"{name} {path}: {error}")
+    return read, problems
+
+
+def _needs(config: JobConfig, mask: Path | None, kernel: Path | None) -> list[str]:
+    """What the operator takes and was not given, and what was given and it does not take."""
+    from p2l_engine import operators
+
+    name, needs = config.operator["name"], operators.needs(config.operator["name"], config.operator_settings)
+    given = {"mask": mask, "kernel": kernel}
+    return [
+        f"operator {name}: takes a {part} from a file; give --{part}"
+        for part in needs
+        if given.get(part) is None
+    ] + [
+        f"--{part}: operator {name} takes none"
+        for part, path in given.items()
+        if path is not None and part not in needs
+    ]
 
 
 def _method(name: str, model: str, operator: str) -> dict[str, Any]:
@@ -91,29 +155,32 @@ def _method(name: str, model: str, operator: str) -> dict[str, Any]:
     return {"name": name, "preset": preset if known else None}
 
 
-def _restore(config: JobConfig, source: Path, out: Path, mask: Path | None, kernel: Path | None) -> None:
-    from jobs import pictures
+def _restore(
+    config: JobConfig, name: str, read: Mapping[str, bytes | None], outputs: Mapping[str, Path]
+) -> None:
+    from jobs import picture_file, pictures
     from p2l_engine import metrics, restore
     from p2l_engine.methods import Method
     from pipeline.degrade import measurements, prepare
-    from pipeline.images import encode_png
     from pipeline.models import load
     from pipeline.rows import InputRow
 
-    method = Method.model_validate(config.method)
-    model = None if method.name == "adjoint" else load(config.model)
-    if model is not None and config.size is None and config.mode == "measure":
-        config = config.model_copy(update={"size": (model.native_size, model.native_size)})
     row = InputRow(
-        key=source.name,
+        key=name,
         source_shard="",
-        image=source.read_bytes(),
-        mask=mask.read_bytes() if mask else None,
-        kernel=kernel.read_bytes() if kernel else None,
+        image=read["IN"],
+        mask=read["--mask"],
+        kernel=read["--kernel"],
         prompt=config.prompt,
     )
     prepared = prepare(row, config)
     A, y = measurements([prepared], config)
+    if prepared.doubt:
+        warn(prepared.doubt)
+    out, compared = outputs.values()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    method = Method.model_validate(config.method)
+    model = None if method.name == "adjoint" else load(config.model)
 
     start = time.perf_counter()
     with _progress() as advance:
@@ -122,18 +189,18 @@ def _restore(config: JobConfig, source: Path, out: Path, mask: Path | None, kern
         )
     seconds = time.perf_counter() - start
     if restored.errors[0]:
-        errors.print(f"[bold red]error[/] {restored.errors[0]}")
+        fail(restored.errors[0])
         raise typer.Exit(Exit.ROWS_FAILED)
 
     pixels = metrics.to_uint8(restored.images[0])
-    compared = out.with_suffix(".compare.png")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(encode_png(pixels))
+    picture_file.write(out, pixels)
     original = prepared.pixels if config.mode == "measure" else None
     shown = [metrics.to_uint8(A.backproject(y)[0]), pixels, original]
-    compared.write_bytes(encode_png(pictures.row([picture for picture in shown if picture is not None])))
+    picture_file.write(compared, pictures.row([picture for picture in shown if picture is not None]))
     _report(pixels, original, float(restored.residual[0]), seconds)
     output.print(f"{out}  {pixels.shape[1]}x{pixels.shape[0]}\n{compared}", soft_wrap=True)
+    if out.suffix.lower() in picture_file.LOSSY:
+        warn(f"{out}: JPEG of quality 95 changes pixels a little; .png, .webp and .tif keep each of them")
 
 
 @contextmanager

@@ -40,7 +40,8 @@ def restore(
     summary = run(job, shards=shards, retry_errors=retry_errors, take_over=take_over)
     output.print(
         f"{summary.ok} of {summary.rows} rows restored, {summary.errors} errors, "
-        f"{summary.seconds:.0f} s: {summary.output}"
+        f"{summary.seconds:.0f} s: {summary.output}",
+        soft_wrap=True,
     )
     raise typer.Exit(summary.exit_status)
 

@@ -84,13 +84,12 @@ def _pack(found: Iterator[InputRow], rows: int, out: str) -> int:
         for number, batch in enumerate(_batches(found, rows)):
             url = storage.join(out, f"{number:05d}.parquet")
             _write(url, batch)
-            output.print(f"{url}: {len(batch)} images", markup=False, soft_wrap=True)
+            output.print(f"{url}: {len(batch)} images", soft_wrap=True)
             written += len(batch)
     except BaseException as error:
         if written:
             errors.print(
                 f"{out} holds the first {written} images only; remove them before the command is given again",
-                markup=False,
                 soft_wrap=True,
             )
         if isinstance(error, KeyboardInterrupt):
@@ -147,7 +146,7 @@ def _tell_left_out(left_out: Sequence[LeftOut]) -> None:
     from pipeline.rows import merged
 
     for one in merged(left_out):
-        errors.print(str(one), markup=False, soft_wrap=True)
+        errors.print(str(one), soft_wrap=True)
 
 
 def _read(shards: Sequence[Shard], counts: Sequence[int], readers: ThreadPoolExecutor) -> Iterator[InputRow]:
@@ -177,7 +176,7 @@ def _good(found: Iterator[InputRow]) -> Iterator[InputRow]:
         if error is None:
             yield row
         else:
-            errors.print(f"left out {row.key}: {error}", markup=False, soft_wrap=True)
+            errors.print(f"left out {row.key}: {error}", soft_wrap=True)
 
 
 def _batches(found: Iterator[InputRow], most: int) -> Iterator[list[InputRow]]:

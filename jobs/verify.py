@@ -23,7 +23,7 @@ def verify(
 
     problems = find_problems(out)
     for problem in problems:
-        output.print(str(problem), markup=False, soft_wrap=True)
+        output.print(str(problem), soft_wrap=True)
     if problems:
         output.print(f"{len(problems)} problems in {out}", soft_wrap=True)
         raise typer.Exit(Exit.ROWS_FAILED)

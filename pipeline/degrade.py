@@ -76,7 +76,7 @@ def prepare(row: InputRow, config: JobConfig) -> Prepared:
         _to_tensor(pixels),
         pixels,
         None if mask is None else torch.from_numpy(mask[None].astype(np.float32)),
-        _kernel(row.kernel) if "kernel" in needs else None,
+        torch.from_numpy(read_kernel(row.kernel)[None]) if "kernel" in needs else None,
         None if mask is None else doubt(mask),
     )
 
@@ -123,8 +123,11 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def _kernel(data: bytes | None) -> Tensor:
-    """Scaled to sum 1. An image's grey is taken, times its alpha: what is transparent weighs nothing."""
+def read_kernel(data: bytes | None) -> np.ndarray:
+    """An image or a .npy file to float32 (height, width), 0 or more, scaled to sum 1. Raises ImageError.
+
+    An image's grey is taken, times its alpha: what is transparent weighs nothing.
+    """
     if data is None:
         raise ImageError("no kernel: this operator needs one in each row")
     try:
@@ -134,7 +137,7 @@ def _kernel(data: bytes | None) -> Tensor:
     total = kernel.sum(dtype=np.float64)
     if (kernel < 0).any() or total <= 0:
         raise ImageError("kernel cannot be used: its values must be 0 or more, with a sum above 0")
-    return torch.from_numpy((kernel / total).astype(np.float32)[None])
+    return (kernel / total).astype(np.float32)
 
 
 def _weights(image: Image.Image) -> np.ndarray:

@@ -32,10 +32,10 @@ MANY = 32  # values; more come of soft edges and noise, not of classes
 ONE_BRIGHTNESS = 64  # of 255: what soft edges make of one colour
 LOSSY = (b"\xff\xd8", b"RIFF")  # how JPEG and WebP begin
 
-ALL_OBSERVED = "the mask observes every pixel: nothing is left to inpaint"
+ALL_OBSERVED = "mask without a hole: it observes every pixel, so nothing is left to inpaint"
 MAYBE_INVERTED = (
-    "the mask observes less than half of the picture and nothing at its border: if that is the wrong way "
-    "round, invert it; white is what is observed"
+    "mask may be inverted: it observes less than half of the picture and nothing at its border; "
+    "white is what is observed"
 )
 
 
@@ -73,7 +73,7 @@ def fit_mask(mask: np.ndarray, own: tuple[int, int], size: tuple[int, int], fit:
 
 
 def doubt(mask: np.ndarray) -> str | None:
-    """Why a mask is hardly what was meant, None where nothing speaks against it."""
+    """What speaks against a mask, "cause: details"; None where nothing does."""
     if mask.all():
         return ALL_OBSERVED
     border = mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()

@@ -56,7 +56,7 @@ class Progress:
         self.retries = Counter(retries)
         self._micro_batch = micro_batch
         self._interval = interval
-        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)
@@ -93,7 +93,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line for whoever watches."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def committed(self, receipts: pa.Table) -> None:
         """Takes note of committed rows, an actor's micro-batch and what was tried again.

@@ -100,3 +100,100 @@ def test_native_code_that_aborts_when_all_is_done_leaves_the_exit_status(tmp_pat
     aborts = "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.__cxa_atexit(libc.abort, None, None)\n"
     done = p2l_image_of_own(aborts + "def own(x):\n    return x * 1.0\n", tmp_path)
     assert done.returncode == 0 and "out.png" in done.stdout, done.stdout + done.stderr
+
+
+PLAIN = ("--operator", "denoising", "--method", "adjoint", "--set", "noise=0")
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        (".png", "PNG"),
+        (".webp", "WEBP"),
+        (".tif", "TIFF"),
+        (".tiff", "TIFF"),
+        (".jpg", "JPEG"),
+        (".JPEG", "JPEG"),
+    ],
+)
+def test_the_ending_of_out_is_its_format(
+    photograph: Path, tmp_path: Path, restored: Restore, ending: str, kind: str
+) -> None:
+    out = tmp_path / f"restored{ending}"
+    shown = restored(photograph, out, *PLAIN)
+    with Image.open(out) as written, Image.open(photograph) as given:
+        assert written.format == kind
+        difference = np.abs(np.asarray(written.convert("RGB")).astype(int) - np.asarray(given))
+    assert ("JPEG of quality 95 changes pixels" in shown) == (kind == "JPEG")
+    assert (0 < difference.mean() < 3) if kind == "JPEG" else (difference == 0).all()
+
+
+def test_out_that_cannot_be_written_is_refused_before_any_work(
+    photograph: Path, tmp_path: Path, restored: Restore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link.png").symlink_to(photograph)
+    (tmp_path / "hard.png").hardlink_to(photograph)
+    (tmp_path / "one.compare.png").symlink_to(photograph)
+    (tmp_path / "file").write_text("")
+    before = photograph.read_bytes()
+    for out, cause in {
+        tmp_path: "is a folder; name a file in it",
+        Path("."): "is a folder",
+        tmp_path / "restored": "its ending names no format; allowed: .png, .webp, .tif",
+        tmp_path / "restored.gif": "its ending names no format",
+        photograph: "would overwrite IN",
+        tmp_path / "link.png": "would overwrite IN",
+        tmp_path / "hard.png": "would overwrite IN",
+        tmp_path / "one.png": "would overwrite IN",
+        tmp_path / "file" / "out.png": "is a file, not a folder",
+    }.items():
+        shown = restored(photograph, out, *PLAIN, status=2)
+        assert cause in shown and shown.count("error") == 1, shown
+    assert photograph.read_bytes() == before
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.eye(64, dtype=bool)).save(mask)
+    inpaint = ("--operator", "inpainting", "--method", "adjoint", "--mask", mask)
+    assert "would overwrite --mask" in restored(photograph, mask, *inpaint, status=2)
+
+
+def test_every_mistake_of_a_command_is_named_at_once(tmp_path: Path, restored: Restore) -> None:
+    page = tmp_path / "page.png"
+    page.write_text("<!DOCTYPE html>")
+    arguments = (page, tmp_path, "--operator", "blur", "--mask", tmp_path / "none.png", "--kernel", page)
+    shown = restored(*arguments, "--steps", "0", "--set", "noise=-1", status=2)
+    for cause in (
+        f"OUT {tmp_path}: is a folder",
+        f"IN {page}: cannot decode the image: its 15 bytes are none of",
+        f"--mask {tmp_path / 'none.png'}: cannot be read, No such file",
+        f"--kernel {page}: kernel cannot be used: cannot decode the image",
+        "noise: ",
+        "steps",
+    ):
+        assert cause in shown, (cause, shown)
+
+
+def test_a_mask_or_kernel_that_is_missing_or_not_taken_is_named(
+    photograph: Path, tmp_path: Path, restored: Restore
+) -> None:
+    out = tmp_path / "out.png"
+    kernel = tmp_path / "kernel.npy"
+    np.save(kernel, np.ones((3, 3)))
+    assert "give --kernel" in restored(photograph, out, "--operator", "blur", "--method", "adjoint", status=2)
+    shown = restored(photograph, out, *PLAIN, "--kernel", kernel, status=2)
+    assert "--kernel: operator denoising takes none" in shown
+
+
+def test_a_mask_of_the_photographs_size_is_fitted_and_a_doubtful_one_is_told_of(
+    photograph: Path, tmp_path: Path, restored: Restore
+) -> None:
+    hole = np.zeros((64, 64), bool)
+    hole[16:48, 16:48] = True
+    inpaint = ("--operator", "inpainting", "--method", "adjoint", "--size", "32", "--set", "noise=0")
+    for name, mask, told in (("right", ~hole, False), ("wrong", hole, True)):
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+        out = tmp_path / f"{name}-out.png"
+        shown = restored(photograph, out, *inpaint, "--mask", tmp_path / f"{name}.png")
+        assert ("mask may be inverted: " in shown) == told
+        small = Image.open(photograph).resize((32, 32), Image.Resampling.LANCZOS)
+        changed = (np.asarray(Image.open(out)) != np.asarray(small)).any(axis=2)
+        assert (changed == ~mask[::2, ::2]).mean() > 0.99
