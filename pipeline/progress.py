@@ -29,7 +29,12 @@ LONGEST_WRITE = 1.0  # seconds that the end of a run waits for a write to progre
 
 def say(text: str) -> None:
     """One line for whoever watches, before there is progress to show."""
-    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(text, markup=False)
+    _console().print(text)
+
+
+def _console() -> Console:
+    """Standard error as it is now; what it prints may hold paths, in which [red] and :cat: are no markup."""
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Progress:
@@ -56,7 +61,7 @@ class Progress:
         self.retries = Counter(retries)
         self._micro_batch = micro_batch
         self._interval = interval
-        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console = _console()
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)
