@@ -31,6 +31,8 @@ class Exit(IntEnum):
     """The configuration or the command line is wrong; nothing was started."""
     ROWS_FAILED = 3
     """The command completed, and some rows are errors or fail the check."""
+    OVER_BUDGET = 4
+    """The run was stopped because its budget is spent."""
 
 
 class BadRequest(Exception):
@@ -54,12 +56,14 @@ def readable_errors() -> Iterator[None]:
     except Exception as error:
         from pipeline.config import ConfigError
         from pipeline.rows import SourceError
-        from pipeline.run import RunError
+        from pipeline.run import BudgetError, RunError
 
         if isinstance(error, ConfigError):
             raise _stop(Exit.BAD_REQUEST, *error.problems) from None
         if isinstance(error, SourceError | FileNotFoundError):
             raise _stop(Exit.BAD_REQUEST, *str(error).splitlines()) from None
+        if isinstance(error, BudgetError):
+            raise _stop(Exit.OVER_BUDGET, str(error)) from None
         if isinstance(error, RunError | OSError):
             raise _stop(Exit.INCOMPLETE, *str(error).splitlines()) from None
         raise

@@ -185,5 +185,10 @@ def commit_every(config: JobConfig, device: str) -> int:
     return batch_size(config, device) * (ADJOINT_BATCHES if config.method["name"] == "adjoint" else 1)
 
 
+def gpus(device: str) -> float:
+    """GPUs of the cluster now, for a run on that device."""
+    return _has("GPU") if device == "cuda" else 0.0
+
+
 def _has(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0))

@@ -113,7 +113,7 @@ class JobConfig(_Block):
         ge=0,
         description="USD a worker-hour, a machine type of prices.yaml with or without -spot, or null",
     )
-    budget: float | None = Field(None, gt=0, description="USD that the run may cost, or null")
+    budget: float | None = Field(None, gt=0, description="USD at which the run stops, with `price`, or null")
     no_progress_seconds: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="auto, or above 0: a run without progress for so long gives up"
     )
@@ -227,6 +227,15 @@ class JobConfig(_Block):
                 f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; "
                 "allowed: what made the measurements: inpainting {mask: given} with a mask column, "
                 "blur with a kernel column, or an operator without either"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_has_price(self) -> JobConfig:
+        if self.budget is not None and self.price is None:
+            raise ValueError(
+                f"budget: got {self.budget:g} without a price; allowed: with `price`, in USD a worker-hour "
+                "or as a machine type of prices.yaml"
             )
         return self
 

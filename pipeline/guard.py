@@ -22,6 +22,8 @@ def refuse_other_settings(config: JobConfig) -> None:
     """Raises ConfigError naming each results-changing setting that differs from the run's own."""
     begun_with = outputs.read_json(config.output, RUN)
     if begun_with:
+        if "settings" not in begun_with:
+            raise outputs.damaged(config.output, RUN, "no settings in it")
         changes = changed_settings(begun_with["settings"], config)
         if changes:
             begun = f"output: {config.output} was begun with other settings; choose another, or set back:"

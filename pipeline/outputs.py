@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 
 READERS = 8  # files opened at a time: an object store is slow to answer, and quick with many at once
+J = TypeVar("J", dict[str, Any], list[Any])
 ROWS_AT_A_TIME = 8  # rows with images in memory
 
 
@@ -31,12 +32,30 @@ def check(output: str) -> None:
         )
 
 
-def read_json(output: str, name: str) -> dict[str, Any]:
-    """A JSON file of the output, or {} where it is missing."""
+def read_json(output: str, name: str, kind: type[J] = dict) -> J:  # type: ignore[assignment]
+    """A JSON file of the output, an object or a list, or an empty one where it is missing.
+
+    Raises OSError for a file that is neither.
+    """
     try:
-        return dict(json.loads(storage.read_text(storage.join(output, name))))
+        found = json.loads(storage.read_text(storage.join(output, name)))
     except FileNotFoundError:
-        return {}
+        return kind()
+    except ValueError as error:
+        raise damaged(output, name, error) from error
+    if not isinstance(found, kind):
+        raise damaged(output, name, f"it holds {type(found).__name__}, not {kind.__name__}")
+    return found
+
+
+def damaged(output: str, name: str, what: object) -> OSError:
+    """Of a JSON file that a run did not leave as it is."""
+    lost = {
+        "run.json": "put back a copy of it, or choose another output: this one's settings are not known",
+        "usage.json": "put back a copy of it, or remove it: what earlier starts cost is then forgotten",
+    }
+    mend = lost.get(name, "remove it: the rows are not in it, and the next start writes another")
+    return OSError(f"{storage.join(output, name)}: damaged, or written by another program ({what}); {mend}")
 
 
 def restored(output: str) -> list[str]:

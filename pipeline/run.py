@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 
 from pipeline import (
+    budget,
     cluster,
     failures,
     graph,
@@ -23,8 +25,10 @@ from pipeline import (
     storage,
     storage_options,
     summary,
+    usage,
 )
 from pipeline.breaker import Breaker
+from pipeline.budget import Budget
 from pipeline.config import JobConfig
 from pipeline.crew import Crew
 from pipeline.observe import observing
@@ -43,6 +47,10 @@ class RunError(RuntimeError):
     """A run that could not complete; what is committed stays, and the same command goes on from there."""
 
 
+class BudgetError(RunError):
+    """A run that was stopped because its budget is spent."""
+
+
 def run(
     config: JobConfig, *, shards: str | None = None, retry_errors: bool = False, take_over: bool = False
 ) -> RunSummary:
@@ -53,7 +61,8 @@ def run(
     starting Ray.
 
     Raises ConfigError when the output was begun with other settings; RunError when the input or its keys are
-    wrong, another driver works on the output, or the run could not complete.
+    wrong, another driver works on the output, or the run could not complete; BudgetError, of those, when it
+    was stopped at its budget.
     """
     start = time.monotonic()
     storage_options.configure(config.storage)
@@ -63,6 +72,7 @@ def run(
         planned = sources.list_shards(config.input, config.reading)
         guard.refuse_other_settings(config)
         guard.refuse_changed_folders(config.output, planned)
+        earlier = usage.read(config.output)
     except (SourceError, OSError) as error:
         raise RunError(str(error)) from error
     names = [shard.name for shard in planned]
@@ -70,16 +80,25 @@ def run(
     if not chosen:
         raise RunError(f"--shards {shards}: matches none of {', '.join(names[:10])}")
     open_shards = _open_shards(config.output, chosen, retry_errors)
+    dollars = usage.dollars(earlier, config.price)
+    if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
+        raise BudgetError(budget.spent(dollars, config.budget))
     if open_shards or not storage.exists(summary.summary_url(config.output)):
         with _alone(config, take_over) as held, Start(config.output) as entry:
             storage.remove(summary.summary_url(config.output))
             resume.remove_leftovers(config.output)
             guard.write_run_json(config)
-            restored, elsewhere = (
-                _restore(config, planned, chosen, open_shards, retry_errors, held, entry)
-                if open_shards
-                else (0, Counter[str]())
-            )
+            try:
+                restored, elsewhere = (
+                    _restore(config, planned, chosen, open_shards, retry_errors, held, entry)
+                    if open_shards
+                    else (0, Counter[str]())
+                )
+            except KeyboardInterrupt:
+                if held.stop.over_budget:
+                    now = usage.read(config.output)[-1].rows
+                    summary.write(config, names, now, time.monotonic() - start, {}, held.stop.reason)
+                raise
             lease.check(config.output, held.lease)
             again = elsewhere + Counter(retried.names())
             summary.write(config, names, restored, time.monotonic() - start, again)
@@ -104,7 +123,7 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
         except KeyboardInterrupt:
             if stop.reason is None:  # a person's own
                 raise
-            raise RunError(stop.reason) from None
+            raise (BudgetError if stop.over_budget else RunError)(stop.reason) from None
         except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
             raise RunError(stop.reason or failures.explain(error, config.output)) from error
 
@@ -143,8 +162,11 @@ def _restore(
         options = cluster.actor_options(config)
         crew.wanted = cluster.wanted(config, options.device)
         breaker = Breaker(None if retry_errors else config.error_share)
-        size = options.batch_size
-        with Progress(entry, total, total - left, size, retries=found.retries, crew=crew) as progress:
+        size, gpus = options.batch_size, partial(cluster.gpus, options.device)
+        with (
+            Budget(observer.usage, config.budget, held.stop, gpus),
+            Progress(entry, total, total - left, size, retries=found.retries, crew=crew) as progress,
+        ):
             for note in cluster.notes(config, options.device):
                 progress.say(note)
             for part in graph.parts(found.work, cluster.commit_every(config, options.device)):

@@ -75,8 +75,9 @@ class Start:
         if self._entry["state"] == "running":
             with contextlib.suppress(OSError):
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                told = str(error).strip().splitlines()[-1:]  # the last line of what Ray tells has the cause
-                self._end("stopped" if stopped else "failed", None if stopped else "".join(told))
+                message = "" if isinstance(error, SystemExit) else str(error)
+                told = message.strip().splitlines()[-1:]  # the last line of what Ray tells has the cause
+                self._end("stopped" if stopped else "failed", "".join(told))
 
     def _end(self, state: State, message: str | None = None) -> None:
         self._entry |= {"state": state} | ({"message": message} if message else {})
@@ -93,6 +94,8 @@ def _with_their_end(output: str) -> list[Mapping[str, Any]]:
     last = outputs.read_json(output, PROGRESS)
     if not last:
         return []
+    if not {"earlier", "state"} <= set(last):
+        raise outputs.damaged(output, PROGRESS, "no start in it")
     earlier = last.pop("earlier")
     if last["state"] == "running":
         last["state"] = "interrupted"

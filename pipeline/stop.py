@@ -1,4 +1,4 @@
-"""The early end of a run: SIGTERM, which a preempted machine and `ray job stop` send, and a lost lease."""
+"""The early end of a run: SIGTERM, of a preempted machine or `ray job stop`, a lost lease, a spent budget."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 # GKE leaves a pod 15 s and GCE a machine 30 s; the rest is for Ray's end and the interpreter's.
 GRACE_SECONDS = 10.0
+AT_ONCE = 0.001
 TERMINATED = "stopped by SIGTERM; what is committed stays, and the same command goes on from there"
 
 
@@ -25,6 +26,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.over_budget = False
         self._graceful = False
         self._main = threading.current_thread() is threading.main_thread()
 
@@ -54,6 +56,12 @@ class Stop:
         if self._main:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
+    def at_budget(self, reason: str) -> None:
+        """Ends the run from any thread, as SIGTERM does, for its budget is spent."""
+        self.reason, self.over_budget = self.reason or reason, True
+        if self._main:
+            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS if self._graceful else AT_ONCE)
+
     def gracefully(self, receipts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Hands on receipts (column `actor`); after SIGTERM until each actor has committed once more."""
         in_work: set[str] = set()
@@ -67,7 +75,7 @@ class Stop:
                     continue
                 in_work -= actors
                 if not in_work:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(self.reason or "")
         finally:
             self._graceful = False
 
@@ -76,8 +84,8 @@ class Stop:
             return
         self.reason = TERMINATED
         if not self._graceful:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.reason or "")
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(self.reason or "")

@@ -53,11 +53,12 @@ def write(
     restored_now: int,
     seconds: float,
     retried: Mapping[str, int],
+    stopped: str | None = None,
 ) -> None:
     """Writes metrics.parquet, then summary.json, which thereby says that both are up to date.
 
     planned: shards of the input. restored_now: rows that this command restored in `seconds`. retried: how
-    often this command tried again, by the name of the error.
+    often this command tried again, by the name of the error. stopped: why it ended before it was complete.
     """
     output = config.output
     shards = sorted(resume.restored_shards(output))
@@ -80,6 +81,7 @@ def write(
     summary = {
         "fingerprint": config.fingerprint,
         "complete": set(planned) <= set(shards),
+        "stopped": stopped,
         "shards": {"planned": len(planned), "restored": len(set(planned) & set(shards))},
         "rows": rows,
         "ok": rows - failed.num_rows,

@@ -230,6 +230,7 @@ def test_a_long_start_writes_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
     Usage(str(tmp_path), price=1.0).committed(receipts(("x", 3600.0)))
     assert usage.cost(str(tmp_path), None, 1800.0) == {
         "usd_per_worker_hour": None,
+        "gpu_seconds": 0.0,
         "worker_seconds": 3600.0,
         "dollars": 1.0,
         "row_seconds": 1800.0,
