@@ -43,6 +43,7 @@ class LatentDiffusion:
     factor: pixels to a latent cell's side (8 for Stable Diffusion).
     latent_channels: channels of z (4).
     image_multiple: H and W of an image have to be multiples of it, so that latents pass the U-Net's halvings.
+    text_width: the last dimension of text embeddings (768).
     native_size: side in pixels of the images that the model was trained on.
     alphas_cumprod: (N,) float64 on the CPU; set_alpha_to_one, steps_offset: see `schedule.make_schedule`.
     """
@@ -82,6 +83,7 @@ class LatentDiffusion:
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
         self.latent_channels: int = vae.config.latent_channels
         self.image_multiple: int = self.factor * 2 ** (len(unet.config.block_out_channels) - 1)
+        self.text_width: int = unet.config.cross_attention_dim
         self.native_size: int = self.factor * unet.config.sample_size
         # A tokenizer saved without its length says 10^30.
         self._prompt_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
@@ -154,6 +156,7 @@ class LatentDiffusion:
         return self._text_encoder(tokens.to(self.device)).last_hidden_state.to(self._outer_dtype)
 
 
+@torch.inference_mode(False)  # weights made in inference mode could never be differentiated through
 def load_model(
     model_id: str,
     *,

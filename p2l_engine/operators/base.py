@@ -4,7 +4,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class LinearOperator(ABC):
     """
 
     name: str
+    keeps_range: ClassVar[bool] = False  # whether A x is in [-1, 1], entry by entry, when x is
 
     @abstractmethod
     def measurement_shape(self, image_shape: Shape) -> Shape:
@@ -95,8 +96,14 @@ class LinearOperator(ABC):
         if len(generators) != len(x):
             raise ValueError(f"generators: got {len(generators)} for {len(x)} images; allowed: one an image")
         y = self(x)
-        noise = torch.stack([torch.randn(y.shape[1:], generator=source) for source in generators])
+        noise = torch.stack(
+            [torch.randn(y.shape[1:], generator=source, dtype=torch.float32) for source in generators]
+        )
         return y + sigma * noise.to(y)
+
+    def entries(self, y: Tensor) -> Tensor:
+        """How many entries of each y (B, *measurement) hold something measured: (B,) int64."""
+        return torch.full((len(y),), y[0].numel(), device=y.device)
 
     def select(self, indices: Sequence[int]) -> "LinearOperator":
         """The operator of those images of the batch only, in that order."""
@@ -105,6 +112,14 @@ class LinearOperator(ABC):
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """The operator with its masks or kernels on a device (and kernels in a dtype)."""
         return self
+
+
+def lasting(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where it was made in inference mode, whose tensors no gradient can pass by."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 def per_image(lam: float | Tensor, x: Tensor) -> Tensor:

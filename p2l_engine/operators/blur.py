@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from p2l_engine.operators.base import (
     Shape,
     check_batch,
     check_image_shape,
+    lasting,
     per_image,
 )
 
@@ -33,10 +34,11 @@ class Blur(LinearOperator):
     kernel: Tensor
     padding: Padding = "reflect"
     name: str = "blur"
+    keeps_range: ClassVar[bool] = True
     _spectra: dict[tuple, Tensor] = field(default_factory=dict, init=False, repr=False)  # by size and dtype
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kernel", _check_kernel(self.name, self.kernel))
+        object.__setattr__(self, "kernel", lasting(_check_kernel(self.name, self.kernel)))
 
     def measurement_shape(self, image_shape: Shape) -> Shape:
         return self.image_shape(image_shape)

@@ -70,6 +70,9 @@ class Cropped(LinearOperator):
     def measure(self, x: Tensor, sigma: float, generators: Sequence[torch.Generator]) -> Tensor:
         return self.operator.measure(self.crop(x), sigma, generators)
 
+    def entries(self, y: Tensor) -> Tensor:
+        return self.operator.entries(y)
+
     def select(self, indices: Sequence[int]) -> LinearOperator:
         return replace(self, operator=self.operator.select(indices))
 

@@ -1,6 +1,7 @@
 """Denoising: A = I."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ class Identity(LinearOperator):
     """A x = x: what is lost is only what the noise hides."""
 
     name: str = "denoising"
+    keeps_range: ClassVar[bool] = True
 
     def measurement_shape(self, image_shape: Shape) -> Shape:
         return check_image_shape(self.name, image_shape)

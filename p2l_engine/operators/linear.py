@@ -41,6 +41,7 @@ class Function(LinearOperator):
         return self.function(x)
 
 
+@torch.inference_mode(False)  # the function is differentiated
 def linear(function: ImageFunction, image_shape: Shape) -> LinearOperator:
     """The operator of a function from images (B, 3, H, W) to (B, ...), written in differentiable torch code.
 
@@ -50,7 +51,7 @@ def linear(function: ImageFunction, image_shape: Shape) -> LinearOperator:
     """
     shape = check_image_shape("linear", image_shape)
     source = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 1, *shape, generator=source)
+    a, b = torch.randn(2, 1, *shape, generator=source, dtype=torch.float32)
     try:
         mapped = function(torch.cat([torch.zeros_like(a), a, b, a - 3 * b]))
     except Exception as error:  # a function of the user's may fail in any way

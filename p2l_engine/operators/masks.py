@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from p2l_engine.operators.base import (
     Shape,
     check_batch,
     check_image_shape,
+    lasting,
     per_image,
 )
 
@@ -26,9 +27,10 @@ class Masking(LinearOperator):
 
     mask: Tensor
     name: str = "inpainting"
+    keeps_range: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mask", _check_mask(self.mask))
+        object.__setattr__(self, "mask", lasting(_check_mask(self.mask)))
 
     def measurement_shape(self, image_shape: Shape) -> Shape:
         return self.image_shape(image_shape)
@@ -63,6 +65,11 @@ class Masking(LinearOperator):
     def measure(self, x: Tensor, sigma: float, generators: Sequence[torch.Generator]) -> Tensor:
         """y = m (x + sigma n): holes get no noise."""
         return self(super().measure(x, sigma, generators))
+
+    def entries(self, y: Tensor) -> Tensor:
+        """Those outside the holes."""
+        each = self.mask.flatten(1).sum(1) * y.shape[1]
+        return each.to(y.device).expand(len(y))
 
     def select(self, indices: Sequence[int]) -> LinearOperator:
         return self if len(self.mask) == 1 else replace(self, mask=self.mask[list(indices)])

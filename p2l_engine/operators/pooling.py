@@ -1,6 +1,7 @@
 """Super-resolution: A averages blocks of f x f pixels."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ class AveragePooling(LinearOperator):
 
     factor: int
     name: str = "super_resolution"
+    keeps_range: ClassVar[bool] = True
 
     def measurement_shape(self, image_shape: Shape) -> Shape:
         channels, height, width = check_image_shape(self.name, image_shape)
