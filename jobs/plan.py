@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.prices import Prices
 
 PRICE_HELP = "An accelerator's price, as a100=3.67 or a100-spot=1.29; repeatable. This machine is `here`."
+MEASURE_HELP = "Load the model and run two real steps on this machine; a price for `here` asks for it, too."
 PRICES_HELP = "Price file of machine types, spot and on demand, to use instead of the shipped one."
 
 
@@ -28,40 +29,52 @@ def plan(
     images: Annotated[
         int | None, typer.Option(min=1, help="Images to plan for; by default the rows of the job's input.")
     ] = None,
+    run: Annotated[bool, typer.Option("--measure", help=MEASURE_HELP)] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help=SET_HELP)] = None,
 ) -> None:
-    """Measure a step of the configured model here, and say hours, memory, network calls and dollars.
+    """Count what the job computes and holds, without weights, and say hours, memory, calls and dollars.
 
-    Figures for other accelerators are extrapolated from counted operations and datasheet rates, and say so;
-    so are those for the machine types of the price file, the cheapest of which is named.
+    Figures for accelerators are extrapolated from the operations and datasheet rates, and say so; so are
+    those for the machine types of the price file, the cheapest of which is named. A model on this machine
+    whose steps are small is measured as well.
 
     Example: p2l plan sr8 --images 10000 --price a100=3.67 --price a100-spot=1.29
     """
+    from p2l_engine.weights import is_local
     from pipeline.cluster import commit_every
     from pipeline.config import load_config
-    from pipeline.feasible import warnings
+    from pipeline.feasible import slow_dtype, warnings
     from pipeline.machines import machine_estimates
-    from pipeline.plan import count_images, estimate, measure
+    from pipeline.plan import count, count_images, estimate, measure
     from pipeline.prices import load_prices
     from pipeline.storage_options import configure
 
     job = load_config(configs.locate(config), settings or ())
     configure(job.storage)
-    warn(*warnings(job))
+    warn(*warnings(job), *(slow_dtype(job.model.dtype) if job.model.device != "cpu" else []))
     accelerators = _prices(price or ())
     try:
         file = load_prices(prices)
     except ValueError as error:
         raise BadRequest(*str(error).splitlines()) from error
-    count = count_images(job) if images is None else images
+    rows = count_images(job) if images is None else images
     try:
-        measured = measure(job)
+        found = count(job)
+        _show_counted(found)
+        if run or _wants_own_price(accelerators) or (found.is_quick and is_local(job.model.id)):
+            found = measure(job)
+            _show_measured(found)
     except ValueError as error:  # of the model's name, or the operator on this size
         raise BadRequest(str(error)) from error
     commit = commit_every(job, "cuda")
-    _show_measured(measured)
-    _show_estimates(estimate(measured, count, accelerators), count)
-    _show_machines(machine_estimates(measured, count, commit, file), file, commit)
+    _show_estimates(estimate(found, rows, accelerators), rows)
+    _show_machines(machine_estimates(found, rows, commit, file), file, commit)
+
+
+def _wants_own_price(prices: Mapping[str, float]) -> bool:
+    from pipeline.accelerators import HERE, check_accelerator
+
+    return any(check_accelerator(name) == HERE for name in prices)
 
 
 def _prices(given: Sequence[str]) -> dict[str, float]:
@@ -81,32 +94,46 @@ def _prices(given: Sequence[str]) -> dict[str, float]:
     return prices
 
 
-def _show_measured(measured: Measurement) -> None:
-    _, height, width = measured.image_shape
+def _show_counted(counted: Measurement) -> None:
+    _, height, width = counted.image_shape
     output.print(
-        f"measured on this machine ({measured.device}): one step with and one without projection, "
-        f"{measured.batch_size} x {height}x{width}",
+        f"counted on the model's networks, without weights: {counted.batch_size} x {height}x{width}",
+        soft_wrap=True,
+    )
+    gib = counted.peak_bytes / 2**30
+    table(
+        ["an image, all steps", ""],
+        [
+            ["steps", counted.steps],
+            ["network calls (NFE)", counted.nfe],
+            ["operations, TFLOP", counted.teraflop],
+            ["memory in float32, GiB", gib],
+            ["memory in 16 bits, GiB", gib / 2],
+        ],
+    )
+
+
+def _show_measured(measured: Measurement) -> None:
+    output.print(
+        f"\nmeasured on this machine ({measured.device}): one step with and one without projection",
         soft_wrap=True,
     )
     table(
         ["an image, all steps", ""],
-        [
-            ["steps", measured.steps],
-            ["network calls (NFE)", measured.nfe],
-            ["operations, TFLOP", measured.teraflop],
-            ["seconds", measured.seconds],
-            ["peak memory, GiB", measured.peak_bytes / 2**30],
-        ],
+        [["seconds", measured.seconds], ["peak memory, GiB", measured.peak_bytes / 2**30]],
     )
 
 
 def _show_estimates(estimates: Sequence[Estimate], images: int) -> None:
     from pipeline.plan import TYPICAL_SHARE
 
+    if not estimates:
+        return
     output.print(f"\n{images} images on one worker; n workers take 1/n of the hours for the same dollars")
     rows = [
         [
             made.accelerator,
+            made.dtype,
             _span(made.seconds),
             _span(made.hours),
             _span(made.dollars),
@@ -114,10 +141,10 @@ def _show_estimates(estimates: Sequence[Estimate], images: int) -> None:
         ]
         for made in estimates
     ]
-    table(["accelerator", "s an image", "hours", "dollars", "how"], rows)
+    table(["accelerator", "dtype", "s an image", "hours", "dollars", "how"], rows)
     if not all(made.measured for made in estimates):
         output.print(
-            f"extrapolated: operations over the accelerator's datasheet rate for 16-bit matrices, "
+            f"extrapolated: operations over the accelerator's datasheet rate for matrices of the dtype, "
             f"all of it - {TYPICAL_SHARE:.0%} of it; not a measurement",
             soft_wrap=True,
         )
@@ -133,6 +160,7 @@ def _show_machines(estimates: Sequence[MachineEstimate], prices: Prices, commit:
     rows = [
         [
             made.machine,
+            made.dtype,
             _span(made.hours),
             _span(made.preemptions),
             _span(made.lost),
@@ -140,7 +168,7 @@ def _show_machines(estimates: Sequence[MachineEstimate], prices: Prices, commit:
         ]
         for made in estimates
     ]
-    table(["machine type", "hours", "preemptions", "$ lost to them", "dollars"], rows)
+    table(["machine type", "dtype", "hours", "preemptions", "$ lost", "dollars"], rows)
     output.print(
         f"preemptions: {prices.preemptions_per_hour:g} an hour of each spot machine are assumed; each loses "
         f"half a commit of {commit} images of each actor, and {prices.start_minutes:g} min until a successor "

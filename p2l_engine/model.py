@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine import layout, weights
+from p2l_engine.architecture import Architecture
 from p2l_engine.schedule import Schedule, make_schedule, read_forward_process
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class LatentDiffusion:
     image_multiple: H and W of an image have to be multiples of it, so that latents pass the U-Net's halvings.
     text_width: the last dimension of text embeddings (768).
     native_size: side in pixels of the images that the model was trained on.
+    embedding_shape: (L, D) of a prompt's embedding.
+    weight_bytes: of all three networks, in `dtype`.
     alphas_cumprod: (N,) float64 on the CPU; set_alpha_to_one, steps_offset: see `schedule.make_schedule`.
     """
 
@@ -54,7 +57,7 @@ class LatentDiffusion:
         vae: "AutoencoderKL",
         unet: "UNet2DConditionModel",
         text_encoder: "CLIPTextModel",
-        tokenizer: "CLIPTokenizer",
+        tokenizer: "CLIPTokenizer | None",
         scheduler_config: Mapping[str, Any],
         name: str = "in memory",
         device: str | torch.device = "cpu",
@@ -76,7 +79,12 @@ class LatentDiffusion:
             torch.nn.Module.to(network, self.device, self.dtype).eval().requires_grad_(False)
             for network in (vae, unet, text_encoder)
         )
-        self._tokenizer = tokenizer
+        self._tokenizer: Any = tokenizer
+        self.weight_bytes = sum(
+            weight.numel() * weight.element_size()
+            for network in (self._vae, self._unet, self._text_encoder)
+            for weight in network.parameters()
+        )
         self._outer_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._scaling_factor: float = vae.config.scaling_factor
 
@@ -86,7 +94,9 @@ class LatentDiffusion:
         self.text_width: int = unet.config.cross_attention_dim
         self.native_size: int = self.factor * unet.config.sample_size
         # A tokenizer saved without its length says 10^30.
-        self._prompt_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        longest = text_encoder.config.max_position_embeddings
+        self._prompt_length = min(tokenizer.model_max_length, longest) if tokenizer else longest
+        self.embedding_shape = (self._prompt_length, text_encoder.config.hidden_size)
 
         process = read_forward_process(scheduler_config)
         self._predicts_velocity = process.prediction_type == "v_prediction"
@@ -211,6 +221,30 @@ def load_model(
             device=device,
             dtype=dtype,
         )
+
+
+def without_weights(architecture: Architecture, name: str = "without weights") -> LatentDiffusion:
+    """The networks of an architecture on torch's device `meta`: shapes of tensors and no numbers, in float32.
+
+    Its functions on tensors give tensors of the same device; it has no tokenizer, and so embeds no prompts.
+    """
+    with _without_garbage_collection():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(dict(architecture.vae))
+        unet = UNet2DConditionModel.from_config(dict(architecture.unet))
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(architecture.text_encoder)))
+    return LatentDiffusion(
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=None,
+        scheduler_config=architecture.scheduler,
+        name=name,
+        device="meta",
+    )
 
 
 def check_dtype(dtype: str) -> torch.dtype:

@@ -11,6 +11,7 @@ from p2l_engine.architecture import Architecture, is_near, read_architecture
 from p2l_engine.operators.masks import Masking
 from p2l_engine.seeding import generator
 from pipeline import retries, storage_options
+from pipeline.accelerators import datasheet_tflops
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig, ModelConfig
@@ -21,7 +22,7 @@ USUAL_TIMESTEPS = 1000  # of the published models of Stable Diffusion 1.x and 2.
 def own_side(model: ModelConfig, stores: storage_options.Options) -> int:
     """The side in pixels that a model was trained at. Raises ValueError where that cannot be known."""
     try:
-        return _architecture(model, stores).native_size
+        return architecture_of(model, stores).native_size
     except (OSError, ValueError) as error:
         raise ValueError(
             f"size: got auto, the model's own side, which cannot be read ({error}); "
@@ -34,7 +35,7 @@ def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Optio
     if steps <= USUAL_TIMESTEPS and not is_near(model.id):
         return []
     try:
-        most = _architecture(model, stores).timesteps
+        most = architecture_of(model, stores).timesteps
     except (OSError, ValueError) as error:
         return [f"steps: got {steps}; allowed: as many as the model has, which cannot be read ({error})"]
     if steps <= most:
@@ -63,6 +64,17 @@ def operator_problems(operator: Mapping[str, Any], size: tuple[int, int]) -> lis
     return []
 
 
+def slow_dtype(dtype: str) -> list[str]:
+    """What to know of a dtype for which GPUs have no fast units."""
+    if dtype not in ("float32", "float64"):
+        return []
+    rate, best = (datasheet_tflops("a100", name) for name in (dtype, "bfloat16"))
+    return [
+        f"model.dtype is {dtype}, of which an A100 does {rate:g} TFLOP/s by its datasheet, and {best:g} in "
+        "bfloat16, which auto takes there; tf32 is between them"
+    ]
+
+
 def warnings(config: JobConfig) -> list[str]:
     """What can run, but will hardly be meant."""
     found = []
@@ -81,7 +93,8 @@ def warnings(config: JobConfig) -> list[str]:
     return found
 
 
-def _architecture(model: ModelConfig, stores: storage_options.Options) -> Architecture:
+def architecture_of(model: ModelConfig, stores: storage_options.Options) -> Architecture:
+    """A model's architecture, without its weights. Raises as `read_architecture`, after retries."""
     read = partial(read_architecture, model.id, model.revision)
     if "://" not in model.id:
         return read()

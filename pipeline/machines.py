@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.accelerators import dtype_on
 from pipeline.plan import Measurement, extrapolated_seconds
 from pipeline.prices import SPOT, Prices
 
@@ -28,11 +29,13 @@ Span = tuple[float, float]  # (least, typical), as in `pipeline.plan`
 class MachineEstimate:
     """A job on one machine type; n machines take 1/n of the hours for as many dollars.
 
-    hours: of machines, with those lost. preemptions: expected. lost: what they cost, within `dollars`. fits:
-    whether the memory that one image took here is there. All of it is extrapolated.
+    dtype: that the job takes there. hours: of machines, with those lost. preemptions: expected. lost: what
+    they cost, within `dollars`. fits: whether the memory that a batch needs is there. All of it is
+    extrapolated.
     """
 
     machine: str
+    dtype: str
     usd_per_hour: float
     fits: bool
     hours: Span
@@ -47,8 +50,9 @@ def machine_estimates(
     """Every machine type of the file, on demand and, at its spot price, as spot. commit: images to one."""
     found = []
     for name, machine in prices.machines.items():
-        seconds = extrapolated_seconds(measured.teraflop, machine.accelerator)
-        fits = measured.peak_bytes <= machine.memory_gib * 2**30
+        dtype = dtype_on(machine.accelerator, measured.dtype)
+        seconds = extrapolated_seconds(measured.teraflop, machine.accelerator, dtype)
+        fits = measured.bytes_on(machine.accelerator) <= machine.memory_gib * 2**30
         for suffix, usd, rate in (
             ("", machine.on_demand, 0.0),
             (SPOT, machine.spot, prices.preemptions_per_hour),
@@ -63,6 +67,7 @@ def machine_estimates(
             found.append(
                 MachineEstimate(
                     name + suffix,
+                    dtype,
                     usd,
                     fits,
                     hours=_span(hours),

@@ -1,10 +1,13 @@
-"""What a job will cost, before it is spent: one step of the configured model measured, the rest computed.
+"""What a job will cost, before it is spent: its operations and memory counted, the rest computed from them.
 
-Two kinds of figures, never mixed:
+Three kinds of figures, never mixed:
 
-measured       seconds, peak memory and floating-point operations of real steps on this machine;
-extrapolated   for an accelerator that is not here: those operations over its datasheet rate. The full rate
-               is a bound that no run beats; `TYPICAL_SHARE` of it is what a plain implementation reaches.
+counted        operations, network calls and memory, on tensors without data (`pipeline.counting`): in
+               seconds for a model of any size, whose weights need not be here;
+measured       seconds and peak memory of real steps on this machine;
+extrapolated   for an accelerator that is not here: those operations over its datasheet rate, for the dtype
+               that the job takes there. The full rate is a bound that no run beats; `TYPICAL_SHARE` of it is
+               what a plain implementation reaches.
 """
 
 from __future__ import annotations
@@ -13,21 +16,20 @@ import io
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from p2l_engine import LatentDiffusion, restore
 from p2l_engine.methods import Method
+from p2l_engine.model import without_weights
 from p2l_engine.operators import LinearOperator
-from pipeline import sources
-from pipeline.accelerators import DATASHEET_TFLOPS, HERE, check_accelerator
+from pipeline import feasible, sources
+from pipeline.accelerators import HERE, ITEM_BYTES, check_accelerator, datasheet_tflops, dtype_on
 from pipeline.config import JobConfig
+from pipeline.counting import Count, OperationCounter, count_method
 from pipeline.degrade import measurements, prepare
 from pipeline.images import encode_png
 from pipeline.models import load
@@ -36,21 +38,36 @@ from pipeline.rows import InputRow
 TYPICAL_SHARE = (
     0.3  # the paper's times on an RTX 3090, 333 s at K=0 to 1983 s at K=5, are 0.30 to 0.47 of its rate
 )
+QUICK_TERAFLOP = 1.0
 LONG_ENOUGH = 30.0  # seconds; counting operations adds nothing that shows in a pass of this length
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the steps that were run cost, and from them the whole method; figures are of one image."""
+    """What a job's method costs; figures are of one image, `batch_size` of them restored together.
 
-    device: str
+    device, seconds: of the steps that were run here; None where operations and memory were only counted.
+    """
+
+    device: str | None
     image_shape: tuple[int, int, int]  # (3, H, W) of the restored image
     batch_size: int
     steps: int
-    seconds: float
+    seconds: float | None
     teraflop: float
     nfe: int  # evaluations of the noise prediction
-    peak_bytes: int  # of the GPU's allocator; without a GPU of the whole process, model included
+    peak_bytes: int  # counted, or of the GPU's allocator; without a GPU of the whole process, model included
+    item_bytes: int = 4  # of a number of the dtype that had this peak
+    dtype: str = "auto"  # the job's
+
+    def bytes_on(self, accelerator: str) -> float:
+        """Memory that the batch needs in the dtype that the job takes on an accelerator."""
+        return self.peak_bytes * ITEM_BYTES[dtype_on(accelerator, self.dtype)] / self.item_bytes
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether two steps take no more than a minute or so on a CPU."""
+        return 2 * self.teraflop / self.steps * self.batch_size <= QUICK_TERAFLOP
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class Estimate:
     """
 
     accelerator: str
+    dtype: str
     measured: bool
     seconds: tuple[float, float]  # an image
     hours: tuple[float, float]
@@ -72,6 +90,33 @@ def count_images(config: JobConfig) -> int:
     return sum(len(sources.keys(shard)) for shard in sources.list_shards(config.input, config.reading))
 
 
+def count(config: JobConfig) -> Measurement:
+    """Operations and memory of the configured method at the configured size, without the model's weights.
+
+    Where the configuration sets no size, the model's own. Raises ValueError where the operator cannot apply
+    to the size, and OSError where the model's configuration cannot be read.
+    """
+    architecture = feasible.architecture_of(config.model, config.storage)
+    method = Method.model_validate(config.method)
+    A, y = _shapes(config, architecture.native_size)
+    image, batch = A.image_shape(tuple(y.shape[1:])), len(y)
+    found, weights = Count(0, 0), 0
+    if method.name != "adjoint":
+        model = without_weights(architecture, config.model.id)
+        found, weights = count_method(model, image, tuple(y.shape[1:]), batch, method), model.weight_bytes
+    return Measurement(
+        device=None,
+        image_shape=image,
+        batch_size=batch,
+        steps=method.steps,
+        seconds=None,
+        teraflop=found.flop / 1e12,
+        nfe=_nfe(method),
+        peak_bytes=weights + found.step_bytes,
+        dtype=config.model.dtype,
+    )
+
+
 def measure(config: JobConfig) -> Measurement:
     """Load the configured model and run two steps of the configured method at the configured size.
 
@@ -79,12 +124,17 @@ def measure(config: JobConfig) -> Measurement:
     ValueError where the operator cannot apply to the size.
     """
     model = load(config.model)
-    size = config.size or (model.native_size, model.native_size)
+    A, y = _shapes(config, model.native_size)
+    measured = measure_steps(model, A, y, Method.model_validate(config.method))
+    return replace(measured, dtype=config.model.dtype)
+
+
+def _shapes(config: JobConfig, native_size: int) -> tuple[LinearOperator, torch.Tensor]:
+    """The operator and the measurements of a batch of pictures of noise."""
+    size = config.size or (native_size, native_size)
     config = config.model_copy(update={"mode": "measure", "size": size})
     batch = config.batch_size if isinstance(config.batch_size, int) else 1
-    images = [prepare(_any_row(str(number), size), config) for number in range(batch)]
-    A, y = measurements(images, config)
-    return measure_steps(model, A, y, Method.model_validate(config.method))
+    return measurements([prepare(_any_row(str(number), size), config) for number in range(batch)], config)
 
 
 def measure_steps(model: LatentDiffusion, A: LinearOperator, y: torch.Tensor, method: Method) -> Measurement:
@@ -103,7 +153,6 @@ def measure_steps(model: LatentDiffusion, A: LinearOperator, y: torch.Tensor, me
     if sum(seconds) < LONG_ENOUGH:
         (seconds,) = _run(model, A, y, short, [time.perf_counter])
 
-    tuning = method.prompt_tuning.iterations if method.prompt_tuning else 0
     return Measurement(
         device=torch.cuda.get_device_name(gpu)
         if gpu is not None
@@ -113,51 +162,36 @@ def measure_steps(model: LatentDiffusion, A: LinearOperator, y: torch.Tensor, me
         steps=method.steps,
         seconds=_whole(method, seconds) / len(y),
         teraflop=_whole(method, flop) / len(y) / 1e12,
-        nfe=0 if method.name == "adjoint" else method.steps * (1 + tuning),
+        nfe=_nfe(method),
         peak_bytes=torch.cuda.max_memory_allocated(gpu) if gpu is not None else _peak_of_process(),
+        item_bytes=model.dtype.itemsize,
     )
 
 
 def estimate(measured: Measurement, images: int, prices: Mapping[str, float]) -> list[Estimate]:
-    """This machine first, then each accelerator with a price in USD per hour.
+    """This machine first, where it was measured, then each accelerator with a price in USD per hour.
 
-    A name is one of `DATASHEET_TFLOPS`, of `HERE`, or either with a suffix (`a100-spot`). Raises ValueError
-    for any other.
+    A name is one of `ACCELERATORS`, of `HERE`, or either with a suffix (`a100-spot`). Raises ValueError for
+    any other.
     """
-    own_price = next((usd for name, usd in prices.items() if check_accelerator(name) == HERE), None)
-    here = _estimate(HERE, True, (measured.seconds, measured.seconds), images, own_price)
-    return [here] + [
-        _estimate(name, False, extrapolated_seconds(measured.teraflop, check_accelerator(name)), images, usd)
-        for name, usd in prices.items()
-        if check_accelerator(name) != HERE
-    ]
+    found = []
+    if measured.seconds is not None:
+        own_price = next((usd for name, usd in prices.items() if check_accelerator(name) == HERE), None)
+        seconds = (measured.seconds, measured.seconds)
+        found.append(_estimate(HERE, measured.dtype, True, seconds, images, own_price))
+    for name, usd in prices.items():
+        accelerator = check_accelerator(name)
+        if accelerator != HERE:
+            dtype = dtype_on(accelerator, measured.dtype)
+            seconds = extrapolated_seconds(measured.teraflop, accelerator, dtype)
+            found.append(_estimate(name, dtype, False, seconds, images, usd))
+    return found
 
 
-def extrapolated_seconds(teraflop: float, accelerator: str) -> tuple[float, float]:
-    """Seconds of so many operations on an accelerator of `DATASHEET_TFLOPS`: (least, typical)."""
-    least = teraflop / DATASHEET_TFLOPS[accelerator]
+def extrapolated_seconds(teraflop: float, accelerator: str, dtype: str) -> tuple[float, float]:
+    """Seconds of so many operations on an accelerator of `ACCELERATORS`: (least, typical)."""
+    least = teraflop / datasheet_tflops(accelerator, dtype)
     return least, least / TYPICAL_SHARE
-
-
-class OperationCounter(TorchDispatchMode):
-    """Counts the floating-point operations of matrix products, convolutions and attention, backward ones too.
-
-    torch's own FlopCounterMode follows modules with hooks that fail under `torch.autograd.grad`; only its
-    formulas are used.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flop = 0.0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.flop += formula(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def _any_row(key: str, size: tuple[int, int]) -> InputRow:
@@ -198,6 +232,11 @@ def _run(
     return [[after - before for before, after in pairwise(column)] for column in zip(*marks, strict=True)]
 
 
+def _nfe(method: Method) -> int:
+    tuning = method.prompt_tuning.iterations if method.prompt_tuning else 0
+    return 0 if method.name == "adjoint" else method.steps * (1 + tuning)
+
+
 def _whole(method: Method, cost: list[float]) -> float:
     """The cost of all steps, from that of the first (with the projection) and of the last (without)."""
     with_projection = method.steps // method.projection.every if method.projection else 0
@@ -209,8 +248,8 @@ def _peak_of_process() -> int:
 
 
 def _estimate(
-    name: str, measured: bool, seconds: tuple[float, float], images: int, usd: float | None
+    name: str, dtype: str, measured: bool, seconds: tuple[float, float], images: int, usd: float | None
 ) -> Estimate:
     least, typical = (images * second / 3600 for second in seconds)
     dollars = None if usd is None else (least * usd, typical * usd)
-    return Estimate(name, measured, seconds, (least, typical), dollars)
+    return Estimate(name, dtype, measured, seconds, (least, typical), dollars)

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline import storage, yaml_text
-from pipeline.accelerators import DATASHEET_TFLOPS
+from pipeline.accelerators import ACCELERATORS
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 SPOT = "-spot"  # after the name of a machine type, where its spot price is meant
@@ -31,8 +31,8 @@ class Machine(_Block):
     @field_validator("accelerator")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in DATASHEET_TFLOPS:
-            raise ValueError(f"allowed: {', '.join(DATASHEET_TFLOPS)}")
+        if value not in ACCELERATORS:
+            raise ValueError(f"allowed: {', '.join(ACCELERATORS)}")
         return value
 
 

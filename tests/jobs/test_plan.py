@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from p2l_engine import LatentDiffusion, load_model, methods, operators
-from pipeline.accelerators import DATASHEET_TFLOPS
+from pipeline.accelerators import datasheet_tflops
+from pipeline.config import load_config
+from pipeline.counting import OperationCounter
 from pipeline.machines import MachineEstimate, cheapest, machine_estimates, with_preemptions
-from pipeline.plan import TYPICAL_SHARE, Measurement, OperationCounter, estimate, measure_steps
+from pipeline.plan import TYPICAL_SHARE, Measurement, count, estimate, measure, measure_steps
 from pipeline.prices import SHIPPED, Prices, load_prices
 
 PRICES = """
@@ -63,11 +65,46 @@ def test_the_projection_counts_as_often_as_the_method_does_it(model: LatentDiffu
     assert math.isclose(flop(4) - never, 25 * (flop(1) - never) / 100, rel_tol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["p2l", "psld"])
+def test_what_is_counted_without_weights_is_what_real_steps_compute(method: str) -> None:
+    job = load_config(
+        {
+            "input": "in",
+            "output": "out",
+            "model": "tiny",
+            "size": [56, 72],  # no multiples of what the U-Net takes
+            "operator": {"name": "super_resolution", "factor": 8},
+            "method": {"name": method, "preset": None, "steps": 10},
+        }
+    )
+    counted, real = count(job), measure(job)
+    assert counted.teraflop == pytest.approx(real.teraflop, rel=0.01) and real.teraflop > 0
+    assert (counted.nfe, counted.image_shape) == (real.nfe, (3, 56, 72)) == (real.nfe, real.image_shape)
+    assert counted.seconds is None and real.seconds
+
+
+def test_stable_diffusion_is_counted_without_its_weights() -> None:
+    found = count(load_config({"input": "in", "output": "out", "method": {"name": "ldps", "steps": 1000}}))
+    assert (found.nfe, found.image_shape) == (1000, (3, 512, 512))
+    assert found.teraflop == pytest.approx(6873, rel=0.01)
+    weights = 4 * (859_520_964 + 83_653_863 + 123_060_480)
+    assert found.peak_bytes - weights == pytest.approx(7.13 * 2**30, rel=0.01)
+    assert found.bytes_on("a100") == found.peak_bytes / 2 and found.bytes_on("t4") == found.peak_bytes
+
+
+def test_the_rate_is_that_of_the_dtype_that_the_job_takes_there() -> None:
+    assert [datasheet_tflops("a100", dtype) for dtype in ("auto", "bfloat16", "float16")] == [312] * 3
+    assert [datasheet_tflops("a100", dtype) for dtype in ("tf32", "float32")] == [156, 19.5]
+    assert [datasheet_tflops("t4", dtype) for dtype in ("float16", "auto", "bfloat16", "tf32")] == [
+        *(65, 8.1, 8.1, 8.1)
+    ]
+
+
 def test_an_accelerator_that_is_not_here_is_extrapolated_from_its_datasheet(model: LatentDiffusion) -> None:
     found = measured(model, steps=100, prompt_tuning=None)
     here, spot = estimate(found, 3600, {"a100-spot": 2.0})
-    assert here.measured and here.hours == (found.seconds, found.seconds) and here.dollars is None
-    least = found.teraflop / DATASHEET_TFLOPS["a100"]
+    assert here.measured and here.seconds == (found.seconds, found.seconds) and here.dollars is None
+    least = found.teraflop / 312
     assert not spot.measured
     assert spot.hours == pytest.approx((least, least / TYPICAL_SHARE))
     assert spot.dollars == pytest.approx((2 * least, 2 * least / TYPICAL_SHARE))
@@ -95,9 +132,13 @@ def test_the_command_prints_hours_memory_calls_and_dollars(model_folder: Path, t
 
 
 def a_job(seconds_on_a100: float = 36, gib: float = 10) -> Measurement:
-    """A measurement whose least time on an A100 is as given."""
-    teraflop = seconds_on_a100 * DATASHEET_TFLOPS["a100"]
-    return Measurement("CPU", (3, 512, 512), 1, 1000, 900.0, teraflop, 2000, int(gib * 2**30))
+    """A measurement of a job in float16 whose least time on an A100 is as given."""
+    teraflop = seconds_on_a100 * 312
+    return Measurement(
+        *("CPU", (3, 512, 512), 1, 1000, 900.0, teraflop, 2000, int(gib * 2**30)),
+        item_bytes=2,
+        dtype="float16",
+    )
 
 
 @pytest.fixture
@@ -121,7 +162,7 @@ def test_a_machine_of_four_accelerators_takes_a_quarter_of_the_hours(price_file:
 def test_a_spot_machine_pays_for_half_a_commit_and_a_start_at_each_preemption(price_file: Path) -> None:
     prices = load_prices(str(price_file))
     spot, bought = on("small-spot", prices, a_job()), on("small", prices, a_job())
-    commit_hours = 10 * a_job().teraflop / DATASHEET_TFLOPS["t4"] / 3600
+    commit_hours = 10 * a_job().teraflop / 65 / 3600
     assert spot.preemptions[0] == pytest.approx(0.5 * spot.hours[0])
     wasted = spot.hours[0] - bought.hours[0]
     assert wasted == pytest.approx(spot.preemptions[0] * (commit_hours / 2 + 0.1))

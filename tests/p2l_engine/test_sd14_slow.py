@@ -12,19 +12,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from p2l_engine import methods, operators, restore
 from p2l_engine.model import LatentDiffusion
+from p2l_engine.published import PUBLISHED
 
 pytestmark = pytest.mark.slow
 
-SCHEDULER = {
-    "_class_name": "PNDMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-}
+SD14 = PUBLISHED["CompVis/stable-diffusion-v1-4"]
 
 
 def make_parts() -> dict:
@@ -33,40 +25,13 @@ def make_parts() -> dict:
     words = [*characters, *(c + "</w>" for c in characters)]
     words += [f"<{place}>" for place in range(len(words), 49406)] + ["<|startoftext|>", "<|endoftext|>"]
     return {
-        "vae": AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=512,
-            scaling_factor=0.18215,
-        ),
-        "unet": UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            layers_per_block=2,
-            attention_head_dim=8,
-            cross_attention_dim=768,
-        ),
-        "text_encoder": CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=49408,
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-                max_position_embeddings=77,
-                bos_token_id=49406,
-                eos_token_id=49407,
-            )
-        ),
+        "vae": AutoencoderKL.from_config(SD14["vae"]),
+        "unet": UNet2DConditionModel.from_config(SD14["unet"]),
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(SD14["text_encoder"])),
         "tokenizer": CLIPTokenizer(
             vocab={word: place for place, word in enumerate(words)}, merges=[], model_max_length=77
         ),
-        "scheduler_config": SCHEDULER,
+        "scheduler_config": SD14["scheduler"],
     }
 
 
