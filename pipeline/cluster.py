@@ -14,6 +14,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 import p2l_first
+from pipeline import feasible
 from pipeline.config import ConfigError, JobConfig
 from pipeline.restore import ActorOptions
 from pipeline.work import TASK_CPUS
@@ -155,6 +156,10 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
     joined = bool(os.environ.get("RAY_ADDRESS"))
     if joined and config.model.device == "auto" and device == "cpu" and config.method["name"] != "adjoint":
         yield "no GPU in the cluster now; where it starts GPU machines on demand, set model.device=cuda"
+    if device == "cuda" and config.model.dtype == "auto":
+        yield "model.dtype auto: bfloat16 on GPUs of compute capability 8.0 and later, float32 on others"
+    if device == "cuda":
+        yield from feasible.slow_dtype(config.model.dtype)
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if "://" not in config.output and len(machines) > 1:
         yield f"{config.output} is a local path: all {len(machines)} machines must share it"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline import outputs, resume, sources, storage
+from pipeline import outputs, resume, sources, storage, versions
 from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
 
 RUN = "run.json"
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
-VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")
+
+
+def as_begun(config: JobConfig) -> JobConfig:
+    """The configuration, its dtype that of the run's first start where it is `auto`."""
+    begun_with = outputs.read_json(config.output, RUN)
+    if not begun_with or config.model.dtype != "auto":
+        return config
+    dtype = begun_with["settings"]["model.dtype"]
+    return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
 
 
 def refuse_other_settings(config: JobConfig) -> None:
@@ -52,19 +58,24 @@ def refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
         )
 
 
-def write_run_json(config: JobConfig) -> None:
-    """Writes the whole configuration, its fingerprint and the versions that run it."""
+def begin(config: JobConfig, device: str) -> list[str]:
+    """Writes run.json: the whole configuration, its fingerprint, and each start's device and versions.
+
+    Returns sentences on what differs from the start before and can change results.
+    """
+    stored = outputs.read_json(config.output, RUN)
+    starts = stored.get("starts") or ([{"versions": stored["versions"]}] if stored else [])
+    now = versions.entry(device)
     content = {
         "config": config.model_dump(mode="json"),
         "settings": config.settings,
         "fingerprint": config.fingerprint,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS_OF},
+        "versions": now["versions"],
+        "starts": [*starts, now],
     }
     storage.write_text(storage.join(config.output, RUN), json.dumps(content, indent=2) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    changes = versions.changes(starts[-1], now) if starts else []
+    return [
+        f"since the start before: {change}; rows from here on can differ from those before"
+        for change in changes
+    ]

@@ -70,6 +70,7 @@ def run(
     retried = retries.Since()
     try:
         planned = sources.list_shards(config.input, config.reading)
+        config = guard.as_begun(config)
         guard.refuse_other_settings(config)
         guard.refuse_changed_folders(config.output, planned)
         earlier = usage.read(config.output)
@@ -87,7 +88,6 @@ def run(
         with _alone(config, take_over) as held, Start(config.output) as entry:
             storage.remove(summary.summary_url(config.output))
             resume.remove_leftovers(config.output)
-            guard.write_run_json(config)
             try:
                 restored, elsewhere = (
                     _restore(config, planned, chosen, open_shards, retry_errors, held, entry)
@@ -167,7 +167,7 @@ def _restore(
             Budget(observer.usage, config.budget, held.stop, gpus),
             Progress(entry, total, total - left, size, retries=found.retries, crew=crew) as progress,
         ):
-            for note in cluster.notes(config, options.device):
+            for note in (*cluster.notes(config, options.device), *guard.begin(config, options.device)):
                 progress.say(note)
             for part in graph.parts(found.work, cluster.commit_every(config, options.device)):
                 # Closed here, stopped or not: Ray Data cancels what is in work, for which Ray has to be up.

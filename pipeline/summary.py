@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import outputs, resume, sink, storage, usage
+from pipeline import outputs, resume, sink, storage, usage, versions
 from pipeline.config import JobConfig
 
 METRICS = ("psnr", "ssim", "residual", "seconds")
@@ -89,6 +89,7 @@ def write(
         "metrics": metrics,
         "errors": _causes(failed),
         "nfe": nfe,
+        "upgrades": versions.upgrades(outputs.read_json(output, "run.json").get("starts", [])),
         "cost": usage.cost(output, config.price, of_rows),
         "this_start": {
             "rows": restored_now,

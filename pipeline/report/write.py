@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from pipeline import outputs, storage
 from pipeline.report import charts, collect, gallery, text
+from pipeline.versions import upgrades
 
 SAMPLE = 12  # images drawn evenly from the whole run, besides the best and the worst
 ATTEMPTS = 5  # shards do not become whole faster than this
@@ -60,6 +61,7 @@ def render(output: str, sample: int = SAMPLE) -> str:
         errors=collect.error_groups(rows),
         throughput=collect.throughput(rows, summary),
         settings=tuple(text.flatten(config)),
+        upgrades=upgrades(run.get("starts", [])),
         versions=tuple(text.flatten(run.get("versions", {}))),
         fingerprint=run.get("fingerprint"),
         output=output,
