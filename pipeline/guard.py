@@ -32,8 +32,10 @@ def refuse_other_settings(config: JobConfig) -> None:
             raise outputs.damaged(config.output, RUN, "no settings in it")
         changes = changed_settings(begun_with["settings"], config)
         if changes:
-            begun = f"output: {config.output} was begun with other settings; choose another, or set back:"
-            raise ConfigError([begun, *changes])
+            name, _, values = changes[0].partition(": ")
+            back = f"--set {name}={values.partition(' -> ')[0]}"
+            begun = f"output: {config.output} was begun with other settings"
+            raise ConfigError([f"{begun}; choose another, or set back ({back}):", *changes])
     elif resume.restored_shards(config.output) or resume.unfinished_shards(config.output):
         raise ConfigError(
             [f"output: {config.output} has restored rows but no run.json; choose another folder"]

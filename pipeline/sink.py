@@ -54,8 +54,12 @@ _COLUMNS = {
 
 
 def _hugging_face_features() -> dict[str, Any]:
-    """The `datasets` library takes a column's type from here; that is how it knows an image from a struct."""
-    lists = {"feature": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}, "_type": "List"}
+    """The `datasets` library takes a column's type from here; that is how it knows an image from a struct.
+
+    `Sequence` is the word for a list that every version reads; `List` came with its version 4.
+    """
+    number = {"dtype": "float32", "_type": "Value"}
+    lists = {"feature": {"feature": number, "_type": "Sequence"}, "_type": "Sequence"}
     features: dict[str, Any] = {
         name: {"dtype": str(kind), "_type": "Value"} for name, kind in _COLUMNS.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_pandas_duckdb_and_datasets_read_the_output(finished: Path, tmp_path: Pa
     table = datasets.load_dataset("parquet", data_files=pattern, split="train", cache_dir=str(tmp_path))
     assert isinstance(table.features["image"], datasets.Image)
     assert table[0]["image"].size == (SIDE, SIDE) and table[0]["image"].mode == "RGB"
+
+
+def test_the_features_are_written_in_words_that_every_version_of_datasets_reads() -> None:
+    for schema in (OUTPUT_SCHEMA, METRICS_SCHEMA):
+        (said,) = schema.metadata.values()
+        assert set(re.findall(r'"_type": "(\w+)"', said.decode())) <= {"Value", "Image", "Sequence"}
 
 
 def test_a_second_start_of_a_finished_run_does_nothing(finished: Path) -> None:
