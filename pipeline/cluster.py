@@ -13,11 +13,9 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-import p2l_first
-from pipeline import feasible
+from pipeline import feasible, ray_start
 from pipeline.config import ConfigError, JobConfig
 from pipeline.restore import ActorOptions
-from pipeline.work import TASK_CPUS
 
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
 # book all there is and leave the reads waiting for ever, even on a single CPU.
@@ -35,22 +33,7 @@ def ray_session() -> Iterator[None]:
     """
     started = not ray.is_initialized()
     if started:
-        cpus = (os.cpu_count() or 1) + 2
-        on_this_machine: dict[str, Any] = {
-            "address": "local",
-            "num_cpus": cpus,
-            "include_dashboard": False,
-        }
-        # By itself Ray keeps an idle process for each free CPU. Tasks book half of one: it would end and
-        # start processes all the time.
-        os.environ.setdefault("RAY_num_workers_soft_limit", str(round(cpus / TASK_CPUS)))
-        # Ray's core warns of what Ray Data does by design; with this it says only that it was told not to.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else on_this_machine
-        try:
-            ray.init(**where, runtime_env=_workers(), log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # Ray raises a bare one where a machine is too busy to start it in time
-            raise RuntimeError(f"Ray did not start: {error}") from error
+        ray_start.start()
     _quieten()
     _set_limits()
     try:
@@ -58,12 +41,6 @@ def ray_session() -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
-
-
-def _workers() -> dict[str, Any]:
-    """What each worker runs first: whatever lies in the folders that Ray adds to its path."""
-    ray.cloudpickle.register_pickle_by_value(p2l_first)
-    return {"worker_process_setup_hook": p2l_first.own_packages}
 
 
 def log_folder() -> Path:

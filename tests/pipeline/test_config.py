@@ -86,7 +86,7 @@ def test_all_mistakes_are_named_at_once_with_what_was_got_and_is_allowed() -> No
         "workers: got [4, 1]; allowed: auto, n, or [min, max], from 1",
         "batch_size: got 0; allowed: auto, or a whole number from 1",
         "seed: got 1.5; allowed: a whole number",
-        "model.dtype: got 'float8'; allowed: float32, float64, float16, bfloat16",
+        "model.dtype: got 'float8'; allowed: auto, float32, tf32, float64, float16, bfloat16",
         "model.devise: unknown setting",
         "model: got 'tiny!'",
         "method.steps: got 0",
