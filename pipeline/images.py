@@ -107,12 +107,12 @@ def open_image(data: bytes) -> Image.Image:
         Exception
     ) as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ValueError, ...
         raise ImageError(f"cannot decode the image: {describe(error)}") from error
-    turn = TURNS.get(orientation)
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
-def _read(data: bytes) -> tuple[Image.Image, int]:
-    """A picture, and its EXIF orientation."""
+def _read(data: bytes) -> tuple[Image.Image, object]:
+    """A picture, and its EXIF orientation, which may be anything."""
     if data.startswith(png.SIGNATURE):
         return png.read(data)
     if data.startswith(tiff.STARTS):

@@ -30,7 +30,8 @@ AREA = 1 / 50  # of a mask, that a value fills
 NEAR = 1 / 16  # of the range: what lossy formats and soft edges make of black and white
 MANY = 32  # values; more come of soft edges and noise, not of classes
 ONE_BRIGHTNESS = 64  # of 255: what soft edges make of one colour
-LOSSY = (b"\xff\xd8", b"RIFF")  # how JPEG and WebP begin
+LOSSY = (b"\xff\xd8", b"RIFF", b"\xff\x4f")  # how JPEG, WebP and JPEG 2000 begin
+LOSSY_BOXES = (b"ftyp", b"jP  ")  # and AVIF, HEIC and .jp2, from their fifth byte on
 
 ALL_OBSERVED = "mask without a hole: it observes every pixel, so nothing is left to inpaint"
 MAYBE_INVERTED = (
@@ -88,7 +89,7 @@ def _from_image(data: bytes) -> np.ndarray:
     image = open_image(data)
     if image.mode == "I;16":
         return _parted(np.asarray(image), 65535)
-    lossy = data.startswith(LOSSY)
+    lossy = data.startswith(LOSSY) or data[4:8] in LOSSY_BOXES
     colours = np.asarray(image.convert("RGBA"))
     grey = np.asarray(image.convert("RGBA").convert("RGB").convert("L"))
     alpha = colours[..., 3]

@@ -18,13 +18,14 @@ _END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _ANCILLARY = 0x20  # the bit of a chunk's first letter that says that a picture can be shown without it
 
 
-def read(data: bytes) -> tuple[Image.Image, int]:
+def read(data: bytes) -> tuple[Image.Image, object]:
     """The picture of a PNG file, palette and transparency applied, and its EXIF orientation, 1 for none.
 
     Raises ImageError for a file that is cut short, damaged where the picture is, or too large, and what
     libpng raises.
     """
-    kept, orientation = [SIGNATURE], 1
+    kept: list[bytes] = [SIGNATURE]
+    orientation: object = 1
     position = len(SIGNATURE)
     while position < len(data):
         length = int.from_bytes(data[position : position + 4], "big")
@@ -54,7 +55,7 @@ def _check_sum(chunk: bytes) -> None:
         )
 
 
-def _orientation(exif: bytes) -> int:
+def _orientation(exif: bytes) -> object:
     found = Image.Exif()
     with contextlib.suppress(Exception):  # the picture is whole, whatever its EXIF is
         found.load(exif)

@@ -32,7 +32,7 @@ MEND = "save it as 8 or 16-bit grey or RGB, without compression or with LZW, def
 logging.getLogger("tifffile").disabled = True  # what matters raises
 
 
-def read(data: bytes) -> tuple[Image.Image, int]:
+def read(data: bytes) -> tuple[Image.Image, object]:
     """The picture of a TIFF file's first page, and its orientation as EXIF counts them.
 
     Raises ImageError for what is no grey, palette, RGB, CMYK or YCbCr picture of unsigned integers of 1 to 16

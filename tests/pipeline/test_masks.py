@@ -91,7 +91,7 @@ def test_two_values_or_alpha_say_what_is_observed(data: bytes) -> None:
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_noise_of_jpeg_does_not_move_a_mask(quality: int) -> None:
-    for kind in ("JPEG", "WEBP"):
+    for kind in ("JPEG", "WEBP", "AVIF"):
         found = read_mask(encoded(Image.fromarray(FULL).convert("RGB"), kind, quality=quality))
         assert (found != OBSERVED).mean() < 0.01
 
