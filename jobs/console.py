@@ -31,8 +31,8 @@ class Exit(IntEnum):
     """The configuration or the command line is wrong; nothing was started."""
     ROWS_FAILED = 3
     """The command completed, and some rows are errors or fail the check."""
-    OVER_BUDGET = 4
-    """The run was stopped because its budget is spent."""
+    LIMIT_REACHED = 4
+    """A limit of the job file ended the run; rows are left, and the same command would end there again."""
 
 
 class BadRequest(Exception):
@@ -56,14 +56,14 @@ def readable_errors() -> Iterator[None]:
     except Exception as error:
         from pipeline.config import ConfigError
         from pipeline.rows import SourceError
-        from pipeline.run import BudgetError, RunError
+        from pipeline.run import LimitError, RunError
 
         if isinstance(error, ConfigError):
             raise _stop(Exit.BAD_REQUEST, *error.problems) from None
         if isinstance(error, SourceError | FileNotFoundError):
             raise _stop(Exit.BAD_REQUEST, *str(error).splitlines()) from None
-        if isinstance(error, BudgetError):
-            raise _stop(Exit.OVER_BUDGET, str(error)) from None
+        if isinstance(error, LimitError):
+            raise _stop(Exit.LIMIT_REACHED, *str(error).splitlines()) from None
         if isinstance(error, RunError | OSError):
             raise _stop(Exit.INCOMPLETE, *str(error).splitlines()) from None
         raise

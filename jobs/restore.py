@@ -28,7 +28,7 @@ def restore(
     """Restore every image of a job. The same command goes on where a run was stopped.
 
     Exit status: 0 all rows restored; 3 complete, some rows are errors; 1 could not complete; 2 bad request;
-    4 stopped at the budget.
+    4 stopped at a limit of the job: budget, error_share.
 
     Example: p2l restore sr8 --set input=gs://bucket/shards --set output=gs://bucket/runs/sr8
     """

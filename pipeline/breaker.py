@@ -6,13 +6,13 @@ from collections import Counter, deque
 
 import pyarrow as pa
 
-from pipeline.failures import GOES_ON
+from pipeline.failures import GOES_ON, LimitReached
 
 RECENT = 1000  # rows that are looked at
 FEWEST = 50  # that must have failed alike
 
 
-class TooManyErrors(RuntimeError):
+class TooManyErrors(LimitReached):
     """One cause failed more than a job's `error_share` of its rows."""
 
 

@@ -12,6 +12,10 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 RAY_ADVICE = "\nFailed to apply UDF transform"  # lines that Ray Data adds to an error, about its own settings
 
 
+class LimitReached(RuntimeError):
+    """A limit that the job sets is reached; the same job would only reach it again."""
+
+
 def explain(error: BaseException, output: str) -> str:
     """One message about an error that ended a run on `output`."""
     cause = error.cause if isinstance(error, exceptions.RayTaskError) else error

@@ -47,8 +47,8 @@ class RunError(RuntimeError):
     """A run that could not complete; what is committed stays, and the same command goes on from there."""
 
 
-class BudgetError(RunError):
-    """A run that was stopped because its budget is spent."""
+class LimitError(RunError):
+    """A run that was stopped at a limit of its job, budget or error_share; it would stop there again."""
 
 
 def run(
@@ -61,8 +61,8 @@ def run(
     starting Ray.
 
     Raises ConfigError when the output was begun with other settings; RunError when the input or its keys are
-    wrong, another driver works on the output, or the run could not complete; BudgetError, of those, when it
-    was stopped at its budget.
+    wrong, another driver works on the output, or the run could not complete; LimitError, of those, when it
+    was stopped at a limit of its job.
     """
     start = time.monotonic()
     storage_options.configure(config.storage)
@@ -83,7 +83,7 @@ def run(
     open_shards = _open_shards(config.output, chosen, retry_errors)
     dollars = usage.dollars(earlier, config.price)
     if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
-        raise BudgetError(budget.spent(dollars, config.budget))
+        raise LimitError(budget.spent(dollars, config.budget))
     if open_shards or not storage.exists(summary.summary_url(config.output)):
         with _alone(config, take_over) as held, Start(config.output) as entry:
             storage.remove(summary.summary_url(config.output))
@@ -123,7 +123,9 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
         except KeyboardInterrupt:
             if stop.reason is None:  # a person's own
                 raise
-            raise (BudgetError if stop.over_budget else RunError)(stop.reason) from None
+            raise (LimitError if stop.over_budget else RunError)(stop.reason) from None
+        except failures.LimitReached as error:
+            raise LimitError(str(error)) from error
         except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
             raise RunError(stop.reason or failures.explain(error, config.output)) from error
 

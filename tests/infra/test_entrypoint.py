@@ -88,7 +88,7 @@ def test_only_what_another_cluster_could_mend_fails_and_only_a_whole_output_succ
     assert found == {f"p2l-{status}": end for status, end in ends.items()}
     said = {status: (tmp_path / str(status) / "pod.log").read_text() for status in ends}
     assert "status 3: every row is done, and some are errors" in said[3]
-    assert "status 4: the budget is spent" in said[4]
+    assert "status 4: a limit of the job is reached" in said[4]
     assert "p2l ended" not in said[0] + said[1]
 
 

@@ -68,6 +68,16 @@ def test_a_broken_picture_gives_an_error_row_and_status_3(job: Path, tmp_path: P
     command("verify", tmp_path / "out")
 
 
+def test_rows_that_all_fail_alike_end_the_run_with_status_4(job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for number in range(64):
+        (folder / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    shown = command("restore", job, "--set", f"input={folder}", status=Exit.LIMIT_REACHED)
+    assert "rows failed alike, more than error_share = 0.2" in shown and "--retry-errors" in shown
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
 def test_an_actor_that_never_starts_ends_the_run_with_its_reason(job: Path, model_folder: Path) -> None:
     model = shutil.copytree(model_folder, job.parent / "model")
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"

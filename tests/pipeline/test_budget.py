@@ -15,7 +15,7 @@ from jobs.restore import restore
 from pipeline import budget, outputs, usage
 from pipeline.budget import Budget
 from pipeline.config import ConfigError
-from pipeline.run import BudgetError, run
+from pipeline.run import LimitError, run
 from pipeline.stop import Stop
 from pipeline.usage import StartUsage, Usage
 from tests.pipeline.small_jobs import job, settings, write_shards
@@ -45,7 +45,7 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
     output = tmp_path / "out"
     inputs = write_shards(tmp_path / "in", "a", rows=200)
     config = job(inputs, output, operator=slow, price=3600, budget=1)  # a worker's second is a dollar
-    with pytest.raises(BudgetError, match="stopped at the budget: .* of 1 USD are spent.*higher budget"):
+    with pytest.raises(LimitError, match="stopped at the budget: .* of 1 USD are spent.*higher budget"):
         run(config)
     summary = outputs.read_json(str(output), "summary.json")
     assert not summary["complete"] and summary["stopped"].startswith("stopped at the budget")
@@ -55,7 +55,7 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
     assert 0 < start.rows < 200 and usage.dollars([start], None) >= 1  # type: ignore[operator]
     assert not (output / "lease.json").exists()
 
-    with pytest.raises(BudgetError):
+    with pytest.raises(LimitError):
         run(config)
     assert len(usage.read(str(output))) == 1, "it began although nothing was left to spend"
 
@@ -73,7 +73,7 @@ def test_the_command_says_so_by_its_status(tmp_path: Path, capsys: pytest.Captur
     config.write_text(json.dumps(settings(tmp_path / "in", tmp_path / "out", price=1, budget=1.5)))
     with pytest.raises(Exception) as ended:
         restore(str(config))
-    assert getattr(ended.value, "exit_code", None) == Exit.OVER_BUDGET == 4
+    assert getattr(ended.value, "exit_code", None) == Exit.LIMIT_REACHED == 4
     assert "2 of 1.5 USD are spent" in capsys.readouterr().err
 
 
