@@ -61,6 +61,7 @@ def test_only_the_named_shards_are_restored(job: Path, tmp_path: Path) -> None:
 
 def test_a_broken_picture_gives_an_error_row_and_status_3(job: Path, tmp_path: Path) -> None:
     (tmp_path / "photographs" / "2.png").write_bytes(b"no picture")
+    shutil.rmtree(tmp_path / "shards")
     command("shard", tmp_path / "photographs", tmp_path / "shards", "--rows", "2")
     shown = command("restore", job, status=Exit.ROWS_FAILED)
     assert "3 of 4" in shown and "1 error" in shown
