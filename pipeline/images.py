@@ -42,23 +42,25 @@ SUFFIXES = (
 )
 """Endings, in any case, of names that are pictures to everyone; a format not decoded gives an error row."""
 
+_BY_PILLOW = tuple(name for name in FORMATS if name not in ("PNG", "TIFF"))
+
 HEAD = 32  # bytes of a file that tell a picture
 _STARTS = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a"),
-    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),  # JPEG 2000
+    *(b"\xff\xd8\xff", b"GIF87a", b"GIF89a", png.SIGNATURE),
+    *(*tiff.STARTS, *jpeg2000.STARTS),
 )
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes
 
-T = Image.Transpose
-TURNS = {  # EXIF orientation: what turns the picture upright
-    2: T.FLIP_LEFT_RIGHT,
-    3: T.ROTATE_180,
-    4: T.FLIP_TOP_BOTTOM,
-    5: T.TRANSPOSE,
-    6: T.ROTATE_270,
-    7: T.TRANSVERSE,
-    8: T.ROTATE_90,
+_Turn = Image.Transpose
+_TURNS = {  # EXIF orientation: what turns the picture upright
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
 }
 
 Fit = Literal["crop", "resize", "pad"]
@@ -103,11 +105,9 @@ def open_image(data: bytes) -> Image.Image:
             f"cannot decode the image: its {len(data):,} bytes are none of {', '.join(FORMATS)}; "
             f"they begin with {data[:16]!r}"
         ) from error
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ValueError, ...
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError, ...
         raise ImageError(f"cannot decode the image: {describe(error)}") from error
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
@@ -119,7 +119,7 @@ def _read(data: bytes) -> tuple[Image.Image, object]:
         return tiff.read(data)
     if data.startswith(jpeg2000.STARTS) and (deep := jpeg2000.read_deep(data)) is not None:
         return deep, 1
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=_BY_PILLOW) as image:
         check_pixels(*image.size)
         if data.startswith(b"\xff\xd8") and _has_more_scans(data, limits.JPEG_SCANS):
             raise ImageError(f"image too costly: a JPEG of more than {limits.JPEG_SCANS} scans")

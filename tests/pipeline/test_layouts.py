@@ -185,6 +185,14 @@ def test_tiff_without_a_stated_picture_is_refused_by_what_it_is(
         decode_image(file.getvalue())
 
 
+def test_tiff_with_a_mistaken_start_is_no_picture() -> None:
+    """Pillow would take it, and by rules of its own."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored(1, 16)[..., 0], photometric="miniswhite")
+    with pytest.raises(ImageError, match="are none of JPEG, PNG"):
+        decode_image(b"II\0*" + file.getvalue()[4:])
+
+
 def test_tiff_that_lacks_strips_is_refused() -> None:
     file = io.BytesIO()
     tifffile.imwrite(file, stored(3, 8), photometric="rgb", rowsperstrip=2, compression="zlib")
