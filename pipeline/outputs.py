@@ -8,9 +8,10 @@ below the output, such as `restored/0001.parquet`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,6 +90,19 @@ def _scan_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> 
     present = [name for name in columns if name in parquet.schema_arrow.names]
     for batch in parquet.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=present):
         yield from batch.to_pylist()
+
+
+def pick(
+    parquet: pq.ParquetFile, places: Collection[int], columns: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of one file at these places, in its order; only row groups that hold one are read."""
+    first = 0
+    for group in range(parquet.num_row_groups):
+        count = parquet.metadata.row_group(group).num_rows
+        here = [first + row in places for row in range(count)]
+        if any(here):
+            yield from compress(_scan_group(parquet, group, columns), here)
+        first += count
 
 
 def rows(output: str, columns: Sequence[str]) -> pa.Table:

@@ -7,13 +7,14 @@ unfinished/<shard>/*.parquet commits of a shard that is not whole yet, or rows d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import outputs, storage
 from pipeline.sink import (
     METRICS_SCHEMA,
     OUTPUT_SCHEMA,
@@ -83,9 +84,22 @@ def keys_of(output: str, shard: str) -> list[str]:
     return [row.key for row in _index(restored_url(output, shard))]
 
 
-def has_errors(output: str, shard: str) -> bool:
-    """Whether a whole shard has an error row."""
-    return any(row.status == "error" for row in _index(restored_url(output, shard)))
+def with_errors(output: str, shards: Sequence[str]) -> set[str]:
+    """Those of some whole shards that have an error row."""
+    with ThreadPoolExecutor(outputs.READERS) as pool:
+        failed = pool.map(lambda shard: _has_errors(restored_url(output, shard)), shards)
+        return {shard for shard, has in zip(shards, failed, strict=True) if has}
+
+
+def _has_errors(url: str) -> bool:
+    """By the least status of each row group, as its footer has it: `error` comes before `ok`."""
+    with storage.open_read(url) as file:
+        footer = pq.ParquetFile(file).metadata
+    place = footer.schema.names.index("status")
+    groups = [footer.row_group(group).column(place).statistics for group in range(footer.num_row_groups)]
+    if all(group is not None and group.has_min_max for group in groups):
+        return any(group.min == "error" for group in groups)
+    return any(row.status == "error" for row in _index(url))
 
 
 class _Place(NamedTuple):

@@ -188,8 +188,5 @@ def _restore(
 def _open_shards(output: str, chosen: Sequence[str], retry_errors: bool) -> set[str]:
     """Shards that are not whole, whose commits were not tidied away, or that have errors to try again."""
     whole, begun = resume.restored_shards(output), resume.unfinished_shards(output)
-    return {
-        name
-        for name in chosen
-        if name not in whole or name in begun or (retry_errors and resume.has_errors(output, name))
-    }
+    failed = resume.with_errors(output, [name for name in chosen if name in whole]) if retry_errors else set()
+    return {name for name in chosen if name not in whole or name in begun or name in failed}

@@ -6,8 +6,10 @@ import hashlib
 import io
 import math
 import os
+import random
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,10 +32,8 @@ from pipeline.sources import Shard
 LIMIT = 1000  # problems listed for one shard; one fault in a large run can touch every row
 NAMED = 5  # keys named in one problem
 TOLERANCE = 1e-6  # dB and SSIM; the same arithmetic in another version of a library
-CHECKED = (
-    *("key", "status", "error", "image", "reference", "width", "height"),
-    *("psnr", "ssim", "residual", "fingerprint"),
-)
+STATED = ("key", "status", "error", "width", "height", "psnr", "ssim", "residual", "fingerprint")
+PICTURES = ("key", "image", "reference")
 
 
 @dataclass(frozen=True)
@@ -48,35 +48,72 @@ class Problem:
         return ": ".join(part for part in (self.where, self.key, self.message) if part is not None)
 
 
-def verify(output: str) -> list[Problem]:
-    """All problems of the run at the URL `output`, at most 1000 for each shard; [] when there is none.
+@dataclass(frozen=True)
+class Findings:
+    """rows: that there are. in_full: those whose pixels were checked, too. problems: at most 1000 a shard."""
 
-    Checked: every input key has exactly one row, in its shard's order; all columns are there; statuses are
-    valid; images decode to RGB PNG of the stated size; PSNR and SSIM recompute to within 1e-6 from the stored
-    reference, or from the input where references are not kept; residuals are finite; the fingerprint is that
-    of run.json; metrics.parquet and summary.json count the same rows; no shard is unfinished.
+    problems: list[Problem]
+    rows: int
+    in_full: int
+
+
+def verify(output: str) -> list[Problem]:
+    """All problems of the run at the URL `output`, each row checked in full; [] when there is none."""
+    return examine(output).problems
+
+
+def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
+    """Checks the run at the URL `output`.
+
+    Of all rows: every input key has exactly one, in its shard's order; all columns are there; statuses are
+    valid; residuals are finite; the fingerprint is that of run.json; metrics.parquet and summary.json count
+    the same rows; no shard is unfinished. In full, or of `sample` rows drawn by `seed`: images decode to RGB
+    PNG of the stated size; PSNR and SSIM recompute to within 1e-6 from the stored reference, or from the
+    input where references are not kept.
 
     Raises FileNotFoundError when there is no run.
     """
     outputs.check(output)
     run = outputs.read_json(output, "run.json")
     if not run:
-        return [Problem("run.json", None, "is missing, so it is not known what the output should hold")]
+        missing = "is missing, so it is not known what the output should hold"
+        return Findings([Problem("run.json", None, missing)], 0, 0)
     config = _job(run["config"])
     storage_options.configure(config.storage)
     try:
         shards = sources.list_shards(config.input, config.reading)
     except (SourceError, OSError) as error:
-        return [Problem("run.json", None, f"the input cannot be listed, so no key can be checked: {error}")]
-    files = set(outputs.restored(output))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        check = partial(_check_shard, output, config, str(run["fingerprint"]), files)
+        unknown = f"the input cannot be listed, so no key can be checked: {error}"
+        return Findings([Problem("run.json", None, unknown)], 0, 0)
+    files = sorted(outputs.restored(output))
+    with ThreadPoolExecutor(max(outputs.READERS, os.cpu_count() or 1)) as pool:
+        hashes = list(pool.map(partial(_hashes, output), files))
+        rows = [len(of_file) for of_file in hashes]
+        chosen = _drawn(dict(zip(files, rows, strict=True)), sample, seed)
+        check = partial(_check_shard, output, config, str(run["fingerprint"]), chosen)
         problems = [problem for found in pool.map(check, shards) for problem in found]
-    expected = {_file(shard) for shard in shards}
-    problems += [Problem(file, None, "no input shard has this name") for file in sorted(files - expected)]
+    strange = sorted(set(files) - {_file(shard) for shard in shards})
+    problems += [Problem(file, None, "no input shard has this name") for file in strange]
     problems += _check_commits(output)
-    problems += _check_counts(output, files)
-    return problems + _check_repeated(output, sorted(files))
+    problems += _check_counts(output, sum(rows))
+    problems += _check_repeated(output, files, hashes)
+    return Findings(problems, sum(rows), sum(map(len, chosen.values())))
+
+
+def _drawn(rows: Mapping[str, int], sample: int | None, seed: int) -> dict[str, Collection[int]]:
+    """The rows of each file that are checked in full, by their place in it."""
+    total = sum(rows.values())
+    if sample is None or sample >= total:
+        return {file: range(count) for file, count in rows.items()}
+    drawn = sorted(random.Random(seed).sample(range(total), sample))  # noqa: S311  no secret
+    ends = np.cumsum(list(rows.values()))
+    chosen: dict[str, Collection[int]] = {}
+    for file, end, count in zip(rows, ends, rows.values(), strict=True):
+        first = int(end) - count
+        chosen[file] = {
+            place - first for place in drawn[bisect_left(drawn, first) : bisect_left(drawn, int(end))]
+        }
+    return chosen
 
 
 def _job(stored: dict[str, Any]) -> JobConfig:
@@ -90,35 +127,47 @@ def _file(shard: Shard) -> str:
 
 
 def _check_shard(
-    output: str, config: JobConfig, fingerprint: str, files: set[str], shard: Shard
+    output: str, config: JobConfig, fingerprint: str, chosen: Mapping[str, Collection[int]], shard: Shard
 ) -> list[Problem]:
+    """chosen: the rows to check in full, of each file that there is."""
     file = _file(shard)
     try:
         keys = [str(key) for key in sources.keys(shard)]
-        if file not in files:
+        if file not in chosen:
             return [Problem(file, None, f"is missing: {_some(keys)} of {shard.url} have no complete shard")]
-        return list(islice(_check_file(output, config, fingerprint, shard, keys), LIMIT))
+        return list(islice(_check_file(output, config, fingerprint, shard, keys, chosen[file]), LIMIT))
     except (OSError, SourceError, pa.ArrowException) as error:
         return [Problem(file, None, f"cannot be read: {error}")]
 
 
 def _check_file(
-    output: str, config: JobConfig, fingerprint: str, shard: Shard, keys: Sequence[str]
+    output: str,
+    config: JobConfig,
+    fingerprint: str,
+    shard: Shard,
+    keys: Sequence[str],
+    chosen: Collection[int],
 ) -> Iterator[Problem]:
     file = _file(shard)
     with outputs.open_parquet(output, file) as parquet:
-        absent = [name for name in OUTPUT_SCHEMA.names if name not in parquet.schema_arrow.names]
-        found = parquet.read(columns=["key", "status"])
-    if absent:
-        yield Problem(file, None, f"lacks the columns {', '.join(absent)}")
-    stored = found["key"].to_pylist()
-    yield from (Problem(file, None, message) for message in _check_keys(keys, stored))
-    originals: Iterator[np.ndarray | None] | None = None
-    if config.mode == "measure" and "reference" not in config.keep and stored == list(keys):
-        originals = _originals(config, shard, [status == "ok" for status in found["status"].to_pylist()])
-    for row in outputs.scan(output, file, CHECKED):
-        original = next(originals) if originals and row["status"] == "ok" else None
-        yield from (Problem(file, row["key"], message) for message in _check_row(row, original, fingerprint))
+        names = parquet.schema_arrow.names
+        if absent := [name for name in OUTPUT_SCHEMA.names if name not in names]:
+            yield Problem(file, None, f"lacks the columns {', '.join(absent)}")
+        rows = parquet.read(columns=[name for name in STATED if name in names]).to_pylist()
+        stored = [row["key"] for row in rows]
+        yield from (Problem(file, None, message) for message in _check_keys(keys, stored))
+        originals: Iterator[np.ndarray | None] | None = None
+        if config.mode == "measure" and "reference" not in config.keep and stored == list(keys):
+            wanted = [row["status"] == "ok" and place in chosen for place, row in enumerate(rows)]
+            originals = _originals(config, shard, wanted)
+        pictures = outputs.pick(parquet, chosen, PICTURES)
+        for place, row in enumerate(rows):
+            messages = list(_check_stated(row, fingerprint))
+            if place in chosen:
+                row |= next(pictures)
+                original = next(originals) if originals and row["status"] == "ok" else None
+                messages += _check_pictures(row, original)
+            yield from (Problem(file, row["key"], message) for message in messages)
 
 
 def _check_keys(expected: Sequence[str], stored: Sequence[str]) -> Iterator[str]:
@@ -147,25 +196,27 @@ def _originals(config: JobConfig, shard: Shard, wanted: Sequence[bool]) -> Itera
             yield None
 
 
-def _check_row(row: dict[str, Any], original: np.ndarray | None, fingerprint: str) -> Iterator[str]:
+def _check_stated(row: dict[str, Any], fingerprint: str) -> Iterator[str]:
+    """What a row says of itself."""
     if row.get("fingerprint") != fingerprint:
         yield f"fingerprint is {row.get('fingerprint')}, that of run.json is {fingerprint}"
     if row["status"] == "error":
         if not row.get("error"):
             yield "status is error, but no error is stated"
-        if row.get("image"):
-            yield "status is error, but there is an image"
     elif row["status"] == "ok":
-        yield from _check_ok(row, original)
+        if row.get("error"):
+            yield f"status is ok, but an error is stated: {row['error']}"
+        if row.get("residual") is None or not math.isfinite(row["residual"]):
+            yield f"residual is {row.get('residual')}, expected a finite number"
     else:
         yield f"status is {row['status']!r}; allowed are ok and error"
 
 
-def _check_ok(row: dict[str, Any], original: np.ndarray | None) -> Iterator[str]:
-    if row.get("error"):
-        yield f"status is ok, but an error is stated: {row['error']}"
-    if row.get("residual") is None or not math.isfinite(row["residual"]):
-        yield f"residual is {row.get('residual')}, expected a finite number"
+def _check_pictures(row: dict[str, Any], original: np.ndarray | None) -> Iterator[str]:
+    if row["status"] == "error" and row.get("image"):
+        yield "status is error, but there is an image"
+    if row["status"] != "ok":
+        return
     try:
         image = _pixels(row.get("image"), "image")
         reference = _pixels(row["reference"], "reference") if row.get("reference") else original
@@ -210,34 +261,35 @@ def _check_commits(output: str) -> list[Problem]:
     return [Problem(folder, None, "holds commits of a run that has not ended") for folder in folders]
 
 
-def _check_counts(output: str, files: set[str]) -> Iterator[Problem]:
+def _check_counts(output: str, rows: int) -> Iterator[Problem]:
     """metrics.parquet and summary.json are written after the rows; they may lag behind or be missing."""
     summary = outputs.read_json(output, "summary.json")
     try:
-        rows = sum(_rows_in(output, file) for file in files)
-        stated = {"metrics.parquet": _rows_in(output, "metrics.parquet"), "summary.json": summary.get("rows")}
+        with outputs.open_parquet(output, "metrics.parquet") as parquet:
+            measured = int(parquet.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
         yield Problem("metrics.parquet", None, f"cannot be held against restored/: {error}")
         return
-    for name, count in stated.items():
+    for name, count in {"metrics.parquet": measured, "summary.json": summary.get("rows")}.items():
         if count != rows:
             yield Problem(name, None, f"counts {count} rows, restored/ has {rows}")
 
 
-def _rows_in(output: str, file: str) -> int:
-    with outputs.open_parquet(output, file) as parquet:
-        return int(parquet.metadata.num_rows)
-
-
-def _check_repeated(output: str, files: Sequence[str]) -> list[Problem]:
+def _check_repeated(output: str, files: Sequence[str], hashes: Sequence[np.ndarray]) -> list[Problem]:
     """Keys in more than one shard, found by a hash of 64 bits: 8 bytes of memory a row."""
-    hashes = [np.fromiter(map(_hash, _keys(output, file)), np.uint64) for file in files]
-    values, counts = np.unique(np.concatenate([*hashes, np.array([], np.uint64)]), return_counts=True)
-    suspects = set(values[counts > 1].tolist())
-    if not suspects:
+    once = [np.unique(of_file) for of_file in hashes]
+    values, counts = np.unique(np.concatenate([*once, np.array([], np.uint64)]), return_counts=True)
+    suspects = values[counts > 1]
+    if not len(suspects):
         return []
-    places = Counter(key for file in files for key in set(_keys(output, file)) if _hash(key) in suspects)
+    holding = [file for file, of_file in zip(files, once, strict=True) if np.isin(suspects, of_file).any()]
+    known = set(suspects.tolist())
+    places = Counter(key for file in holding for key in set(_keys(output, file)) if _hash(key) in known)
     return [Problem("restored", key, f"stands in {n} shards") for key, n in sorted(places.items()) if n > 1]
+
+
+def _hashes(output: str, file: str) -> np.ndarray:
+    return np.fromiter(map(_hash, _keys(output, file)), np.uint64)
 
 
 def _keys(output: str, file: str) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import resume, sink, storage
@@ -71,3 +73,19 @@ def test_a_commit_done_again_overwrites_itself(tmp_path: Path) -> None:
         sink.commit(str(tmp_path), "s", [row("a", nfe=nfe), row("b", nfe=nfe)])
     assert len(storage.find(str(tmp_path), ".parquet")) == 1
     assert set(resume.committed(str(tmp_path), "s")) == {"a", "b"}
+
+
+def test_shards_with_errors_are_told_by_their_footers(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    for shard, statuses in {"a": ["ok"] * 40, "b": ["ok"] * 39 + ["error"], "c": ["error"]}.items():
+        rows = [
+            row(f"{shard}{number}", status) | {"source_shard": shard}
+            for number, status in enumerate(statuses)
+        ]
+        with storage.write_whole(sink.restored_url(output, shard)) as file, sink.open_writer(file) as writer:
+            writer.write_table(pa.Table.from_pylist(rows, schema=sink.OUTPUT_SCHEMA), sink.ROWS_IN_GROUP)
+    assert resume.with_errors(output, ["a", "b", "c"]) == {"b", "c"}
+    for shard in "ab":
+        url = sink.restored_url(output, shard)
+        pq.write_table(pq.read_table(url), url, write_statistics=False)  # by another program
+    assert resume.with_errors(output, ["a", "b"]) == {"b"}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.images import encode_png
-from pipeline.verify import verify
+from pipeline.verify import examine, verify
 
 
 @pytest.fixture
@@ -149,3 +149,38 @@ def test_stale_counts_are_found(write_run: Callable[..., str], sound: Any) -> No
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no run"):
         verify(str(tmp_path))
+
+
+def test_a_sample_has_its_pixels_checked_and_all_rows_the_rest(
+    write_run: Callable[..., str], sound: Any
+) -> None:
+    for row in sound["a"][:5] + sound["b"]:
+        row["psnr"] += 1.0  # of the pixels
+    sound["a"][1]["residual"] = None  # of what the row says
+    output = write_run(sound)
+    whole = examine(output)
+    assert (whole.rows, whole.in_full, len(whole.problems)) == (8, 8, 8)
+    drawn = []
+    for seed in range(40):
+        found = examine(output, sample=3, seed=seed)
+        assert (found.rows, found.in_full) == (8, 3)
+        assert found == examine(output, sample=3, seed=seed)
+        assert any("a1: residual is None" in str(problem) for problem in found.problems)
+        of_pixels = [problem.key for problem in found.problems if "psnr" in problem.message]
+        assert len(of_pixels) in (2, 3), "an error row was drawn, or none"
+        drawn += of_pixels
+    assert set(drawn) == {"a0", "a1", "a2", "a3", "a4", "b0", "b1"}
+    assert [str(problem) for problem in examine(output, sample=0).problems] == [
+        "restored/a.parquet: a1: residual is None, expected a finite number"
+    ]
+    assert examine(output, sample=100) == whole
+
+
+def test_a_sample_is_checked_against_the_input_where_references_are_not_kept(
+    write_run: Callable[..., str], sound: Any
+) -> None:
+    output = write_run(sound, keep=["measurement"])
+    for shard in sound:
+        edit(output, shard, lambda rows: [row | {"reference": None} for row in rows])
+    for seed in range(10):
+        assert examine(output, sample=3, seed=seed).problems == []
