@@ -183,9 +183,9 @@ def test_the_fingerprint_is_of_settings_that_change_results_only() -> None:
         "model.device=cpu",
         "keep=[]",
         "price=3.67",
-        "budget=500",
     ):
         assert load_config(MINIMAL, [same]).fingerprint == base.fingerprint
+    assert load_config(MINIMAL, ["price=3.67", "budget=500"]).fingerprint == base.fingerprint
     for other in ("noise=0", "method.steps=10", "seed=1", "size=256", "prompt=a cat", "model.dtype=float16"):
         assert load_config(MINIMAL, [other]).fingerprint != base.fingerprint
     explicit = load_config(MINIMAL, ["method.name=p2l", "method.preset=imagenet", "operator.factor=8"])
