@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from p2l_engine import operators
 from p2l_engine.architecture import Architecture, is_near, read_architecture
 from p2l_engine.operators.masks import Masking
 from p2l_engine.seeding import generator
-from pipeline import retries, storage_options
+from pipeline import limits, retries, storage_options
 from pipeline.accelerators import datasheet_tflops
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Optio
 def operator_problems(operator: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
     """Why an operator cannot apply to pictures of a size (height, width); it is built to find out.
 
-    Masks and kernels that come with the rows are not known here: what does not fit is that row's error.
+    Masks and kernels that come with the rows are not known here, and none are drawn for pictures beyond what
+    is restored of the data's own sizes: what does not fit is that row's error.
     """
     settings = {name: value for name, value in operator.items() if name != "name"}
-    if operators.needs(operator["name"], settings):
+    if operators.needs(operator["name"], settings) or math.prod(size) > limits.RESTORED_PIXELS:
         return []
     try:
         built = operators.build(

@@ -22,9 +22,8 @@ def load(config: ModelConfig) -> LatentDiffusion:
     """
     gpu = "cuda" if torch.cuda.is_available() else "cpu"
     device = gpu if config.device == "auto" else config.device
-    precision = "tf32" if config.dtype == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
+    torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
     dtype = "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
     load_it = partial(load_model, config.id, revision=config.revision, device=device, dtype=dtype)
     return retries.retried(load_it, f"model {config.id}") if "://" in config.id else load_it()
