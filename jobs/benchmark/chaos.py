@@ -42,7 +42,7 @@ KINDS = {
 SILENCE = {"silence": "SIGSTOP to all processes of a worker node, which answers no more; another one joins"}
 PREEMPTIONS = [*["drain"] * 18, "node", "silence"]  # machines alone, a tenth of them without a word
 # An image's seconds. Beside preemptions machines are lost more often than commits are made.
-SECONDS, SECONDS_BESIDE_PREEMPTIONS = 0.05, 1.0
+SECONDS, SECONDS_BESIDE_PREEMPTIONS = 0.05, 0.5
 SHARDS, ROWS_IN_SHARD, COMMIT, ACTORS, NODES = 6, 50, 4, 2, 2
 PADDING = 2**19  # bytes after each PNG, which no decoder reads: a job's images exceed a node's object store
 LONGEST_WAIT = 3.0  # s from a sign of progress to the kill

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pipeline.config import load_config
+from pipeline.prices import load_prices
 from tests.infra.documents import (
     IMAGE,
     KUBERAY,
@@ -259,6 +260,8 @@ def test_the_rehearsal_on_a_gpu_looks_at_it_and_then_does_the_job_on_one() -> No
     assert look["resources"] == worker["resources"] and look["securityContext"] == worker["securityContext"]
     command = look["command"][2]
     assert "nvidia-smi && p2l plan /etc/p2l/job.yaml --set method.steps=1000 " in command
+    (usd,) = re.findall(r"--price here=(\S+)", command)  # which has the plan measured as well as counted
+    assert float(usd) == load_prices().of_a_worker()["a2-highgpu-1g-spot"]
     assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
 
 
