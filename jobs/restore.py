@@ -44,6 +44,7 @@ def restore(
         f"{summary.seconds:.0f} s: {summary.output}",
         soft_wrap=True,
     )
+    warn(*(f"{count} rows: {cause}; see their column warning" for cause, count in summary.warnings.items()))
     raise typer.Exit(summary.exit_status)
 
 

@@ -48,6 +48,7 @@ class LatentDiffusion:
     native_size: side in pixels of the images that the model was trained on.
     embedding_shape: (L, D) of a prompt's embedding.
     weight_bytes: of all three networks, in `dtype`.
+    prompt_length: tokens of a prompt that are read (77); what is beyond is cut.
     alphas_cumprod: (N,) float64 on the CPU; set_alpha_to_one, steps_offset: see `schedule.make_schedule`.
     """
 
@@ -95,8 +96,8 @@ class LatentDiffusion:
         self.native_size: int = self.factor * unet.config.sample_size
         # A tokenizer saved without its length says 10^30.
         longest = text_encoder.config.max_position_embeddings
-        self._prompt_length = min(tokenizer.model_max_length, longest) if tokenizer else longest
-        self.embedding_shape = (self._prompt_length, text_encoder.config.hidden_size)
+        self.prompt_length = min(tokenizer.model_max_length, longest) if tokenizer else longest
+        self.embedding_shape = (self.prompt_length, text_encoder.config.hidden_size)
 
         process = read_forward_process(scheduler_config)
         self._predicts_velocity = process.prediction_type == "v_prediction"
@@ -144,22 +145,26 @@ class LatentDiffusion:
         alpha_bar = self.alphas_cumprod[t].item()
         return alpha_bar**0.5 * prediction + (1 - alpha_bar) ** 0.5 * z
 
+    def prompt_tokens(self, prompt: str) -> int:
+        """How many tokens a prompt has; `prompt_length` of them are read."""
+        return len(self._tokenizer(prompt, verbose=False).input_ids)
+
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings (B, L, D) of B prompts, "" being the null text; L and D are 77 and 768 for SD v1.4.
 
         A prompt of more than L tokens is cut there, with a warning.
         """
-        longest = max(len(ids) for ids in self._tokenizer(list(prompts), verbose=False).input_ids)
-        if longest > self._prompt_length:
+        longest = max(map(self.prompt_tokens, prompts))
+        if longest > self.prompt_length:
             warnings.warn(
-                f"a prompt of {longest} tokens is cut at {self._prompt_length}, all that {self.name} reads",
+                f"a prompt of {longest} tokens is cut at {self.prompt_length}, all that {self.name} reads",
                 stacklevel=3,
             )
         tokens = self._tokenizer(
             list(prompts),
             padding="max_length",
-            max_length=self._prompt_length,
+            max_length=self.prompt_length,
             truncation=True,
             return_tensors="pt",
         ).input_ids

@@ -153,6 +153,7 @@ class Restorer:
                 self._row(image.row, "ok") | shared | self._pictures(image, restored.images[index], y[index])
             )
             row["residual"] = float(restored.residual[index])
+            row["warning"] = "; ".join(filter(None, (image.doubt, self._cut(self._prompt(image))))) or None
             if "prompt_embedding" in self.config.keep and restored.prompt_embeddings is not None:
                 row["prompt_embedding"] = restored.prompt_embeddings[index].float().cpu().numpy().tolist()
             rows.append(row)
@@ -166,9 +167,7 @@ class Restorer:
             operator.to(self.device),
             y.to(self.device),
             method=self.method,
-            prompts=[
-                self.config.prompt if image.row.prompt is None else image.row.prompt for image in images
-            ],
+            prompts=[self._prompt(image) for image in images],
             seeds=[image.seed for image in images],
             progress=progress,
         )
@@ -203,6 +202,15 @@ class Restorer:
         if clock.seconds is None:
             raise RuntimeError("the restoration ended before its steps could be measured")
         return clock.seconds
+
+    def _prompt(self, image: Prepared) -> str:
+        return self.config.prompt if image.row.prompt is None else image.row.prompt
+
+    def _cut(self, prompt: str) -> str | None:
+        """What to say of a prompt that the model does not read to its end."""
+        if self.model is None or (tokens := self.model.prompt_tokens(prompt)) <= self.model.prompt_length:
+            return None
+        return f"prompt cut: the model reads {self.model.prompt_length} of its {tokens} tokens"
 
     def _pictures(self, image: Prepared, restored: torch.Tensor, y: torch.Tensor) -> Row:
         """The image columns, their size, and what a reference allows to measure."""

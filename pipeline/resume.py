@@ -22,7 +22,9 @@ from pipeline.sink import (
     TRY,
     open_writer,
     restored_url,
+    stored_columns,
     unfinished_url,
+    with_later_columns,
 )
 
 
@@ -151,10 +153,14 @@ def compact(output: str, shard: str, keys: Sequence[str]) -> None:
 @lru_cache(maxsize=4)  # commits hold neighbours, so rows in order come from few row groups at a time
 def _row_group(url: str, group: int) -> pa.Table:
     with storage.open_read(url) as file:
-        return pq.ParquetFile(file).read_row_group(group, columns=OUTPUT_SCHEMA.names).cast(OUTPUT_SCHEMA)
+        parquet = pq.ParquetFile(file)
+        found = parquet.read_row_group(group, columns=stored_columns(parquet, OUTPUT_SCHEMA))
+    return with_later_columns(found, OUTPUT_SCHEMA)
 
 
 def metrics_of(output: str, shard: str) -> pa.Table:
     """The rows of a whole shard without images."""
     with storage.open_read(restored_url(output, shard)) as file:
-        return pq.ParquetFile(file).read(columns=METRICS_SCHEMA.names).cast(METRICS_SCHEMA)
+        parquet = pq.ParquetFile(file)
+        found = parquet.read(columns=stored_columns(parquet, METRICS_SCHEMA))
+    return with_later_columns(found, METRICS_SCHEMA)

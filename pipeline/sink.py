@@ -33,6 +33,7 @@ _COLUMNS = {
     "source_shard": pa.string(),
     "status": pa.string(),  # ok | error
     "error": pa.string(),  # "cause: details"; null where ok
+    "warning": pa.string(),  # "cause: details" of what speaks against an ok row; null where nothing does
     "image": IMAGE,  # restored, PNG; null where error
     "measurement": IMAGE,  # what was restored from, rounded to 8 bits; null where it is no RGB picture
     "reference": IMAGE,  # the fitted original; null in mode `restore`
@@ -80,6 +81,7 @@ def _schema(names: Iterable[str]) -> pa.Schema:
 
 OUTPUT_SCHEMA = _schema(_COLUMNS)
 METRICS_SCHEMA = _schema([name for name in _COLUMNS if name not in HEAVY_COLUMNS])
+LATER_COLUMNS = ("warning",)  # which outputs begun by earlier versions lack
 
 Row = dict[str, Any]
 
@@ -123,6 +125,19 @@ def _empty(schema: pa.Schema) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)
     return sink.getvalue()
+
+
+def stored_columns(file: pq.ParquetFile, schema: pa.Schema) -> list[str]:
+    """The columns of the schema that a file has: all of them, but perhaps for `LATER_COLUMNS`."""
+    stored = file.schema_arrow.names
+    return [name for name in schema.names if name in stored or name not in LATER_COLUMNS]
+
+
+def with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of `stored_columns` in the schema; null in columns that it lacks."""
+    for name in set(schema.names) - set(table.column_names):
+        table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
+    return table.select(schema.names).cast(schema)
 
 
 def commit(output: str, shard: str, rows: Sequence[Row]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,13 +25,17 @@ KEYS_SHOWN = 10  # for each cause of errors; metrics.parquet has them all
 
 @dataclass(frozen=True)
 class RunSummary:
-    """rows, ok, errors: of the shards that were asked for. seconds: of this command."""
+    """rows, ok, errors: of the shards that were asked for. seconds: of this command.
+
+    warnings: rows by the cause of their warning.
+    """
 
     output: str
     rows: int
     ok: int
     errors: int
     seconds: float
+    warnings: Mapping[str, int]
 
     @property
     def exit_status(self) -> int:
@@ -64,6 +68,7 @@ def write(
     shards = sorted(resume.restored_shards(output))
     rows = nfe = 0
     errors = [sink.METRICS_SCHEMA.empty_table()]
+    warned = [sink.METRICS_SCHEMA.empty_table()]
     with (
         storage.write_whole(metrics_url(output)) as file,
         sink.open_writer(file, sink.METRICS_SCHEMA) as writer,
@@ -73,6 +78,7 @@ def write(
             rows += table.num_rows
             nfe += pc.sum(table.column("nfe")).as_py() or 0
             errors.append(table.filter(pc.equal(table.column("status"), "error")))
+            warned.append(table.filter(pc.is_valid(table.column("warning"))))
     failed = pa.concat_tables(errors)
     with storage.open_read(metrics_url(output)) as file:
         parquet = pq.ParquetFile(file)  # a column at a time: all of them are gigabytes at 10^7 rows
@@ -87,7 +93,8 @@ def write(
         "ok": rows - failed.num_rows,
         "error_rows": failed.num_rows,
         "metrics": metrics,
-        "errors": _causes(failed),
+        "errors": _causes(failed, "error"),
+        "warnings": _causes(pa.concat_tables(warned), "warning"),
         "nfe": nfe,
         "upgrades": versions.upgrades(outputs.read_json(output, "run.json").get("starts", [])),
         "cost": usage.cost(output, config.price, of_rows),
@@ -105,12 +112,19 @@ def count(output: str, shards: Sequence[str], seconds: float) -> RunSummary:
     """The rows of the given shards, counted in metrics.parquet."""
     names = pa.array(shards, pa.string())
     rows = ok = 0
+    warnings: Counter[str] = Counter()
     with storage.open_read(metrics_url(output)) as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["source_shard", "status"]):
-            counted = pc.is_in(batch.column("source_shard"), names)
-            rows += counted.true_count
-            ok += pc.and_(counted, pc.equal(batch.column("status"), "ok")).true_count
-    return RunSummary(output, rows, ok, rows - ok, seconds)
+        parquet = pq.ParquetFile(file)
+        schema = pa.schema(
+            [sink.METRICS_SCHEMA.field(name) for name in ("source_shard", "status", "warning")]
+        )
+        for batch in parquet.iter_batches(columns=sink.stored_columns(parquet, schema)):
+            table = sink.with_later_columns(pa.Table.from_batches([batch]), schema)
+            counted = table.filter(pc.is_in(table.column("source_shard"), names))
+            rows += counted.num_rows
+            ok += pc.sum(pc.equal(counted.column("status"), "ok")).as_py() or 0
+            warnings.update(map(_cause, counted.column("warning").drop_null().to_pylist()))
+    return RunSummary(output, rows, ok, rows - ok, seconds, warnings)
 
 
 def _metrics_of(output: str, shards: Sequence[str]) -> Iterator[pa.Table]:
@@ -140,14 +154,16 @@ def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
     }
 
 
-def _causes(errors: pa.Table) -> list[dict[str, Any]]:
-    """Errors by what stands before the first colon of their message, the most frequent first."""
+def _cause(message: str) -> str:
+    return message.split(":")[0]
+
+
+def _causes(rows: pa.Table, column: str) -> list[dict[str, Any]]:
+    """Rows by what stands before the first colon of their message, the most frequent first."""
     keys: dict[str, list[str]] = defaultdict(list)
     example: dict[str, str] = {}
-    for key, message in zip(
-        errors.column("key").to_pylist(), errors.column("error").to_pylist(), strict=True
-    ):
-        cause = message.split(":")[0]
+    for key, message in zip(rows.column("key").to_pylist(), rows.column(column).to_pylist(), strict=True):
+        cause = _cause(message)
         keys[cause].append(key)
         example.setdefault(cause, message)
     return [

