@@ -33,6 +33,32 @@ def test_a_preset_is_the_column_of_table_6(preset: str, operator: str) -> None:
     assert (method.steps, projection.onto, guidance.residual) == (1000, "proximal", "norm")
 
 
+TINY = {  # of the shipped model: rho of LDPS; rho, gamma, lambda and learning rate of P2L
+    "motion_blur": (3.0, 1.0, 2, 0.01, 0.05),
+    "gaussian_blur": (3.0, 3.0, 2, 0.01, 0.01),
+    "blur": (3.0, 3.0, 2, 0.01, 0.01),
+    "super_resolution": (15.0, 8.0, 3, 0.01, 0.05),
+    "inpainting": (8.0, 3.0, 2, 0.1, 0.05),
+    "denoising": (8.0, 3.0, 2, 0.1, 0.05),
+    "linear": (8.0, 3.0, 2, 0.1, 0.05),
+}
+
+
+@pytest.mark.parametrize("operator", TINY)
+def test_the_shipped_models_settings_are_those_of_the_published_figures(operator: str) -> None:
+    p2l, ldps = methods.build("p2l", "tiny", operator), methods.build("ldps", "tiny", operator)
+    assert p2l.guidance and p2l.projection and p2l.prompt_tuning and ldps.guidance
+    assert TINY[operator] == (
+        ldps.guidance.step_size,
+        p2l.guidance.step_size,
+        p2l.projection.every,
+        p2l.projection.weight,
+        p2l.prompt_tuning.learning_rate,
+    )
+    assert {p2l.guidance.step_schedule, ldps.guidance.step_schedule} == {"alpha_bar"}
+    assert (p2l.steps, p2l.prompt_tuning.iterations) == (20, 1)
+
+
 def test_baselines_are_settings_of_the_same_loop() -> None:
     for name in ("ldps", "gml_dps", "psld", "ldir"):
         method = methods.build(name)

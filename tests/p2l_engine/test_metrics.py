@@ -82,6 +82,20 @@ def test_frechet_distance_of_known_gaussians() -> None:
     assert metrics.frechet_distance(metrics.FeatureSums.of(x), shifted) == pytest.approx(expected)
 
 
+def test_lpips_sees_images_from_minus_1_to_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the network, whose weights have to be downloaded, what it was given."""
+    first = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8).numpy()
+    seen: list[list[float]] = []
+
+    def network(*pair: torch.Tensor) -> float:
+        seen.extend(image.flatten().tolist() for image in pair)
+        return 0.5
+
+    monkeypatch.setattr(metrics, "_lpips_network", lambda: network)
+    assert metrics.lpips(first, 255 - first) == 0.5
+    assert seen == [pytest.approx([-1, -0.6, 1]), pytest.approx([1, 0.6, -1])]
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is not None, reason="the extra `metrics` is installed"
 )

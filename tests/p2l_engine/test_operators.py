@@ -248,6 +248,13 @@ def test_noise_is_each_generators_own_and_of_the_stated_strength(make: Callable)
     assert 0.5 < unit[unit != 0].std() < 1.5
 
 
+def test_noise_is_the_generators_normal_numbers_times_sigma() -> None:
+    x = noise(BATCH, 3, 8, 8)
+    drawn = torch.stack([torch.randn(3, 8, 8, generator=source) for source in generators()])
+    y = operators.build("denoising").measure(x, 0.3, generators())
+    torch.testing.assert_close(y - x, 0.3 * drawn.double())
+
+
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
 def test_noise_of_no_strength_is_refused(sigma: float) -> None:
     with pytest.raises(ValueError, match="sigma: got"):

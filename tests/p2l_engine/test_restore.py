@@ -10,6 +10,7 @@ from p2l_engine import methods, operators, restore
 from p2l_engine.methods import Method
 from p2l_engine.model import LatentDiffusion
 from p2l_engine.operators.base import LinearOperator
+from p2l_engine.seeding import generator
 
 METHODS: dict[str, Method] = {
     "P2L, gradient descent": methods.build(
@@ -174,6 +175,30 @@ def test_progress_counts_the_steps(random_model: LatentDiffusion) -> None:
     y = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
     restore(random_model, operators.build("denoising"), y, "ldps", 3, progress=lambda *at: seen.append(at))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_seed_names_its_first_latent(random_model: LatentDiffusion) -> None:
+    A, y = operators.build("denoising"), torch.zeros(2, 3, 16, 16, dtype=torch.float64)
+    z = torch.stack([torch.randn(4, 4, 4, generator=generator(seed, "latent")) for seed in (3, 5)])
+    seeded = restore(random_model, A, y, "ldps", 2, seeds=[3, 5])
+    assert torch.equal(seeded.images, restore(random_model, A, y, "ldps", 2, initial_latents=z).images)
+
+
+def test_the_images_are_those_of_the_latents(random_model: LatentDiffusion) -> None:
+    y = torch.rand(2, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    out = restore(random_model, operators.build("denoising"), y, METHODS["P2L, Adam"], 2)
+    assert out.latents is not None
+    assert torch.allclose(random_model.decode(out.latents).clamp(-1, 1), out.images, atol=1e-9)
+
+
+def test_the_embeddings_are_the_tuned_ones(random_model: LatentDiffusion) -> None:
+    """Adam's first step moves a number by the learning rate, whatever its gradient."""
+    y = torch.rand(1, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    C = random_model.embed_prompts(["a red square"])
+    method = methods.build("p2l", prompt_tuning={"iterations": 1, "learning_rate": 0.01})
+    out = restore(random_model, operators.build("denoising"), y, method, 1, prompt_embeddings=C)
+    assert out.prompt_embeddings is not None
+    assert float((out.prompt_embeddings - C).abs().median()) == pytest.approx(0.01, rel=0.01)
 
 
 def test_adjoint_enlarges_plainly_and_needs_no_model() -> None:

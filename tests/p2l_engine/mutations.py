@@ -1,0 +1,177 @@
+"""Mistakes put into the engine on purpose: ``python -m tests.p2l_engine.mutations [NUMBER ...]``.
+
+Each is made in a copy of the tree, where the tests named beside it must fail. Prints a line a mistake and
+ends with status 1 if one of them survives, or if the tests fail without it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("p2l_engine", "pipeline", "jobs", "tests", "pyproject.toml")
+FAILED = 1  # pytest's status for tests that ran and failed; others say that it could not run them
+
+
+class Mutation(NamedTuple):
+    """`old`, which stands once in `file`, becomes `new`; `tests` are pytest's arguments."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _in(name: str, chosen: str = "") -> tuple[str, ...]:
+    folder = "tests/jobs" if name == "benchmark_motion" else "tests/p2l_engine"
+    return (f"{folder}/test_{name}.py", *(("-k", chosen) if chosen else ()))
+
+
+_RESTORE, _SAMPLER, _GUIDANCE = (f"p2l_engine/{name}.py" for name in ("restore", "sampler", "guidance"))
+_OPERATORS = "p2l_engine/operators"
+_LOOP = _in("restore", "the_loop")
+_METRICS, _SCHEDULE = "p2l_engine/metrics.py", "p2l_engine/schedule.py"
+
+MUTATIONS = (
+    # Random numbers
+    Mutation(_RESTORE, 'generator(int(seed), "latent")', 'generator(int(seed), "noise")', _in("restore")),
+    Mutation(
+        f"{_OPERATORS}/base.py", "y + sigma * noise", "y + 1.4 * sigma * noise", _in("operators", "noise")
+    ),
+    Mutation("p2l_engine/seeding.py", '_hash63(f"{run_seed}/{key}")', '_hash63(f"/{key}")', _in("seeding")),
+    Mutation(
+        f"{_OPERATORS}/motion.py",
+        "uniform(source, *LENGTHS) * size",
+        "uniform(source, *LENGTHS) * size / 2",
+        _in("benchmark_motion", "as_far"),
+    ),
+    Mutation(f"{_OPERATORS}/motion.py", "WANDER = 1.0", "WANDER = 3.0", _in("benchmark_motion", "as_far")),
+    Mutation(f"{_OPERATORS}/motion.py", "SPOT = 0.7", "SPOT = 0.0", _in("benchmark_motion", "as_far")),
+    Mutation(
+        f"{_OPERATORS}/masks.py",
+        "[: round(share * height * width)]",
+        "[round(share * height * width) :]",
+        _in("operators_masks"),
+    ),
+    # The loop
+    Mutation(_SAMPLER, "z_next = z_next - change", "z_next = z_next + change", _LOOP),
+    Mutation(_SAMPLER, "eps, alpha_bar_prev).detach()", "eps, alpha_bar).detach()", _LOOP),
+    Mutation(_SAMPLER, "step % method.projection.every", "row % method.projection.every", _LOOP),
+    Mutation(
+        _SAMPLER, "method.guidance, alpha_bar)", "method.guidance, alpha_bar_prev)", _in("restore", "loop")
+    ),
+    Mutation(
+        _SAMPLER, "eps = model.predict_noise(z, t, C)", "eps = model.predict_noise(z, t, state.C)", _LOOP
+    ),
+    Mutation(_SAMPLER, "self.A.select(keep)", "self.A", _in("restore", "not_a_number")),
+    Mutation(_GUIDANCE, "value + term.weight * _fixed", "value + _fixed", _LOOP),
+    Mutation(_GUIDANCE, "BETA_1, BETA_2, EPSILON = 0.9,", "BETA_1, BETA_2, EPSILON = 0.8,", _LOOP),
+    Mutation(_GUIDANCE, "m_hat, v_hat = m / (1 - BETA_1)", "m_hat, v_hat = m", _LOOP),
+    Mutation("p2l_engine/prompt_tuning.py", "RHO = 1.0", "RHO = 0.5", _LOOP),
+    Mutation(
+        "p2l_engine/prompt_tuning.py", 'model.decode(z0), "squared")', 'model.decode(z0), "norm")', _LOOP
+    ),
+    Mutation(_SCHEDULE, "eps) / alpha_bar**0.5", "eps) / alpha_bar", _in("schedule")),
+    Mutation(_SCHEDULE, "min(steps_offset, available", "min(0, available", _in("schedule")),
+    Mutation(
+        "p2l_engine/model.py", "_outer_dtype) * self._scaling", "_outer_dtype) / self._scaling", _in("model")
+    ),
+    Mutation(
+        "p2l_engine/presets.py",
+        '"super_resolution": _tiny(15.0, 8.0, 3, 0.01,',
+        '"super_resolution": _tiny(15.0, 8.0, 3, 1.0,',
+        _in("methods"),
+    ),
+    # What comes out
+    Mutation(
+        _RESTORE, "= state.z, state.C", "= torch.zeros_like(state.z), state.C", _in("restore", "latent")
+    ),
+    Mutation(_RESTORE, "= state.z, state.C", "= state.z, C[places]", _in("restore", "tuned")),
+    Mutation(
+        f"{_OPERATORS}/masks.py",
+        "self.mask.flatten(1).sum(1) * y",
+        "self.mask.flatten(1).ge(0).sum(1) * y",
+        _in("arguments", "residual"),
+    ),
+    Mutation(
+        "p2l_engine/arguments.py", "if not A.keeps_range:", "if A is not None:", _in("arguments", "refused")
+    ),
+    # Operators
+    Mutation("p2l_engine/proximal.py", "torch.float32: 1e-6", "torch.float32: 1e-3", _in("proximal")),
+    Mutation(
+        f"{_OPERATORS}/blur.py",
+        "F.pad(y, (right, right, down, down)), conjugate=True)",
+        "F.pad(y, (right, right, down, down)))",
+        _in("operators"),
+    ),
+    Mutation(
+        f"{_OPERATORS}/base.py", "return x + self.adjoint(y", "return x - self.adjoint(y", _in("operators")
+    ),
+    Mutation(
+        f"{_OPERATORS}/pooling.py", "lam, x) * self.factor**2)", "lam, x) * self.factor)", _in("operators")
+    ),
+    Mutation(
+        f"{_OPERATORS}/masks.py", "self(y - x) / (1 + weight)", "self(y - x) / weight", _in("operators")
+    ),
+    # Metrics
+    Mutation(_METRICS, "/ 127.5 - 1 for a in", "/ 255 for a in", _in("metrics", "lpips")),
+    Mutation(_METRICS, "np.log10(255.0**2 / error)", "np.log10(1 / error)", _in("metrics")),
+    Mutation(_METRICS, "sigma=1.5,", "sigma=1.0,", _in("metrics")),
+    Mutation(_METRICS, "- 2 * cross", "- cross", _in("metrics")),
+)
+
+
+def main(chosen: Sequence[int]) -> int:
+    """Tries the mutations of those numbers, counted from 1, or all; the status to end with."""
+    numbers = chosen or range(1, len(MUTATIONS) + 1)
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        for part in COPIED:
+            _copy(ROOT / part, tree / part)
+        for tests in dict.fromkeys(MUTATIONS[number - 1].tests for number in numbers):
+            if _status(tree, tests) != 0:
+                print(f"the tests fail as they are: {' '.join(tests)}")
+                return 1
+        survivors = [number for number in numbers if not _caught(tree, number)]
+    print(f"{len(numbers)} mistakes, {len(survivors)} of them survived.")
+    return 1 if survivors else 0
+
+
+def _caught(tree: Path, number: int) -> bool:
+    mutation = MUTATIONS[number - 1]
+    path = tree / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.file}: {mutation.old!r} stands there {text.count(mutation.old)} times")
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        status = _status(tree, mutation.tests)
+    finally:
+        path.write_text(text)
+    said = "caught" if status == FAILED else f"SURVIVED (pytest ended with {status})"
+    print(f"{number}. {mutation.file}: {mutation.old!r} -> {mutation.new!r}: {said}", flush=True)
+    return status == FAILED
+
+
+def _status(tree: Path, tests: Sequence[str]) -> int:
+    """pytest's status in the tree."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    # Bytecode is told from its source by time and size, and a mistake may change neither.
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=900).returncode
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(number) for number in sys.argv[1:]]))
