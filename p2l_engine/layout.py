@@ -4,18 +4,20 @@ Weights are read from safetensors only: unpickling a .bin, .pt or .ckpt file can
 imports torch.
 """
 
+import fnmatch
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-# Each network's file of weights, without its ending.
+# Each network's weights: its file without the ending, or the begin of the names of several.
 WEIGHTS = {
     "vae": "vae/diffusion_pytorch_model",
     "unet": "unet/diffusion_pytorch_model",
     "text_encoder": "text_encoder/model",
 }
-FULL, HALF = ".safetensors", ".fp16.safetensors"
+FULL, HALF = "", ".fp16"  # what stands in the names for the precision; full wins
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONFIGS = (*(f"{network}/config.json" for network in WEIGHTS), "scheduler/scheduler_config.json")
 # A tokenizer is these two files, or tokenizer.json alone.
@@ -32,6 +34,12 @@ CONVERT = (
     'python -c "from diffusers import StableDiffusionPipeline as P; '
     "P.from_pretrained('SOURCE', use_safetensors=False).save_pretrained('FOLDER')\""
 )
+CONVERT_FILE = (
+    "a checkpoint in one file is made such a folder by: "
+    'python -c "from diffusers import StableDiffusionPipeline as P; '
+    "P.from_single_file({file!r}).save_pretrained('FOLDER')\" (it fetches small files from the hub)"
+)
+CHECKPOINT = (".safetensors", *PICKLED)  # how the names of such files end
 
 
 def missing_files(names: Collection[str]) -> list[str]:
@@ -40,30 +48,82 @@ def missing_files(names: Collection[str]) -> list[str]:
     if "tokenizer/tokenizer.json" not in names:
         problems += [f"{name} is missing" for name in TOKENIZER if name not in names]
     for network, stem in WEIGHTS.items():
-        if stem + FULL in names or stem + HALF in names:
+        if found := _weights(names, network):
+            problems += _missing_shards(found)
             continue
         pickled = [name for name in names if name.startswith(f"{network}/") and name.endswith(PICKLED)]
-        state = f"is missing, only pickled weights are there ({pickled[0]})" if pickled else "is missing"
-        problems.append(f"{stem + FULL} {state}; {CONVERT}")
+        state = f", only pickled weights are there ({pickled[0]}); {CONVERT}" if pickled else ""
+        problems.append(f"{_single(stem, FULL)} is missing{state}")
     return problems
 
 
 def used_files(names: Collection[str]) -> list[str]:
     """The paths of a listing that a model uses; half-precision weights only where there are no others."""
-    weights = [stem + (FULL if stem + FULL in names else HALF) for stem in WEIGHTS.values()]
-    return [name for name in (*CONFIGS, *TOKENIZER, *OPTIONAL, *weights) if name in names]
+    weights = [name for network in WEIGHTS for name in _weights(names, network)]
+    return [*(name for name in (*CONFIGS, *TOKENIZER, *OPTIONAL) if name in names), *weights]
 
 
 def variant(folder: Path, network: str) -> str | None:
     """diffusers' name for the weights to load: None for full precision, "fp16" where only those are there."""
-    return None if (folder / (WEIGHTS[network] + FULL)).is_file() else "fp16"
+    return None if weights_of(listing(folder), network, FULL) else "fp16"
+
+
+def weights_of(names: Collection[str], network: str, precision: str) -> list[str]:
+    """The paths of a listing that hold a network's weights in a precision (FULL or HALF); empty if none do.
+
+    One file, or several with the index that says which tensor is in which, as `save_pretrained` writes them.
+    """
+    single, index, shards = weight_names(network, precision)
+    if single in names:
+        return [single]
+    return [index, *sorted(fnmatch.filter(names, shards))] if index in names else []
+
+
+def weight_names(network: str, precision: str) -> tuple[str, str, str]:
+    """The names that weights may have: of the one file, of the index, and a pattern for what it names."""
+    stem = WEIGHTS[network]
+    index = f"{stem}.safetensors.index{precision}.json"
+    return _single(stem, precision), index, f"{stem}{precision}-?????-of-?????.safetensors"
+
+
+def listing(folder: Path) -> set[str]:
+    """The paths of a local folder's files, relative to it, that may belong to a model."""
+    return {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+
+
+def _weights(names: Collection[str], network: str) -> list[str]:
+    return weights_of(names, network, FULL) or weights_of(names, network, HALF)
+
+
+def _single(stem: str, precision: str) -> str:
+    return f"{stem}{precision}.safetensors"
+
+
+def _missing_shards(weights: list[str]) -> list[str]:
+    """What an index and the files beside it (or the one file) lack, as far as their names tell."""
+    first, *shards = weights
+    if not first.endswith(".json"):
+        return []
+    counts = {int(re.findall(r"-of-(\d+)", name)[-1]) for name in shards if re.search(r"-of-\d+\.", name)}
+    if counts == {len(shards)}:
+        return []
+    return [
+        f"{first} is the index of weights in several files, of which {len(shards)} are there; add the others"
+    ]
 
 
 def check_folder(folder: Path) -> list[str]:
     """What keeps a local folder from being loaded: missing files, or another architecture."""
     if not folder.is_dir():
         return [f"model folder {str(folder)!r} is missing"]
-    problems = missing_files({path.relative_to(folder).as_posix() for path in folder.glob("*/*")})
+    names = listing(folder)
+    problems = missing_files(names)
+    checkpoints = [path for path in sorted(folder.iterdir()) if path.name.endswith(CHECKPOINT)]
+    if checkpoints and not set(CONFIGS) & names:
+        file = CONVERT_FILE.format(file=str(checkpoints[0]))
+        problems = [f"it holds {checkpoints[0].name}, but is not in diffusers' layout; {file}"]
+    if not problems:
+        problems = [problem for network in WEIGHTS for problem in _check_index(folder, names, network)]
     if not problems:
         try:
             vae, unet, text_encoder = (_read_json(folder / network / "config.json") for network in WEIGHTS)
@@ -106,6 +166,19 @@ def check_architecture(
             f"the text encoder's {text_encoder.get('hidden_size')}"
         )
     return problems
+
+
+def _check_index(folder: Path, names: Collection[str], network: str) -> list[str]:
+    """What is wrong with the index of weights in several files, where there is one."""
+    index, *shards = _weights(names, network)
+    if not index.endswith(".json"):
+        return []
+    try:
+        named = set(_read_json(folder / index)["weight_map"].values())
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return [f"{index} is no index of weights (a JSON object with a weight_map); fetch it again"]
+    lacking = named - {Path(shard).name for shard in shards}
+    return [f"{index} names {name!r}, which is not beside it; fetch it again" for name in sorted(lacking)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

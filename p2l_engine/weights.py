@@ -2,7 +2,7 @@
 
 An id is one of
 - `tiny`: the small model inside this package;
-- a folder on this machine;
+- a folder on this machine, in diffusers' layout;
 - an fsspec URL of a folder (gs://, s3://, file://, memory://), copied once into the cache folder;
 - `owner/name`: a repository of the Hugging Face hub, kept in the hub's own cache.
 """
@@ -42,7 +42,9 @@ def check_model_id(model_id: str, revision: str | None = None) -> list[str]:
     """
     kind = _kind(model_id)
     problems = []
-    if kind == "unknown":
+    if kind == "file":
+        problems = [_single_file(model_id)]
+    elif kind == "unknown":
         problems = [f"model: got {model_id!r}, {ALLOWED}{_hint(model_id)}"]
     elif kind == "url":
         problems = _check_scheme(model_id)
@@ -112,10 +114,13 @@ def cache_folder() -> Path:
 
 
 def _kind(model_id: str) -> str:
+    path = Path(model_id).expanduser()
+    if model_id == "tiny" or (model_id and path.is_dir()):
+        return "local"
+    if model_id.endswith(layout.CHECKPOINT) or path.is_file():
+        return "file"
     if "://" in model_id:
         return "url"
-    if model_id == "tiny" or (model_id and Path(model_id).expanduser().is_dir()):
-        return "local"
     return "hub" if _HUB_ID.fullmatch(model_id) else "unknown"
 
 
@@ -133,6 +138,13 @@ def _hint(model_id: str) -> str:
     return ""
 
 
+def _single_file(model_id: str) -> str:
+    if "://" not in model_id and not Path(model_id).expanduser().is_file():
+        return f"model: got {model_id!r}, there is no such file on this machine; {ALLOWED}"
+    convert = layout.CONVERT_FILE.format(file=model_id)
+    return f"model: got {model_id!r}, a single file; {ALLOWED}; {convert}"
+
+
 def _check_scheme(url: str) -> list[str]:
     scheme = url.split("://")[0].split("::")[0]
     known = {*fsspec.available_protocols(), *fsspec.registry}
@@ -147,11 +159,20 @@ def _check_scheme(url: str) -> list[str]:
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
-    stems = layout.WEIGHTS.values()
-    full = [stem + layout.FULL for stem in stems]
-    folder = _snapshot(repository, revision, [*layout.CONFIGS, *layout.TOKENIZER, *layout.OPTIONAL, *full])
-    halves = [stem + layout.HALF for stem in stems if not (folder / (stem + layout.FULL)).is_file()]
-    return _snapshot(repository, revision, halves) if halves else folder
+    small = [*layout.CONFIGS, *layout.TOKENIZER, *layout.OPTIONAL]
+    lacking = list(layout.WEIGHTS)
+    for precision in (layout.FULL, layout.HALF):
+        names = [layout.weight_names(network, precision) for network in lacking]
+        first = [name for single, index, _ in names for name in (single, index)]
+        folder = _snapshot(repository, revision, [*small, *first])
+        there = layout.listing(folder)
+        shards = [shards for single, index, shards in names if index in there and single not in there]
+        if shards:
+            _snapshot(repository, revision, shards)
+        lacking = [network for network in lacking if not layout.weights_of(there, network, precision)]
+        if not lacking:
+            break
+    return folder
 
 
 def _snapshot(repository: str, revision: str | None, names: Collection[str]) -> Path:

@@ -344,6 +344,23 @@ def test_of_a_hub_repository_only_the_used_files_are_fetched_and_then_serve_offl
     assert hub("owner/sd", HF_HUB_OFFLINE="1").stdout == online.stdout
 
 
+@pytest.mark.parametrize("precision", ["", ".fp16"])
+def test_of_weights_in_several_files_all_are_fetched_and_no_others(hub, monkeypatch, precision):
+    shards = [f"diffusion_pytorch_model{precision}-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    index = {"weight_map": {f"tensor {shard}": shard for shard in shards}}
+    sharded = {
+        **without("unet/diffusion_pytorch_model.safetensors"),
+        f"unet/diffusion_pytorch_model.safetensors.index{precision}.json": json.dumps(index).encode(),
+        **{f"unet/{shard}": b"part" * 1000 for shard in shards},
+    }
+    unused = {name: content for name, content in UNUSED.items() if "fp16" not in name}
+    monkeypatch.setattr(Hub, "repository", {**unused, **sharded})
+    found = hub("owner/sd")
+    assert found.returncode == 0, found.stderr
+    assert files_in(Path(found.stdout.strip())) == sharded
+    assert hub("owner/sd", HF_HUB_OFFLINE="1").stdout == found.stdout
+
+
 def test_a_repository_that_the_hub_lacks_is_told_from_one_out_of_reach(hub):
     assert "neither a folder on this machine nor a hub repository" in hub("owner/none").stderr
     assert (
