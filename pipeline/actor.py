@@ -92,7 +92,6 @@ class RestoreAndCommit:
         lease.check(self.output, self.lease_id)  # before work that could not be committed
         self._heartbeat.begin()
         found = self._finished(item, {})
-        nodes.absolve(self.lease_id, self.worker.node)
         if len(found) != len(item.wanted):
             raise SourceError(
                 f"{item.shard.url}: has other rows than when the run began; give the same command again"
@@ -114,6 +113,7 @@ class RestoreAndCommit:
         try:
             if not tries.is_deadly(before, alive):
                 found = list(self._restored(item, done))
+                nodes.absolve(self.lease_id, self.worker.node)
             elif len(item.wanted) > 1:
                 found = [row for single in item.rows_alone() for row in self._finished(single, done)]
             else:

@@ -10,7 +10,7 @@ from statistics import median_low
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline import board, starting
+from pipeline import board, nodes, starting
 
 TOPIC = "workers"
 LOOK_SECONDS = 5.0
@@ -57,7 +57,7 @@ class Crew:
             if self._steps.get(name, 0) < told["all_steps"]:
                 self._steps[name], self.moved = told["all_steps"], now
         self._alive = [told for name, told in found.items() if now - self._signs[name][1] < GONE]
-        self.hopeless = starting.hopeless(self._run)
+        self.hopeless = starting.hopeless(self._run, {node["NodeID"] for node in nodes.alive()})
 
     @property
     def is_there(self) -> bool:

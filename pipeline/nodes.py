@@ -14,15 +14,18 @@ from pipeline import board
 
 log = logging.getLogger(__name__)
 
-FAULTS = 2  # with nothing committed in between, after which a machine is taken for broken
-TOPIC = "blamed"
+FAULTS = 2  # with nothing restored in between, after which a machine is taken for broken
+MOST = 0.25  # of the machines that are there; when more seem broken, it is not the machines
+TOPIC, DRAINED = "blamed", "drained"
 
 
 def blame(run: str, node: str, what: str, message: str) -> None:
     """Notes that a device of the node failed. what: it did so at; the same twice counts once."""
     blamed = {*(board.get(run, TOPIC, node) or []), what}
     board.put(run, TOPIC, node, sorted(blamed))
-    if len(blamed) >= FAULTS:
+    drained = board.read(run, DRAINED)
+    if len(blamed) >= FAULTS and node not in drained and len(drained) < MOST * len(alive()):
+        board.put(run, DRAINED, node, message)
         drain(node, message)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, NoReturn, TypeVar
 
 from pipeline import board, devices, nodes
@@ -50,9 +50,9 @@ def started(make: Callable[[], T], device: str, run: str, node: str) -> T:
     return _give_up(last)
 
 
-def hopeless(run: str) -> str | None:
-    """Why no worker of the run can start, once all of them have tried long enough; else None."""
-    found = list(board.read(run, TOPIC).values())
+def hopeless(run: str, alive: Set[str]) -> str | None:
+    """Why no worker of the run can start, once each of the nodes has tried long enough; else None."""
+    found = [start for node, start in board.read(run, TOPIC).items() if node in alive or start["made"]]
     if found and all(start["failed"] >= FAILED_STARTS and not start["made"] for start in found):
         return str(found[0]["error"])
     return None

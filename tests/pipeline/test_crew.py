@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 
 from pipeline import board, crew, starting, watch
 from pipeline.crew import Crew
@@ -85,7 +86,7 @@ def test_a_run_waits_by_what_its_commits_take_and_long_for_machines(found: Crew)
 
 def test_it_knows_why_no_worker_can_start(found: Crew) -> None:
     failed = {"failed": starting.FAILED_STARTS, "made": False, "error": "403"}
-    board.put(RUN, starting.TOPIC, "node", failed)
+    board.put(RUN, starting.TOPIC, ray.get_runtime_context().get_node_id(), failed)
     found.look()
     assert found.hopeless == "403"
     with found:

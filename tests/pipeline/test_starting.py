@@ -56,24 +56,25 @@ def run(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(starting, "WAITS", (0.0,) * FAILED_STARTS)
     monkeypatch.setattr(starting, "_give_up", lambda error: None)
     yield "tests.starting"
-    for topic in (starting.TOPIC, nodes.TOPIC):
-        board.remove("tests.starting", topic)
+    board.clear("tests.starting")
 
 
 def test_a_run_none_of_whose_machines_can_start_a_worker_is_hopeless(run: str) -> None:
     def fail() -> None:
         raise OSError("gs://weights: 403")
 
-    assert hopeless(run) is None
+    assert hopeless(run, {"one", "two", "three"}) is None
     started(fail, "cpu", run, "one")
-    assert hopeless(run) == "gs://weights: 403"
+    assert hopeless(run, {"one", "two", "three"}) == "gs://weights: 403"
     starting._note(run, "two")
-    assert hopeless(run) is None, "another machine is still at it"
+    assert hopeless(run, {"one", "two", "three"}) is None, "another machine is still at it"
     started(fail, "cpu", run, "two")
-    assert hopeless(run) == "gs://weights: 403"
+    assert hopeless(run, {"one", "two", "three"}) == "gs://weights: 403"
+    starting._note(run, "lost")
+    assert hopeless(run, {"one", "two", "three"}) == "gs://weights: 403", "a lost machine is not waited for"
     started(object, "cpu", run, "three")
     started(fail, "cpu", run, "three")
-    assert hopeless(run) is None, "it was possible once"
+    assert hopeless(run, {"one", "two", "three"}) is None, "it was possible once"
 
 
 def test_a_machine_that_fails_twice_between_two_commits_gets_no_more_work(run: str) -> None:
@@ -93,12 +94,20 @@ def test_a_machine_that_fails_twice_between_two_commits_gets_no_more_work(run: s
         nodes.blame(run, bad, "item 2", "Xid 79")
         assert "broken" in ray.cluster_resources(), "drained after one fault, or the same one twice"
         nodes.blame(run, bad, "item 3", "Xid 79")
+        assert list(board.read(run, nodes.DRAINED)) == [bad]
         while any(entry["NodeID"] == bad for entry in nodes.alive()) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not any(entry["NodeID"] == bad for entry in nodes.alive()), "it is idle, and stays"
     finally:
         node.kill()
         node.wait()
+
+
+def test_where_many_machines_fail_alike_they_are_not_drained(run: str) -> None:
+    board.put(run, nodes.DRAINED, "another", "Xid 79")
+    for what in ("item 1", "item 2"):
+        nodes.blame(run, "a machine", what, "Xid 79")
+    assert list(board.read(run, nodes.DRAINED)) == ["another"]
 
 
 def test_the_head_is_never_drained(run: str) -> None:
