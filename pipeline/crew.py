@@ -32,6 +32,7 @@ class Crew:
         self._signs: dict[str, tuple[int, float]] = {}  # by worker: its last sign, and when it came here
         self._steps: dict[str, int] = {}  # by worker, all that it did
         self._alive: list[dict[str, Any]] = []
+        self._begun = False  # a worker could start
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_looking, daemon=True, name="crew")
 
@@ -56,8 +57,13 @@ class Crew:
                 self._signs[name] = told["sign"], now
             if self._steps.get(name, 0) < told["all_steps"]:
                 self._steps[name], self.moved = told["all_steps"], now
-        self._alive = [told for name, told in found.items() if now - self._signs[name][1] < GONE]
-        self.hopeless = starting.hopeless(self._run, {node["NodeID"] for node in nodes.alive()})
+        lost = {name for name in found if now - self._signs[name][1] > GONE}
+        for name in lost:  # in ten days on spot machines they become thousands
+            board.remove(self._run, TOPIC, name)
+        self._alive = [told for name, told in found.items() if name not in lost]
+        self._begun = self._begun or any(told["state"] != "loading" for told in self._alive)
+        if not self._begun:
+            self.hopeless = starting.hopeless(self._run, {node["NodeID"] for node in nodes.alive()})
 
     @property
     def is_there(self) -> bool:

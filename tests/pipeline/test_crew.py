@@ -50,7 +50,7 @@ def test_one_that_gives_no_sign_is_taken_for_lost(found: Crew, monkeypatch: pyte
     found.look()
     monkeypatch.setattr(crew, "GONE", 0.0)
     found.look()
-    assert not found.is_there
+    assert not found.is_there and board.read(RUN, crew.TOPIC) == {}
     monkeypatch.setattr(crew, "GONE", 60.0)
     tell("w", 1, beat)
     found.look()
