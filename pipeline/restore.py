@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Restorer:
         self.config = config
         self._heartbeat = heartbeat or Heartbeat()
         self._to_be_tuned = options.tune
-        self._ran_out = 0  # of memory, with a whole micro-batch
+        self._ran_out: Counter[int] = Counter()  # of memory: how often, by the number of images
         self.micro_batch = options.batch_size
         self.device = options.device
         self.method = methods.from_block(config.method, config.operator["name"])
@@ -124,9 +124,9 @@ class Restorer:
             message = f"{cause}: {describe(error)}"
         # Outside of the handler: the traceback there holds the failed batch's tensors.
         if message.startswith("out of memory"):
-            self._ran_out += len(images) == self.micro_batch
-            if self._ran_out == 2:  # once may be another's doing
-                self._ran_out, self.micro_batch = 0, max(1, self.micro_batch // 2)
+            self._ran_out[len(images)] += 1
+            if self._ran_out[len(images)] > 1:  # once may be another's doing
+                self.micro_batch = min(self.micro_batch, max(1, len(images) // 2))
             log.warning("memory ran out", extra={"images": len(images), "next": self.micro_batch})
             gc.collect()
             torch.cuda.empty_cache()

@@ -54,8 +54,7 @@ def test_what_has_no_memory_is_halved_and_the_micro_batch_when_it_fails_again(
     monkeypatch.setattr(worker, "_solve", solve)
     rows = worker(input_rows(*(png(seed) for seed in range(20))))
     assert [row["status"] for row in rows] == ["ok"] * 20
-    halves = [4, 2, 2, 4, 2, 2]
-    assert sizes == [8, *halves, 8, *halves, 2, 2], "8 fails twice, and then 4"
+    assert sizes == [8, 4, 2, 2, 4, 2, 2, *[2] * 6], "4 failed twice"
     assert worker.micro_batch == LIMIT
 
 
