@@ -29,6 +29,8 @@ def get(run: str, topic: str, name: str) -> Any:
 
 def read(run: str, topic: str) -> dict[str, Any]:
     """All values of a topic, by name."""
+    if not internal_kv._internal_kv_initialized():
+        return {}
     prefix = _key(run, topic, "")
     keys = internal_kv._internal_kv_list(prefix, namespace=NAMESPACE)
     names = [key.decode().removeprefix(prefix) for key in keys]

@@ -141,7 +141,7 @@ def test_what_a_worker_logs_is_in_its_file_in_rays_log_folder(observed: tuple[Jo
         if config.fingerprint in line
     ]
     first, second = (json.loads(line) for line in lines if "memory ran out" in line)
-    assert (first["severity"], first["images"], first["next"]) == ("WARNING", 2, 4)
+    assert (first["severity"], first["images"], first["next"]) == ("WARNING", 2, 64)
     event = second
     assert (event["images"], event["next"]) == (2, 1), "it ran out again"
     assert event["run"] == config.fingerprint and event["actor_id"]
