@@ -64,7 +64,8 @@ def restore(
     progress: called with (steps done, steps) after each step.
 
     An image whose trajectory meets not-a-number or infinity stops alone and is named in ``errors``. Works
-    under torch.no_grad() and torch.inference_mode() as well; the result carries no graph.
+    under torch.no_grad() and torch.inference_mode() as well; the result carries no graph. The same arguments
+    give the same result to the bit on CPUs of one type; on GPUs to within rounding only.
     Raises ValueError, before any network runs, for arguments that do not fit together, and for pixels of 0
     to 255.
     """

@@ -258,7 +258,10 @@ class JobConfig(_Block):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of a hash over `settings`; runs of one fingerprint give the same images."""
+        """16 hexadecimal digits of a hash over `settings`; runs of one fingerprint give the same images.
+
+        To the bit on CPUs of one type with the same versions; on GPUs to within rounding.
+        """
         text = json.dumps(self.settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

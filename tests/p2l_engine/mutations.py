@@ -39,7 +39,12 @@ _METRICS, _SCHEDULE = "p2l_engine/metrics.py", "p2l_engine/schedule.py"
 
 MUTATIONS = (
     # Random numbers
-    Mutation(_RESTORE, 'generator(int(seed), "latent")', 'generator(int(seed), "noise")', _in("restore")),
+    Mutation(
+        _RESTORE,
+        'generator(int(seed), "latent")',
+        'generator(int(seed), "noise")',
+        _in("restore", "first_latent"),
+    ),
     Mutation(
         f"{_OPERATORS}/base.py", "y + sigma * noise", "y + 1.4 * sigma * noise", _in("operators", "noise")
     ),
@@ -62,9 +67,7 @@ MUTATIONS = (
     Mutation(_SAMPLER, "z_next = z_next - change", "z_next = z_next + change", _LOOP),
     Mutation(_SAMPLER, "eps, alpha_bar_prev).detach()", "eps, alpha_bar).detach()", _LOOP),
     Mutation(_SAMPLER, "step % method.projection.every", "row % method.projection.every", _LOOP),
-    Mutation(
-        _SAMPLER, "method.guidance, alpha_bar)", "method.guidance, alpha_bar_prev)", _in("restore", "loop")
-    ),
+    Mutation(_SAMPLER, "method.guidance, alpha_bar)", "method.guidance, alpha_bar_prev)", _LOOP),
     Mutation(
         _SAMPLER, "eps = model.predict_noise(z, t, C)", "eps = model.predict_noise(z, t, state.C)", _LOOP
     ),
@@ -107,16 +110,25 @@ MUTATIONS = (
         f"{_OPERATORS}/blur.py",
         "F.pad(y, (right, right, down, down)), conjugate=True)",
         "F.pad(y, (right, right, down, down)))",
-        _in("operators"),
+        _in("operators", "adjoint"),
     ),
     Mutation(
-        f"{_OPERATORS}/base.py", "return x + self.adjoint(y", "return x - self.adjoint(y", _in("operators")
+        f"{_OPERATORS}/base.py",
+        "return x + self.adjoint(y",
+        "return x - self.adjoint(y",
+        _in("operators", "gluing"),
     ),
     Mutation(
-        f"{_OPERATORS}/pooling.py", "lam, x) * self.factor**2)", "lam, x) * self.factor)", _in("operators")
+        f"{_OPERATORS}/pooling.py",
+        "lam, x) * self.factor**2)",
+        "lam, x) * self.factor)",
+        _in("operators", "proximal"),
     ),
     Mutation(
-        f"{_OPERATORS}/masks.py", "self(y - x) / (1 + weight)", "self(y - x) / weight", _in("operators")
+        f"{_OPERATORS}/masks.py",
+        "self(y - x) / (1 + weight)",
+        "self(y - x) / weight",
+        _in("operators", "proximal"),
     ),
     # Metrics
     Mutation(_METRICS, "/ 127.5 - 1 for a in", "/ 255 for a in", _in("metrics", "lpips")),
