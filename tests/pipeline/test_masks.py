@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 from pipeline.degrade import prepare
 from pipeline.images import ImageError
 from pipeline.masks import ALL_OBSERVED, MAYBE_INVERTED, doubt, fit_mask, read_mask
+from pipeline.restore import ActorOptions, Restorer
 from pipeline.rows import InputRow
 from tests.pipeline.small_jobs import encoded, job, picture
 
@@ -207,3 +208,17 @@ def test_kernels_are_read_from_grey_alpha_and_arrays(tmp_path: Path, data: bytes
     config = job(tmp_path, tmp_path / "out", operator="blur")
     found = prepare(InputRow("a", "s", encoded(picture(1)), kernel=data), config)
     assert found.kernel is not None and np.allclose(found.kernel[0] * CROSS.sum(), CROSS, atol=0.01)
+
+
+def test_a_row_with_a_doubtful_mask_says_so(tmp_path: Path) -> None:
+    given = {"operator": {"name": "inpainting", "mask": "given"}, "size": SIDE}
+    rows = [
+        InputRow(key, "s", encoded(picture(1, side=SIDE)), mask=npy(mask))
+        for key, mask in (("right", OBSERVED), ("inverted", HOLE), ("whole", OBSERVED | HOLE))
+    ]
+    found = Restorer(job(tmp_path, tmp_path / "out", **given), ActorOptions("cpu", 4, 1))(rows)
+    assert [(row["status"], row["warning"]) for row in found] == [
+        ("ok", None),
+        ("ok", MAYBE_INVERTED),
+        ("ok", ALL_OBSERVED),
+    ]
