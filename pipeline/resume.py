@@ -144,10 +144,10 @@ def compact(output: str, shard: str, keys: Sequence[str]) -> None:
             found = [_row_group(place.url, place.group).slice(place.row, 1) for place in wanted]
             writer.write_table(pa.concat_tables(found), ROWS_IN_GROUP)
     _row_group.cache_clear()
-    for url in files:
-        if url != whole:
-            storage.remove(url)
-    storage.remove_empty_folder(unfinished_url(output, shard))
+    folder = unfinished_url(output, shard)
+    for name in storage.find(folder):  # commits, and tries of processes that were lost
+        storage.remove(storage.join(folder, name))
+    storage.remove_empty_folder(folder)
 
 
 @lru_cache(maxsize=4)  # commits hold neighbours, so rows in order come from few row groups at a time

@@ -201,3 +201,14 @@ actor(block(output, 0, 1))
     assert ended.returncode == actor.DEVICE_FAILED, ended.stderr
     (left,) = (output / "unfinished" / "s").iterdir()
     assert "illegal memory access" in json.loads(left.read_text())["cause"]
+
+
+def test_a_shard_that_becomes_one_file_leaves_no_try_behind(output: Path, held: str) -> None:
+    """A process that was cut off from its driver may note one after the new driver has swept them."""
+    first = worker(output, held)
+    first(block(output, 0, 1, 2, 3, 4))
+    (shard,) = list_shards([str(output.parent / "in")])
+    tries.begin(str(output), Item(shard, 5, (0,)), "elsewhere")
+    resume.compact(str(output), "s", KEYS)
+    assert not (output / "unfinished" / "s").exists()
+    assert pq.read_table(output / "restored" / "s.parquet")["key"].to_pylist() == KEYS
