@@ -130,6 +130,7 @@ def job_file(output: Path) -> Path:
         "method": {"name": "adjoint"},
         "workers": ACTORS,
         "batch_size": COMMIT,
+        "commit_every": COMMIT,
     }
     path = output.with_suffix(".yaml")
     path.write_text(json.dumps(settings))  # which is YAML, too
