@@ -1,8 +1,8 @@
 """`jobs` and `pipeline` are names that people give their own files: whatever lies in the current folder or on
 PYTHONPATH, here they are the packages beside `p2l_engine`, a name that nobody else has.
 
-The command `p2l` starts here, under a name as unlikely to be met. Ray's workers run `own_packages` before
-anything of a job; it is sent to them as code, so that they find it without an import.
+The command `p2l` starts here, under a name as unlikely to be met. Where Ray's workers would find another
+`pipeline`, they run `own_packages` before anything of a job; it is sent to them as code, not to be imported.
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ class _Value(BaseModel):
 
 
 class PromptTuning(_Value):
-    """Algorithm 2. iterations: K, at each timestep; learning_rate: of Adam, on the text embedding."""
+    """Algorithm 2. iterations: K, at each timestep; learning_rate: of Adam, on the text embedding.
+
+    A network in bfloat16 does not see a change of an embedding's number by less than 1/256 of it.
+    """
 
     iterations: int = Field(default=3, ge=1, le=100)
     learning_rate: float = Field(default=1e-4, gt=0)

@@ -8,12 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from importlib.machinery import PathFinder
 from typing import Any
 
 import ray
 
 import p2l_first
+import pipeline
 from pipeline.work import TASK_CPUS
 
 SOCKET = (
@@ -56,12 +57,15 @@ def _hint() -> str:
         return ""
     return (
         "; is RAY_ADDRESS right? A cluster with token authentication, as Ray starts it where there is a "
-        f"{Path('~/.ray/auth_token')}, also needs RAY_AUTH_MODE=token in this command's environment"
+        "~/.ray/auth_token, also needs RAY_AUTH_MODE=token in this command's environment"
     )
 
 
-def _workers() -> dict[str, Any]:
-    """What each worker runs first: whatever lies in the folders that Ray adds to its path."""
+def _workers() -> dict[str, Any] | None:
+    """What each worker runs first where it would find another `pipeline`, in folders that Ray puts first."""
+    found = PathFinder.find_spec("pipeline", [os.getcwd(), *sys.path])
+    if found is not None and found.origin is not None and os.path.samefile(found.origin, pipeline.__file__):
+        return None
     ray.cloudpickle.register_pickle_by_value(p2l_first)
     return {"worker_process_setup_hook": p2l_first.own_packages}
 

@@ -114,9 +114,10 @@ def test_the_command_prints_hours_memory_calls_and_dollars(model_folder: Path, t
     (tmp_path / "prices.yaml").write_text(PRICES)
     arguments = ["plan", "sr8", "--images", "1000", "--price", "here=0.5", "--price", "a100=3.67"]
     arguments += ["--prices", str(tmp_path / "prices.yaml")]
-    small = [f"model={model_folder}", "size=32", "method.prompt_tuning=null"]
+    small = [f"model={model_folder}", "model.dtype=float32", "size=32", "method.prompt_tuning=null"]
     result = CliRunner().invoke(app, arguments + [word for text in small for word in ("--set", text)])
     assert result.exit_code == 0, result.output
+    assert "model.dtype is float32, of which an A100 does 19.5 TFLOP/s" in result.stderr
     for word in ("hours", "dollars", "peak memory", "NFE", "measured", "extrapolated", "datasheet"):
         assert word in result.output
     for word in (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 import pytest
 
+from p2l_first import own_packages
 from pipeline import ray_start
 
 
@@ -31,3 +33,12 @@ def test_a_cluster_that_turns_a_driver_away_may_want_a_token(monkeypatch: pytest
     assert "RAY_AUTH_MODE=token" in ray_start._hint()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert ray_start._hint() == ""
+
+
+def test_workers_are_told_whose_pipeline_is_meant_only_where_there_is_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ray_start._workers() is None
+    (tmp_path / "pipeline.py").touch()
+    assert ray_start._workers() == {"worker_process_setup_hook": own_packages}
