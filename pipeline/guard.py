@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from pipeline import outputs, resume, sources, storage, versions
 from pipeline.config import ConfigError, JobConfig, changed_settings
@@ -15,9 +16,17 @@ RUN = "run.json"
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 
 
+def _begun(output: str) -> dict[str, Any]:
+    """What run.json holds; {} where there is none."""
+    found = outputs.read_json(output, RUN)
+    if found and not {"settings", "versions"} <= set(found):
+        raise outputs.damaged(output, RUN, "no settings in it")
+    return found
+
+
 def as_begun(config: JobConfig) -> JobConfig:
     """The configuration, its dtype that of the run's first start where it is `auto`."""
-    begun_with = outputs.read_json(config.output, RUN)
+    begun_with = _begun(config.output)
     if not begun_with or config.model.dtype != "auto":
         return config
     dtype = begun_with["settings"]["model.dtype"]
@@ -26,10 +35,8 @@ def as_begun(config: JobConfig) -> JobConfig:
 
 def refuse_other_settings(config: JobConfig) -> None:
     """Raises ConfigError naming each results-changing setting that differs from the run's own."""
-    begun_with = outputs.read_json(config.output, RUN)
+    begun_with = _begun(config.output)
     if begun_with:
-        if "settings" not in begun_with:
-            raise outputs.damaged(config.output, RUN, "no settings in it")
         changes = changed_settings(begun_with["settings"], config)
         if changes:
             name, _, values = changes[0].partition(": ")
@@ -65,7 +72,7 @@ def begin(config: JobConfig, device: str) -> list[str]:
 
     Returns sentences on what differs from the start before and can change results.
     """
-    stored = outputs.read_json(config.output, RUN)
+    stored = _begun(config.output)
     starts = stored.get("starts") or ([{"versions": stored["versions"]}] if stored else [])
     now = versions.entry(device)
     content = {

@@ -87,17 +87,17 @@ def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
         return Findings([Problem("run.json", None, unknown)], 0, 0)
     files = sorted(outputs.restored(output))
     with ThreadPoolExecutor(max(outputs.READERS, os.cpu_count() or 1)) as pool:
-        hashes = list(pool.map(partial(_hashes, output), files))
-        rows = [len(of_file) for of_file in hashes]
-        chosen = _drawn(dict(zip(files, rows, strict=True)), sample, seed)
-        check = partial(_check_shard, output, config, str(run["fingerprint"]), chosen)
+        rows = dict(zip(files, pool.map(partial(_rows_in, output), files), strict=True))
+        chosen, hashes = _drawn(rows, sample, seed), dict[str, np.ndarray]()
+        check = partial(_check_shard, output, config, str(run["fingerprint"]), chosen, hashes)
         problems = [problem for found in pool.map(check, shards) for problem in found]
-    strange = sorted(set(files) - {_file(shard) for shard in shards})
+        strange = sorted(set(files) - {_file(shard) for shard in shards})
+        hashes |= zip(strange, pool.map(partial(_hashes, output), strange), strict=True)
     problems += [Problem(file, None, "no input shard has this name") for file in strange]
     problems += _check_commits(output)
-    problems += _check_counts(output, sum(rows))
-    problems += _check_repeated(output, files, hashes)
-    return Findings(problems, sum(rows), sum(map(len, chosen.values())))
+    problems += _check_counts(output, sum(rows.values()))
+    problems += _check_repeated(output, hashes)
+    return Findings(problems, sum(rows.values()), sum(map(len, chosen.values())))
 
 
 def _drawn(rows: Mapping[str, int], sample: int | None, seed: int) -> dict[str, Collection[int]]:
@@ -127,15 +127,21 @@ def _file(shard: Shard) -> str:
 
 
 def _check_shard(
-    output: str, config: JobConfig, fingerprint: str, chosen: Mapping[str, Collection[int]], shard: Shard
+    output: str,
+    config: JobConfig,
+    fingerprint: str,
+    chosen: Mapping[str, Collection[int]],
+    hashes: dict[str, np.ndarray],
+    shard: Shard,
 ) -> list[Problem]:
-    """chosen: the rows to check in full, of each file that there is."""
+    """chosen: the rows to check in full, of each file there is. hashes: gains those of the file's keys."""
     file = _file(shard)
     try:
         keys = [str(key) for key in sources.keys(shard)]
         if file not in chosen:
             return [Problem(file, None, f"is missing: {_some(keys)} of {shard.url} have no complete shard")]
-        return list(islice(_check_file(output, config, fingerprint, shard, keys, chosen[file]), LIMIT))
+        check = _check_file(output, config, fingerprint, shard, keys, chosen[file], hashes)
+        return list(islice(check, LIMIT))
     except (OSError, SourceError, pa.ArrowException) as error:
         return [Problem(file, None, f"cannot be read: {error}")]
 
@@ -147,6 +153,7 @@ def _check_file(
     shard: Shard,
     keys: Sequence[str],
     chosen: Collection[int],
+    hashes: dict[str, np.ndarray],
 ) -> Iterator[Problem]:
     file = _file(shard)
     with outputs.open_parquet(output, file) as parquet:
@@ -155,6 +162,7 @@ def _check_file(
             yield Problem(file, None, f"lacks the columns {', '.join(absent)}")
         rows = parquet.read(columns=[name for name in STATED if name in names]).to_pylist()
         stored = [row["key"] for row in rows]
+        hashes[file] = _hashed(stored)
         yield from (Problem(file, None, message) for message in _check_keys(keys, stored))
         originals: Iterator[np.ndarray | None] | None = None
         if config.mode == "measure" and "reference" not in config.keep and stored == list(keys):
@@ -275,21 +283,35 @@ def _check_counts(output: str, rows: int) -> Iterator[Problem]:
             yield Problem(name, None, f"counts {count} rows, restored/ has {rows}")
 
 
-def _check_repeated(output: str, files: Sequence[str], hashes: Sequence[np.ndarray]) -> list[Problem]:
+def _check_repeated(output: str, hashes: Mapping[str, np.ndarray]) -> list[Problem]:
     """Keys in more than one shard, found by a hash of 64 bits: 8 bytes of memory a row."""
-    once = [np.unique(of_file) for of_file in hashes]
-    values, counts = np.unique(np.concatenate([*once, np.array([], np.uint64)]), return_counts=True)
+    once = {file: np.unique(of_file) for file, of_file in sorted(hashes.items())}
+    every = np.concatenate([*once.values(), np.array([], np.uint64)])
+    values, counts = np.unique(every, return_counts=True)
     suspects = values[counts > 1]
     if not len(suspects):
         return []
-    holding = [file for file, of_file in zip(files, once, strict=True) if np.isin(suspects, of_file).any()]
+    holding = [file for file, of_file in once.items() if np.isin(suspects, of_file).any()]
     known = set(suspects.tolist())
     places = Counter(key for file in holding for key in set(_keys(output, file)) if _hash(key) in known)
     return [Problem("restored", key, f"stands in {n} shards") for key, n in sorted(places.items()) if n > 1]
 
 
+def _rows_in(output: str, file: str) -> int:
+    """0 of a file that cannot be read, which its own check reports."""
+    try:
+        with outputs.open_parquet(output, file) as parquet:
+            return int(parquet.metadata.num_rows)
+    except (OSError, pa.ArrowException):
+        return 0
+
+
 def _hashes(output: str, file: str) -> np.ndarray:
-    return np.fromiter(map(_hash, _keys(output, file)), np.uint64)
+    return _hashed(_keys(output, file))
+
+
+def _hashed(keys: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(_hash, keys), np.uint64)
 
 
 def _keys(output: str, file: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark quality | tune | average | fuzz | chaos | preemptions | scale | motion``."""
+"""``python -m jobs.benchmark`` quality, tune, average, fuzz, chaos, preemptions, scale, store or motion."""
 
 import time
 from pathlib import Path
@@ -13,6 +13,7 @@ from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import preemptions as preemption_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
+from jobs.benchmark import store as store_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.benchmark.cells import ROWS, TASKS
 from pipeline.prices import load_prices
@@ -149,6 +150,17 @@ def motion(
 ) -> None:
     """Print how hard drawn motion kernels are to undo."""
     print(motion_benchmark.run(kernels, size, intensity or (0, 0.5, 1)))
+
+
+@app.command()
+def store(
+    rows: Annotated[int, typer.Option(min=1)] = 100_000,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows to a shard.")] = 1000,
+    sample: Annotated[int, typer.Option(min=0, help="Rows that are checked in full.")] = 1000,
+    in_full: Annotated[bool, typer.Option(help="Check every row in full as well.")] = True,
+) -> None:
+    """Look at a whole output on an S3 server on loopback and print the requests and seconds of each look."""
+    print(store_benchmark.run(rows, shard_rows, sample, in_full))
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jobs.benchmark import cells, quality, scale
+from jobs.benchmark import cells, quality, scale, store
 from jobs.benchmark.__main__ import app
+from pipeline import storage_options
 
 
 def test_reported_images_are_not_those_that_settings_were_tuned_on() -> None:
@@ -70,3 +71,14 @@ def test_the_scale_benchmark_kills_resumes_and_finishes_a_run(tmp_path: Path) ->
     table = scale.run(2000, 100, None, tmp_path)
     assert "| rows, shards | 2,000, 20 |" in table and "driver, MiB, most" in table
     assert not list(tmp_path.iterdir())
+
+
+def test_the_store_benchmark_finds_its_output_sound_and_counts_requests() -> None:
+    """A footer is found by three requests at most; a sample asks for less than every row does."""
+    table = store.run(rows=60, shard_rows=20, sample=1, in_full=True)
+    storage_options.configure({})
+    heading, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    requests = {line[0]: int(line[1]) for line in lines}
+    assert heading[0] == "60 rows in 3 shards"
+    assert 3 < requests["`--retry-errors`: which shards"] <= 9
+    assert 9 < requests["`verify --sample 1`"] < requests["`verify`"]
