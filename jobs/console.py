@@ -5,15 +5,18 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.rows import LeftOut
 
 # Paths and keys may hold anything: [red] and :cat: in them are no markup.
 output = Console(highlight=False, markup=False, emoji=False)
@@ -84,6 +87,14 @@ def _say(label: str, style: str, sentences: Sequence[str]) -> None:
 
     for sentence in sentences:
         errors.print(Text.assemble((label, style), " ", redact(sentence)), soft_wrap=True)
+
+
+def tell_left_out(left_out: Iterable[LeftOut]) -> None:
+    """Say on standard error what of the input becomes no row."""
+    from pipeline.rows import merged
+
+    for one in merged(left_out):
+        errors.print(str(one), soft_wrap=True)
 
 
 def _stop(status: Exit, *problems: str) -> typer.Exit:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs import configs
-from jobs.console import output, readable_errors, run_alone, warn
+from jobs.console import output, readable_errors, run_alone, tell_left_out, warn
 
 CONFIG_HELP = "Job file: a path, a URL, or the name of a ready one: " + ", ".join(configs.names()) + "."
 SET_HELP = "Override a setting of the job file; can be repeated, and of two for one setting the last wins."
@@ -39,6 +39,7 @@ def restore(
     job = load_config(configs.locate(config), settings or ())
     warn(*warnings(job))
     summary = run(job, shards=shards, retry_errors=retry_errors, take_over=take_over)
+    tell_left_out(summary.left_out)
     output.print(
         f"{summary.ok} of {summary.rows} rows restored, {summary.errors} errors, "
         f"{summary.seconds:.0f} s: {summary.output}",

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.console import BadRequest, Exit, errors, output, readable_errors, run_alone
+from jobs.console import BadRequest, Exit, errors, output, readable_errors, run_alone, tell_left_out
 
 if TYPE_CHECKING:
-    from pipeline.rows import InputRow, Inventory, LeftOut
+    from pipeline.rows import InputRow, Inventory
     from pipeline.sources import Shard
 
 OPTIONAL_COLUMNS = ("mask", "kernel", "prompt")
@@ -56,15 +56,17 @@ def shard(
     """
     from pipeline import sources
     from pipeline.config import load_config
+    from pipeline.files import refuse_inside
 
     pairs = [pair.partition("=")[::2] for pair in columns or ()]
     job = load_config({"input": images, "output": out, "columns": dict(pairs), "keys": keys})
+    refuse_inside(job.output, job.input)
     _refuse_stale(job.output)
     listing = sources.listing(job.input, job.reading)
     with ThreadPoolExecutor(READS_AT_ONCE) as readers:
         found = _inventories(listing.shards, readers)
         _check_keys(listing.shards, found)
-        _tell_left_out([*listing.left_out, *(one for inventory in found for one in inventory.left_out)])
+        tell_left_out([*listing.left_out, *(one for inventory in found for one in inventory.left_out)])
         counts = [len(inventory.keys) for inventory in found]
         written = _pack(_good(_read(listing.shards, counts, readers)), rows, job.output)
     if lost := sum(counts) - written:
@@ -140,13 +142,6 @@ def _check_keys(shards: Sequence[Shard], found: Sequence[Inventory]) -> None:
     problems += repeated_keys(places)
     if problems:
         raise BadRequest(*problems)
-
-
-def _tell_left_out(left_out: Sequence[LeftOut]) -> None:
-    from pipeline.rows import merged
-
-    for one in merged(left_out):
-        errors.print(str(one), soft_wrap=True)
 
 
 def _read(shards: Sequence[Shard], counts: Sequence[int], readers: ThreadPoolExecutor) -> Iterator[InputRow]:

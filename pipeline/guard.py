@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipeline import outputs, resume, sources, storage, versions
+from pipeline import files, outputs, resume, sources, storage, versions
 from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.rows import SourceError
 from pipeline.sources import Shard
@@ -49,6 +49,14 @@ def refuse_other_settings(config: JobConfig) -> None:
         )
 
 
+def refuse_output_in_input(output: str, inputs: Sequence[str]) -> None:
+    """Raises ConfigError where what the run writes would be read as its input by the next start."""
+    try:
+        files.refuse_inside(output, inputs)
+    except SourceError as error:
+        raise ConfigError(str(error).splitlines()) from error
+
+
 def refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
     """Raises SourceError where a folder of images is not what its whole shards were made of.
 
@@ -62,8 +70,8 @@ def refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
     if changed:
         raise SourceError(
             f"input: images were added to or removed from {changed[0].url} since {len(changed)} shards, "
-            f"the first {changed[0].name}, were restored; undo that, choose another output, or cut Parquet "
-            "shards first"
+            f"the first {changed[0].name}, were restored, or an earlier version read fewer; undo that, "
+            "choose another output, or cut Parquet shards first"
         )
 
 

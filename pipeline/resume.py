@@ -42,13 +42,19 @@ def unfinished_shards(output: str) -> set[str]:
 
 def remove_leftovers(output: str) -> int:
     """Removes what a killed process left: files that it began to write, and tries; how many there were."""
-    names = storage.find(output, storage.LEFTOVER_SUFFIX)
+    names = [name for name in storage.find(output, storage.LEFTOVER_SUFFIX) if _is_own(name)]
     names += [
         f"unfinished/{name}" for name in storage.find(storage.join(output, "unfinished")) if TRY in name
     ]
     for name in names:
         storage.remove(storage.join(output, name))
     return len(names)
+
+
+def _is_own(leftover: str) -> bool:
+    """Whether it is of this output; other folders in it may hold the input, or another run."""
+    folder, _, name = leftover.rpartition("/")
+    return name.startswith(".") and folder.split("/")[0] in ("", "restored", "unfinished")
 
 
 def files_of(output: str, shard: str) -> list[str]:

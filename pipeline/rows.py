@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -75,6 +75,11 @@ class LeftOut:
     reason: str
     count: int
     examples: tuple[str, ...]
+
+    @staticmethod
+    def of(stored: Mapping[str, Any]) -> LeftOut:
+        """From its fields as JSON and Arrow have them."""
+        return LeftOut(stored["reason"], stored["count"], tuple(stored["examples"]))
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import ray
 
@@ -33,9 +34,9 @@ from pipeline.config import JobConfig
 from pipeline.crew import Crew
 from pipeline.observe import observing
 from pipeline.progress import Progress, say
-from pipeline.rows import SourceError
+from pipeline.rows import LeftOut, SourceError
 from pipeline.scan import scan
-from pipeline.sources import Shard
+from pipeline.sources import Listing
 from pipeline.starts import Start
 from pipeline.stop import Stop
 from pipeline.summary import RunSummary
@@ -60,16 +61,19 @@ def run(
     take_over: ends the lease of another driver on the output. A finished run returns within seconds, without
     starting Ray.
 
-    Raises ConfigError when the output was begun with other settings; RunError when the input or its keys are
-    wrong, another driver works on the output, or the run could not complete; LimitError, of those, when it
-    was stopped at a limit of its job.
+    Raises ConfigError when the output was begun with other settings or lies in the input; RunError when the
+    input or its keys are wrong, another driver works on the output, or the run could not complete; LimitError,
+    of those, when it was stopped at a limit of its job.
     """
     start = time.monotonic()
     storage_options.configure(config.storage)
     cluster.refuse_vanishing_output(config.output)
     retried = retries.Since()
     try:
-        planned = sources.list_shards(config.input, config.reading)
+        guard.refuse_output_in_input(config.output, config.input)
+        listed = sources.listing(config.input, config.reading)
+        guard.refuse_output_in_input(config.output, listed.linked)
+        planned = listed.shards
         config = guard.as_begun(config)
         guard.refuse_other_settings(config)
         guard.refuse_changed_folders(config.output, planned)
@@ -84,24 +88,28 @@ def run(
     dollars = usage.dollars(earlier, config.price)
     if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
         raise LimitError(budget.spent(dollars, config.budget))
-    if open_shards or not storage.exists(summary.summary_url(config.output)):
+    summed_up = storage.exists(summary.summary_url(config.output))
+    if open_shards or not summed_up or not set(listed.left_out) <= set(summary.left_out(config.output)):
         with _alone(config, take_over) as held, Start(config.output) as entry:
             storage.remove(summary.summary_url(config.output))
             resume.remove_leftovers(config.output)
             try:
-                restored, elsewhere = (
-                    _restore(config, planned, chosen, open_shards, retry_errors, held, entry)
+                done = (
+                    _restore(config, listed, chosen, open_shards, retry_errors, held, entry)
                     if open_shards
-                    else (0, Counter[str]())
+                    else Done(0, Counter(), sources.left_out_of(planned))
                 )
             except KeyboardInterrupt:
                 if held.stop.over_budget:
                     now = usage.read(config.output)[-1].rows
-                    summary.write(config, names, now, time.monotonic() - start, {}, held.stop.reason)
+                    left_out = (*listed.left_out, *sources.left_out_of(planned))
+                    seconds = time.monotonic() - start
+                    summary.write(config, names, now, seconds, {}, left_out, held.stop.reason)
                 raise
             lease.check(config.output, held.lease)
-            again = elsewhere + Counter(retried.names())
-            summary.write(config, names, restored, time.monotonic() - start, again)
+            again = done.retries + Counter(retried.names())
+            left_out = (*listed.left_out, *done.left_out)
+            summary.write(config, names, done.rows, time.monotonic() - start, again, left_out)
     return summary.count(config.output, chosen, time.monotonic() - start)
 
 
@@ -111,6 +119,14 @@ class Held:
 
     lease: str
     stop: Stop
+
+
+class Done(NamedTuple):
+    """rows: restored now. retries: of other processes, by their error. left_out: what of shards is no row."""
+
+    rows: int
+    retries: Counter[str]
+    left_out: tuple[LeftOut, ...]
 
 
 @contextmanager
@@ -132,17 +148,14 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
 
 def _restore(
     config: JobConfig,
-    planned: Sequence[Shard],
+    listed: Listing,
     chosen: Sequence[str],
     open_shards: set[str],
     retry_errors: bool,
     held: Held,
     entry: Start,
-) -> tuple[int, Counter[str]]:
-    """Restores the open shards, each made whole as soon as its last row is there.
-
-    Returns how many rows that were, and the retries of other processes by the name of their error.
-    """
+) -> Done:
+    """Restores the open shards, each made whole as soon as its last row is there."""
     with (
         cluster.ray_session(),
         Crew(held.lease) as crew,
@@ -151,7 +164,7 @@ def _restore(
     ):
         held.stop.listen()
         found = scan(
-            planned,
+            listed.shards,
             config.output,
             retry_errors=retry_errors,
             open_shards=open_shards,
@@ -171,6 +184,8 @@ def _restore(
         ):
             for note in (*cluster.notes(config, options.device), *guard.begin(config, options.device)):
                 progress.say(note)
+            for one in (*listed.left_out, *found.left_out):
+                progress.say(str(one))
             for part in graph.parts(found.work, cluster.commit_every(config, options.device)):
                 # Closed here, stopped or not: Ray Data cancels what is in work, for which Ray has to be up.
                 with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
@@ -182,7 +197,7 @@ def _restore(
                         observer.retried(progress.retries)
                         breaker.committed(receipts)
             whole.finish()
-        return left, progress.retries + whole.retries
+        return Done(left, progress.retries + whole.retries, found.left_out)
 
 
 def _open_shards(output: str, chosen: Sequence[str], retry_errors: bool) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import NamedTuple
 
@@ -18,13 +19,17 @@ import ray
 from pipeline import resume, retries, sources, storage, storage_options
 from pipeline.keys import Place, bad_keys, repeated_keys
 from pipeline.messages import readable
-from pipeline.rows import SourceError
+from pipeline.rows import LeftOut, SourceError, merged
 from pipeline.sources import Shard
 from pipeline.storage_options import Options
 from pipeline.work import TASK_CPUS, Work
 
-LEAVE_OUT = "mend the file, or leave it out: begin its name with _, or list the others as `input`"
+LEAVE_OUT = (
+    "mend the file, or leave it out: begin its name with _ (it is then counted as left out), or list the "
+    "others as `input`"
+)
 
+_LEFT_OUT = pa.struct([("reason", pa.string()), ("count", pa.int64()), ("examples", pa.list_(pa.string()))])
 _SCANNED = pa.schema(
     [
         ("name", pa.string()),
@@ -34,16 +39,21 @@ _SCANNED = pa.schema(
         ("hashes", pa.binary()),
         ("problems", pa.list_(pa.string())),
         ("retries", retries.NAMES),
+        ("left_out", pa.list_(_LEFT_OUT)),
     ]
 )
 
 
 class Scanned(NamedTuple):
-    """work: what is left of the open shards. rows: of each shard by name. retries: the error of each."""
+    """work: what is left of the open shards. rows: of each shard by name. retries: the error of each.
+
+    left_out: what of all shards becomes no row.
+    """
 
     work: list[Work]
     rows: dict[str, int]
     retries: list[str]
+    left_out: tuple[LeftOut, ...]
 
 
 def scan(
@@ -79,6 +89,7 @@ def scan(
         work,
         {name: item["rows"] for name, item in by_name.items()},
         [name for item in found for name in item["retries"]],
+        merged(LeftOut.of(one) for shard in shards for one in by_name[shard.name]["left_out"]),
     )
 
 
@@ -88,12 +99,14 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Option
     item = batch.to_pylist()[0]
     shard = Work.of(item).shard
     try:
-        keys = sources.keys(shard)
+        found = sources.inventory(shard)
+        keys, left_out = found.keys, found.left_out
         problems = bad_keys(shard, keys)
     except storage.StorageError:
         raise  # a store out of reach is no fault of the shard
     except (SourceError, OSError) as error:
-        keys, problems = [], [f"{readable(str(error))}; {LEAVE_OUT}"]
+        keys, left_out = [], ()
+        problems = [f"{readable(str(error))}; {LEAVE_OUT}"]
     count_errors = not retry_errors
     done = resume.done_keys(output, shard.name, count_errors=count_errors) if item["open"] else set()
     wanted = np.array([not isinstance(key, str) or key not in done for key in keys], dtype=bool)
@@ -105,6 +118,7 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Option
         "hashes": np.array([_hash(key) for key in keys], dtype=np.uint64).tobytes(),
         "problems": problems,
         "retries": retried.names(),
+        "left_out": [asdict(one) for one in left_out],
     }
     return pa.Table.from_pylist([summary], schema=_SCANNED)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from pipeline.kinds import Kind
 from pipeline.messages import is_text, readable
 from pipeline.mixtures import mixed
 from pipeline.parquet_source import parquet_keys, parquet_rows
-from pipeline.rows import AS_STORED, InputRow, Inventory, LeftOut, Reading, SourceError, left_out
+from pipeline.rows import AS_STORED, InputRow, Inventory, LeftOut, Reading, SourceError, left_out, merged
 from pipeline.tar_source import Samples, tar_inventory, tar_rows, tar_samples
 
 IMAGES_PER_SHARD = 256
@@ -105,6 +106,12 @@ def _stored(shard: Shard) -> Inventory:
     if shard.kind == "tar":
         return tar_inventory(shard.url)
     return Inventory([paths[0] for paths in shard.files])
+
+
+def left_out_of(shards: Sequence[Shard]) -> tuple[LeftOut, ...]:
+    """What of the shards becomes no row."""
+    with ThreadPoolExecutor(files.FILES_AT_ONCE) as pool:
+        return merged(one for found in pool.map(inventory, shards) for one in found.left_out)
 
 
 def keys(shard: Shard) -> list[object]:

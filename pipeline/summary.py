@@ -7,7 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline import outputs, resume, sink, storage, usage, versions
 from pipeline.config import JobConfig
+from pipeline.rows import LeftOut
 
 METRICS = ("psnr", "ssim", "residual", "seconds")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -27,7 +28,7 @@ KEYS_SHOWN = 10  # for each cause of errors; metrics.parquet has them all
 class RunSummary:
     """rows, ok, errors: of the shards that were asked for. seconds: of this command.
 
-    warnings: rows by the cause of their warning.
+    warnings: rows by the cause of their warning. left_out: what of the whole input becomes no row.
     """
 
     output: str
@@ -36,6 +37,7 @@ class RunSummary:
     errors: int
     seconds: float
     warnings: Mapping[str, int]
+    left_out: tuple[LeftOut, ...]
 
     @property
     def exit_status(self) -> int:
@@ -57,12 +59,14 @@ def write(
     restored_now: int,
     seconds: float,
     retried: Mapping[str, int],
+    left_out: Sequence[LeftOut],
     stopped: str | None = None,
 ) -> None:
     """Writes metrics.parquet, then summary.json, which thereby says that both are up to date.
 
     planned: shards of the input. restored_now: rows that this command restored in `seconds`. retried: how
-    often this command tried again, by the name of the error. stopped: why it ended before it was complete.
+    often this command tried again, by the name of the error. left_out: what of the input becomes no row.
+    stopped: why it ended before it was complete.
     """
     output = config.output
     shards = sorted(resume.restored_shards(output))
@@ -92,6 +96,7 @@ def write(
         "rows": rows,
         "ok": rows - failed.num_rows,
         "error_rows": failed.num_rows,
+        "left_out": [asdict(one) for one in left_out],
         "metrics": metrics,
         "errors": _causes(failed, "error"),
         "warnings": _causes(pa.concat_tables(warned), "warning"),
@@ -124,7 +129,12 @@ def count(output: str, shards: Sequence[str], seconds: float) -> RunSummary:
             rows += counted.num_rows
             ok += pc.sum(pc.equal(counted.column("status"), "ok")).as_py() or 0
             warnings.update(map(_cause, counted.column("warning").drop_null().to_pylist()))
-    return RunSummary(output, rows, ok, rows - ok, seconds, warnings)
+    return RunSummary(output, rows, ok, rows - ok, seconds, warnings, left_out(output))
+
+
+def left_out(output: str) -> tuple[LeftOut, ...]:
+    """What of the input becomes no row, as summary.json says."""
+    return tuple(map(LeftOut.of, outputs.read_json(output, "summary.json").get("left_out", ())))
 
 
 def _metrics_of(output: str, shards: Sequence[str]) -> Iterator[pa.Table]:

@@ -24,6 +24,7 @@ from p2l_engine.metrics import psnr, ssim
 from pipeline import outputs, sources, storage_options
 from pipeline.config import JobConfig
 from pipeline.degrade import prepare
+from pipeline.files import refuse_inside
 from pipeline.images import ImageError
 from pipeline.rows import SourceError
 from pipeline.sink import OUTPUT_SCHEMA, stored_columns
@@ -81,6 +82,7 @@ def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
     config = _job(run["config"])
     storage_options.configure(config.storage)
     try:
+        refuse_inside(config.output, config.input)
         shards = sources.list_shards(config.input, config.reading)
     except (SourceError, OSError) as error:
         unknown = f"the input cannot be listed, so no key can be checked: {error}"

@@ -59,6 +59,7 @@ def render(output: str, sample: int = SAMPLE) -> str:
         sections=gallery.show(output, choices),
         histograms=collect.histograms(rows),
         errors=collect.error_groups(rows),
+        left_out=summary.get("left_out", ()),
         throughput=collect.throughput(rows, summary),
         settings=tuple(text.flatten(config)),
         upgrades=upgrades(run.get("starts", [])),
