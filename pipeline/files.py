@@ -90,7 +90,10 @@ def by_kind(found: Files) -> ByKind:
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         heads = pool.map(lambda name: _head(found.root, name), unknown)
         for name, (head, reason) in zip(unknown, heads, strict=True):
-            if kind := kinds.by_content(head):
+            kind = kinds.by_content(head)
+            if kind and kind != "images" and kinds.is_taken_out(name):
+                passed.append((kinds.TAKEN_OUT, name))
+            elif kind:
                 names[kind].append(name)
             else:
                 passed.append((reason or kinds.reason_by_content(head), name))

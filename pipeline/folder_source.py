@@ -21,13 +21,18 @@ Paths = tuple[str, ...]
 
 def is_sidecar(name: str) -> bool:
     """Whether it is a prompt, a mask or a kernel by its name."""
-    return sidecar(_member(name)) is not None
+    # Few names have one of these, and a folder may hold a million.
+    return any(mark in name.lower() for mark in (".txt", ".mask.", ".kernel.")) and bool(
+        sidecar(_member(name))
+    )
 
 
 def paths_of_rows(
     pictures: Sequence[str], sidecars: Sequence[str]
 ) -> tuple[list[Paths], list[tuple[str, str]]]:
     """The rows in the order of their pictures, and why and which sidecars are in none."""
+    if not sidecars:
+        return [(picture,) for picture in pictures], []
     members = [*(_member(name, image=True) for name in pictures), *map(_member, sidecars)]
     beside = {
         sample.members[0][1].name: [member.name for _, member in sample.members[1:]]

@@ -91,13 +91,12 @@ def by_convention(name: str) -> str | None:
         return OF_TABLES
     if parts[-1].startswith(".") and ending(name) == ".tmp":
         return TEMPORARY
-    if ending(name) in SHARD_KINDS and any(map(_is_taken_out, parts)):
-        return TAKEN_OUT
-    return None
+    return TAKEN_OUT if ending(name) in SHARD_KINDS and is_taken_out(name) else None
 
 
-def _is_taken_out(part: str) -> bool:
-    return part.startswith((".", "_")) and part not in (".", "..")
+def is_taken_out(name: str) -> bool:
+    """Whether a shard of this path below an input's folder is left out."""
+    return any(part.startswith((".", "_")) and part not in (".", "..") for part in name.split("/"))
 
 
 def by_name(name: str) -> Kind | None:

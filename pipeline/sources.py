@@ -75,18 +75,23 @@ def listing(inputs: Sequence[str], reading: Reading = AS_STORED) -> Listing:
             linked += found[2]
         except SourceError as error:
             problems.append(str(error))
-    by_name = defaultdict(list)
-    for shard in shards:
-        by_name[shard.name].append(shard.url)
-    problems += [
-        f"shard name {name!r} belongs to {' and '.join(urls)}; rename one, or give each its own output"
-        for name, urls in sorted(by_name.items())
-        if len(urls) > 1
-    ]
+    problems += _same_names(shards)
     if problems:
         raise SourceError("\n".join(problems))
     shards = [replace(shard, reading=reading) for shard in shards]
     return Listing(sorted(shards, key=lambda shard: shard.name), left_out(passed), linked)
+
+
+def _same_names(shards: Sequence[Shard]) -> Iterator[str]:
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for shard in shards:
+        by_name[shard.name].append(shard.url)
+    for name, urls in sorted(by_name.items()):
+        if len(urls) > 1 and len(set(urls)) == 1:
+            yield f"{urls[0]} is in more than one input; list it once, and of a folder one pattern"
+        elif len(urls) > 1:
+            where = " and ".join(urls)
+            yield f"shard name {name!r} belongs to {where}; rename one, or give each its own output"
 
 
 def inventory(shard: Shard) -> Inventory:

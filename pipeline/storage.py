@@ -94,8 +94,8 @@ def _is_exact(fs: AbstractFileSystem, path: str) -> bool:
     if not hasattr(fs, "split_path"):
         parts = {".", ".."} & set(path.split("/"))  # which a server may resolve
         return not parts and fs._strip_protocol(path) == path
-    bucket, key, version = fs.split_path(path)
-    return not version and path in (bucket, f"{bucket}/{key}")
+    bucket, key, *version = fs.split_path(path)
+    return not any(version) and path in (bucket, f"{bucket}/{key}")
 
 
 def is_local(fs: AbstractFileSystem) -> bool:

@@ -86,9 +86,10 @@ def test_names_that_do_not_say_are_judged_by_their_first_bytes(tmp_path: Path) -
 def test_shards_are_found_in_capitals_and_without_an_ending(tmp_path: Path) -> None:
     write_parquet(tmp_path / "A.PARQUET", {"a": PNG})
     write_parquet(tmp_path / "part-00000", {"b": PNG})
+    write_parquet(tmp_path / "_part-00001", {"e": PNG})
     write_tar(tmp_path / "tars" / "B.TAR", {"c.png": PNG})
     write_tar(tmp_path / "tars" / "shard", {"d.png": PNG})
-    found = sources.list_shards([f"{tmp_path}/[Ap]*", str(tmp_path / "tars")])
+    found = sources.list_shards([f"{tmp_path}/[Ap_]*", str(tmp_path / "tars")])
     assert {shard.name: sources.keys(shard) for shard in found} == {
         "A": ["a"],
         "part-00000": ["b"],
@@ -171,6 +172,17 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"input {tmp_path}: the folder is empty"
     assert "** can only be an entire path component" in refusal(f"{tmp_path}/a**b").replace("'", "")
     assert "chains of protocols with :: are not followed" in refusal("simplecache::/data")
+
+
+def test_a_file_that_two_inputs_list_is_named_once(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", {"a": PNG})
+    assert (
+        refusal(path, tmp_path)
+        == f"{path} is in more than one input; list it once, and of a folder one pattern"
+    )
+    write_parquet(tmp_path / "x--y" / "z.parquet", {"b": PNG})
+    write_parquet(tmp_path / "x" / "y--z.parquet", {"c": PNG})
+    assert "shard name 'x--y--z' belongs to " in refusal(tmp_path)
 
 
 def test_what_cannot_be_read_is_named_with_what_would_help(tmp_path: Path) -> None:
