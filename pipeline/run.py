@@ -62,8 +62,8 @@ def run(
     starting Ray.
 
     Raises ConfigError when the output was begun with other settings or lies in the input; RunError when the
-    input or its keys are wrong, another driver works on the output, or the run could not complete; LimitError,
-    of those, when it was stopped at a limit of its job.
+    input or its keys are wrong, another driver works on the output, or the run could not complete;
+    LimitError, of those, when it was stopped at a limit of its job.
     """
     start = time.monotonic()
     storage_options.configure(config.storage)

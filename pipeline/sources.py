@@ -8,7 +8,7 @@
 
 A shard is named by its path below the input's folder (the part before the first wildcard), with `/` written
 as `--` and without its ending; the images of a folder are `<folder>-00000`, `<folder>-00001`, ... A file's
-shard keeps its name whatever else the input lists.
+shard keeps its name whatever else the input lists. A name too long for a file is cut, with a hash of it all.
 """
 
 from __future__ import annotations

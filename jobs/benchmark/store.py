@@ -127,7 +127,7 @@ def _write(config: JobConfig, rows: int, shard_rows: int) -> Sequence[str]:
         ):
             to.write_table(pa.Table.from_pylist(keyed, schema=sink.OUTPUT_SCHEMA), sink.ROWS_IN_GROUP)
     guard.begin(config, "cpu")
-    summary.write(config, names, rows, 1.0, {})
+    summary.write(config, names, rows, 1.0, {}, ())
     return names
 
 

@@ -18,7 +18,7 @@ import pipeline
 from pipeline import files, kinds, sources, storage, storage_options
 from tests.pipeline.reading import rows_of
 from tests.pipeline.small_jobs import write_parquet, write_tar
-from tests.stores import Store, make_bucket
+from tests.stores import Store, make_bucket, proxied
 
 PIECES = (
     *(
@@ -220,6 +220,18 @@ def test_shards_of_hostile_names_are_read_as_themselves(s3_store: Store, tmp_pat
         fs.call_s3("put_object", Bucket=f"hostile-{ending}", Key=f"in/{name}.{ending}", Body=data)
     found = {row.image for shard in sources.list_shards([f"{url}/in"]) for row in rows_of(shard)}
     assert found == {name.encode() for name in names}
+    storage_options.configure({})
+
+
+def test_only_files_whose_name_says_nothing_cost_a_store_a_request(s3_store: Store) -> None:
+    url = make_bucket(s3_store, "requests")
+    storage_options.configure(s3_store.options)
+    for name in ("a.jpg", "b.PNG", "c.heic", "d.txt", "e.json", "f.bak"):
+        storage.write_text(f"{url}/in/{name}", content(name).decode("latin-1"))
+    with proxied(s3_store) as proxy:
+        storage_options.configure(proxy.store.options)
+        sources.listing([f"{url}/in"])
+        assert proxy.calls["read"] == 1 and sum(proxy.calls.values()) < 8
     storage_options.configure({})
 
 
