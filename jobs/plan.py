@@ -153,14 +153,15 @@ def _show_estimates(estimates: Sequence[Estimate], images: int) -> None:
 def _show_machines(estimates: Sequence[MachineEstimate], prices: Prices, commit: int) -> None:
     from pipeline.machines import cheapest
 
+    dtypes = " or, on older GPUs, ".join(sorted({made.dtype for made in estimates}))
     output.print(
-        f"\nextrapolated to machine types, at prices of {prices.date}, {prices.region}, from {prices.source}",
+        f"\nextrapolated to machine types, in {dtypes}, at prices of {prices.date}, {prices.region}, "
+        f"from {prices.source}",
         soft_wrap=True,
     )
     rows = [
         [
             made.machine,
-            made.dtype,
             _span(made.hours),
             _span(made.preemptions),
             _span(made.lost),
@@ -168,7 +169,7 @@ def _show_machines(estimates: Sequence[MachineEstimate], prices: Prices, commit:
         ]
         for made in estimates
     ]
-    table(["machine type", "dtype", "hours", "preemptions", "$ lost", "dollars"], rows)
+    table(["machine type", "hours", "preemptions", "$ lost", "dollars"], rows)
     output.print(
         f"preemptions: {prices.preemptions_per_hour:g} an hour of each spot machine are assumed; each loses "
         f"half a commit of {commit} images of each actor, and {prices.start_minutes:g} min until a successor "

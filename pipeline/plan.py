@@ -32,7 +32,7 @@ from pipeline.config import JobConfig
 from pipeline.counting import Count, OperationCounter, count_method
 from pipeline.degrade import measurements, prepare
 from pipeline.images import encode_png
-from pipeline.models import load
+from pipeline.models import dtype_here, load
 from pipeline.rows import InputRow
 
 TYPICAL_SHARE = (
@@ -177,8 +177,10 @@ def estimate(measured: Measurement, images: int, prices: Mapping[str, float]) ->
     found = []
     if measured.seconds is not None:
         own_price = next((usd for name, usd in prices.items() if check_accelerator(name) == HERE), None)
+        on_cpu = measured.device is None or measured.device.startswith("CPU")
+        dtype = dtype_here(measured.dtype, "cpu" if on_cpu else "cuda")
         seconds = (measured.seconds, measured.seconds)
-        found.append(_estimate(HERE, measured.dtype, True, seconds, images, own_price))
+        found.append(_estimate(HERE, dtype, True, seconds, images, own_price))
     for name, usd in prices.items():
         accelerator = check_accelerator(name)
         if accelerator != HERE:

@@ -21,6 +21,8 @@ SOCKET = (
     "/ray/session_2000-01-01_00-00-00_000000_0000000/sockets/plasma_store"  # below Ray's temporary folder
 )
 LONGEST_SOCKET = 107  # bytes that Unix allows a socket's path
+TOO_BUSY = "timed out during startup"  # what Ray says where the machine did not start it within 30 s
+TRIES = 3  # then
 SHORT_FOLDER = f"/tmp/ray-{os.getuid()}"
 
 
@@ -35,11 +37,15 @@ def start() -> None:
     where: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
         where = {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": _folder()}
-    try:
-        with _silent_core():
-            ray.init(**where, runtime_env=_workers(), log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises a bare one where a machine is too busy to start it in time
-        raise RuntimeError(f"Ray did not start: {error}{_hint()}") from error
+    for left in reversed(range(TRIES)):
+        try:
+            with _silent_core():
+                ray.init(**where, runtime_env=_workers(), log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # Ray raises bare ones
+            if TOO_BUSY not in str(error) or not left:
+                raise RuntimeError(f"Ray did not start: {error}{_hint()}") from error
+            ray.shutdown()
 
 
 def _folder() -> str | None:

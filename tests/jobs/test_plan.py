@@ -103,6 +103,7 @@ def test_the_rate_is_that_of_the_dtype_that_the_job_takes_there() -> None:
 def test_an_accelerator_that_is_not_here_is_extrapolated_from_its_datasheet(model: LatentDiffusion) -> None:
     found = measured(model, steps=100, prompt_tuning=None)
     here, spot = estimate(found, 3600, {"a100-spot": 2.0})
+    assert here.dtype == "float32" and spot.dtype == "bfloat16"
     assert here.measured and here.seconds == (found.seconds, found.seconds) and here.dollars is None
     least = found.teraflop / 312
     assert not spot.measured
