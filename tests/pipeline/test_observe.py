@@ -51,7 +51,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tup
 
 def scraped(run_name: str) -> dict[tuple[str, str], float]:
     """A run's metrics, summed over workers, by name and status, error or bucket, as the node serves them."""
-    (node,) = ray.nodes()
+    node = next(node for node in ray.nodes() if node["Alive"])  # other tests had more
     with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as page:
         families = text_string_to_metric_families(page.read().decode())
     sums: dict[tuple[str, str], float] = {}

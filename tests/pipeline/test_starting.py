@@ -111,7 +111,7 @@ def test_where_many_machines_fail_alike_they_are_not_drained(run: str) -> None:
 
 
 def test_the_head_is_never_drained(run: str) -> None:
-    (head,) = (entry["NodeID"] for entry in nodes.alive())
+    head = ray.get_runtime_context().get_node_id()
     for what in ("item 1", "item 2", "item 3"):
         nodes.blame(run, head, what, "Xid 79")
-    assert [entry["NodeID"] for entry in nodes.alive()] == [head]
+    assert head in [entry["NodeID"] for entry in nodes.alive()]
