@@ -10,7 +10,9 @@ from statistics import median_low
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline import board, nodes, starting
+import ray
+
+from pipeline import autoscaler, board, nodes, starting
 
 TOPIC = "workers"
 LOOK_SECONDS = 5.0
@@ -33,6 +35,7 @@ class Crew:
         self._steps: dict[str, int] = {}  # by worker, all that it did
         self._alive: list[dict[str, Any]] = []
         self._begun = False  # a worker could start
+        self._news: list[str] = []  # of machines that are waited for
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_looking, daemon=True, name="crew")
 
@@ -64,6 +67,7 @@ class Crew:
         self._begun = self._begun or any(told["state"] != "loading" for told in self._alive)
         if not self._begun:
             self.hopeless = starting.hopeless(self._run, {node["NodeID"] for node in nodes.alive()})
+        self._news = autoscaler.news(ray.get_runtime_context().gcs_address) if self._waiting() else []
 
     @property
     def is_there(self) -> bool:
@@ -83,9 +87,12 @@ class Crew:
         parts = {
             "at work" + (f" (step {step} of {at_work[0]['steps']})" if at_work else ""): states["at work"],
             "loading": states["loading"],
-            "waiting for a machine": max(0, self.wanted - len(self._alive)),
+            "waiting for a machine" + (f" ({'; '.join(self._news)})" if self._news else ""): self._waiting(),
         }
         return ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+
+    def _waiting(self) -> int:
+        return max(0, self.wanted - len(self._alive))
 
     def _keep_looking(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler._private.autoscaler import AutoscalerSummary
+from ray.autoscaler._private.node_provider_availability_tracker import (
+    NodeAvailabilityRecord,
+    NodeAvailabilitySummary,
+    UnavailableNodeInformation,
+)
+from ray.experimental import internal_kv
 
 from pipeline import board, crew, starting, watch
 from pipeline.crew import Crew
@@ -92,3 +102,30 @@ def test_it_knows_why_no_worker_can_start(found: Crew) -> None:
     with found:
         pass
     assert board.read(RUN, starting.TOPIC) == {}, "the board is wiped in the end"
+
+
+def test_it_says_why_machines_do_not_come(found: Crew) -> None:
+    """As the autoscaler leaves it with Ray's head; this cluster has none, and is asked all the same."""
+    exhausted = UnavailableNodeInformation(
+        "ZONE_RESOURCE_POOL_EXHAUSTED", "no\n a2-highgpu-1g in us-central1-a"
+    )
+    record = NodeAvailabilityRecord("gpu", False, 0.0, exhausted)
+    summary = AutoscalerSummary(
+        active_nodes={},
+        idle_nodes={},
+        pending_nodes=[("10.0.0.7", "gpu", "setting-up")],
+        pending_launches={"gpu": 2},
+        failed_nodes=[],
+        node_availability_summary=NodeAvailabilitySummary({"gpu": record}),
+    )
+    found.wanted = 4
+    found.look()
+    assert found.line() == "4 waiting for a machine"
+    report = json.dumps({"autoscaler_report": asdict(summary)})
+    internal_kv._internal_kv_put(DEBUG_AUTOSCALING_STATUS, report)
+    try:
+        found.look()
+    finally:
+        internal_kv._internal_kv_del(DEBUG_AUTOSCALING_STATUS)
+    why = "3 starting; ZONE_RESOURCE_POOL_EXHAUSTED: no a2-highgpu-1g in us-central1-a"
+    assert found.line() == f"4 waiting for a machine ({why})"
