@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark`` quality, tune, average, fuzz, chaos, preemptions, scale, store or motion."""
+"""`python -m jobs.benchmark NAME`, where NAME is one of the commands below."""
 
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from jobs.benchmark import average as averaging
 from jobs.benchmark import chaos as chaos_benchmark
 from jobs.benchmark import fuzz as fuzzing
 from jobs.benchmark import motion as motion_benchmark
+from jobs.benchmark import packing as packing_benchmark
 from jobs.benchmark import preemptions as preemption_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
@@ -161,6 +162,18 @@ def store(
 ) -> None:
     """Look at a whole output on an S3 server on loopback and print the requests and seconds of each look."""
     print(store_benchmark.run(rows, shard_rows, sample, in_full))
+
+
+@app.command()
+def packing(
+    files: Annotated[int, typer.Option(min=1)] = 10_000,
+    milliseconds: Annotated[
+        float, typer.Option(min=0, help="By which each answer of the store is late.")
+    ] = 50,
+    readers: Annotated[list[int] | None, typer.Option(help="Requests at once. Default: 1 and 16.")] = None,
+) -> None:
+    """Pack small files of a slow object store into shards, and print how long that takes."""
+    print(packing_benchmark.run(files, milliseconds, readers or [1, 16]))
 
 
 def _known(what: str, given: list[str] | None, allowed: list[str]) -> list[str]:
