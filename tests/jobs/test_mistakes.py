@@ -50,7 +50,15 @@ def test_comparing_one_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    assert ".parquet, .tar or" in refused("shard", str(tmp_path), str(tmp_path / "out"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.json").write_text("{}")
+    shown = refused("shard", str(tmp_path / "in"), str(tmp_path / "out"))
+    assert "1 left out, text: notes.json" in shown and "Allowed are .parquet, .tar, and pictures" in shown
+
+
+def test_shards_below_their_pictures_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    assert "would be read as rows" in refused("shard", str(tmp_path), str(tmp_path / "out"))
 
 
 def test_every_wrong_price_is_named_before_the_model_loads(tmp_path: Path) -> None:
