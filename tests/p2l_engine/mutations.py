@@ -4,14 +4,19 @@ Each is made in a copy of the tree, where the tests named beside it must fail. P
 ends with status 1 if one of them survives, or if the tests fail without it.
 """
 
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import diffusers  # noqa: F401  # for the forks
+import pytest
+import torch
+from transformers import CLIPTextModel  # noqa: F401  # for the forks
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("p2l_engine", "pipeline", "jobs", "tests", "pyproject.toml")
@@ -140,6 +145,7 @@ MUTATIONS = (
 
 def main(chosen: Sequence[int]) -> int:
     """Tries the mutations of those numbers, counted from 1, or all; the status to end with."""
+    torch.set_num_threads(1)  # threads do not survive a fork
     numbers = chosen or range(1, len(MUTATIONS) + 1)
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
@@ -171,11 +177,23 @@ def _caught(tree: Path, number: int) -> bool:
 
 
 def _status(tree: Path, tests: Sequence[str]) -> int:
-    """pytest's status in the tree."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    # Bytecode is told from its source by time and size, and a mistake may change neither.
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=900).returncode
+    """pytest's status in the tree, run by a fork: what takes seconds to import is there already."""
+    process = multiprocessing.get_context("fork").Process(target=_test, args=(tree, tests))
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+def _test(tree: Path, tests: Sequence[str]) -> None:
+    os.chdir(tree)
+    sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
+    sys.dont_write_bytecode = True  # told from its source by time and size, and a mistake may change neither
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
 
 
 def _copy(source: Path, target: Path) -> None:
