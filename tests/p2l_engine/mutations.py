@@ -87,7 +87,10 @@ MUTATIONS = (
     Mutation(_SCHEDULE, "eps) / alpha_bar**0.5", "eps) / alpha_bar", _in("schedule")),
     Mutation(_SCHEDULE, "min(steps_offset, available", "min(0, available", _in("schedule")),
     Mutation(
-        "p2l_engine/model.py", "_outer_dtype) * self._scaling", "_outer_dtype) / self._scaling", _in("model")
+        "p2l_engine/model.py",
+        "_outer_dtype) * self._scaling",
+        "_outer_dtype) / self._scaling",
+        _in("model", "networks_compute"),
     ),
     Mutation(
         "p2l_engine/presets.py",
