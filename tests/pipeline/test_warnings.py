@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline import resume, sink, summary
+from pipeline.cells import npy
+from pipeline.masks import ALL_OBSERVED
 from pipeline.restore import ActorOptions, Restorer
 from pipeline.rows import InputRow
 from pipeline.sink import METRICS_SCHEMA, OUTPUT_SCHEMA, Row
@@ -31,7 +34,7 @@ def test_a_prompt_that_the_model_does_not_read_to_its_end_is_told(tmp_path: Path
     config = job(tmp_path, tmp_path / "out")
     sink.commit(config.output, "s", found)
     resume.compact(config.output, "s", ["0", "1"])
-    summary.write(config, ["s"], 2, 1.0, {})
+    summary.write(config, ["s"], 2, 1.0, {}, [])
     (told,) = json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"]
     assert (told["cause"], told["count"], told["keys"]) == ("prompt cut", 1, ["1"])
     assert summary.count(config.output, ["s"], 1.0).warnings == {"prompt cut": 1}
@@ -50,5 +53,15 @@ def test_outputs_begun_without_the_column_go_on(tmp_path: Path) -> None:
     assert pq.read_table(whole)["warning"].to_pylist() == [None, found[1]["warning"]]
     pq.write_table(pq.read_table(whole).drop_columns(["warning"]), whole)
     assert resume.metrics_of(config.output, "s").schema == METRICS_SCHEMA
-    summary.write(config, ["s"], 2, 1.0, {})
+    summary.write(config, ["s"], 2, 1.0, {}, [])
     assert summary.count(config.output, ["s"], 1.0).warnings == {}
+
+
+def test_a_mask_that_is_hardly_meant_is_told_beside_a_cut_prompt(tmp_path: Path) -> None:
+    given = {"name": "inpainting", "mask": "given"}
+    config = job(tmp_path, tmp_path / "out", model="tiny", size=64, method=LDPS, operator=given)
+    white = npy(np.ones((64, 64)))
+    both = InputRow("a", "s", png(1), mask=white, prompt="a cat " * 60)
+    (row,) = Restorer(config, ActorOptions("cpu", 1, 1))([both])
+    assert row["status"] == "ok" and row["warning"].split(":")[0] == ALL_OBSERVED.split(":")[0]
+    assert row["warning"].endswith("; prompt cut: the model reads 24 of its 182 tokens")
