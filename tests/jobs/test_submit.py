@@ -122,7 +122,7 @@ def test_a_submitted_job_is_stopped_and_goes_on_when_submitted_again(
 def test_the_wheels_code_refuses_an_output_in_the_unpacked_working_folder(
     head: Head, command: Callable[[str], subprocess.CompletedProcess]
 ) -> None:
-    shown = "python -c 'import pipeline; print(pipeline.__file__)'; p2l restore job.yaml"
+    shown = "python -c 'import p2l_first; print(p2l_first.__file__)'; p2l restore job.yaml"
     done = command(
         f'ray job submit --submission-id lost --runtime-env runtime_env.yaml -- bash -c "{shown}"',
     )
