@@ -216,14 +216,14 @@ class JobConfig(_Block):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
-        if "operator" not in info.data:  # wrong itself, and said so; a preset for it cannot be looked up
-            _raise(methods.validate({**value, "preset": None}))
-            return value
-        _raise(methods.validate(value, info.data["operator"]["name"]))
-        method = methods.from_block(value, info.data["operator"]["name"])
+        # Of an operator that is wrong itself, which is said already, no preset can be looked up.
+        operator = info.data["operator"]["name"] if "operator" in info.data else None
+        block = value if operator else {**value, "preset": None}
+        _raise(methods.validate(block, operator))
+        method = methods.from_block(block, operator)
         if method.name == "adjoint":
             return {"name": "adjoint"}
-        if "model" in info.data:
+        if "model" in info.data and (operator or "steps" in value):
             stores = info.data.get("storage", {})
             _raise(feasible.steps_problems(info.data["model"], method.steps, stores))
         return method.model_dump(mode="json")

@@ -28,11 +28,11 @@ class Crew:
 
     def __init__(self, run: str) -> None:
         self.wanted = 0  # workers that the run would like to have
-        self.moved = time.monotonic()  # when a step was last seen
+        self.moved = time.monotonic()  # when a step, or a storage call tried again, was last seen
         self.hopeless: str | None = None  # why no worker can start
         self._run = run
         self._signs: dict[str, tuple[int, float]] = {}  # by worker: its last sign, and when it came here
-        self._steps: dict[str, int] = {}  # by worker, all that it did
+        self._moves: dict[str, int] = {}  # by worker, all that it made
         self._alive: list[dict[str, Any]] = []
         self._begun = False  # a worker could start
         self._news: list[str] = []  # of machines that are waited for
@@ -58,8 +58,8 @@ class Crew:
         for name, told in found.items():
             if name not in self._signs or self._signs[name][0] != told["sign"]:
                 self._signs[name] = told["sign"], now
-            if self._steps.get(name, 0) < told["all_steps"]:
-                self._steps[name], self.moved = told["all_steps"], now
+            if self._moves.get(name, 0) < told["moves"]:
+                self._moves[name], self.moved = told["moves"], now
         lost = {name for name in found if now - self._signs[name][1] > GONE}
         for name in lost:  # in ten days on spot machines they become thousands
             board.remove(self._run, TOPIC, name)

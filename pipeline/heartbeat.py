@@ -13,6 +13,8 @@ from itertools import count
 from statistics import median
 from typing import Any
 
+from pipeline import retries
+
 log = logging.getLogger(__name__)
 
 FLOOR = 300.0  # s that a step may take, whatever the others took
@@ -76,14 +78,16 @@ class Heartbeat:
 
     @property
     def state(self) -> dict[str, Any]:
-        """loading, idle or at work; step and steps of the images at work; all steps done so far.
+        """loading, idle or at work, and the step and steps of the images at work.
 
-        images: worth of the steps that are done and not in a receipt.
+        images: worth of the steps that are done and not in a receipt. moves: all steps so far, and storage
+        calls tried again: a store that does not answer is waited for.
         """
         at_work = self._since is not None
         state = "loading" if not self.ready else "at work" if at_work else "idle"
         part = self._images * self.done / self.steps if at_work and self.steps else 0.0
-        steps = {"done": self.done, "steps": self.steps, "all_steps": self._all_steps}
+        moves = self._all_steps + retries.COUNTS.total()
+        steps = {"done": self.done, "steps": self.steps, "moves": moves}
         return {"state": state, "images": self._finished + part} | steps
 
     @property

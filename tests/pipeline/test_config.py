@@ -236,6 +236,12 @@ def test_what_cannot_run_at_the_size_or_in_the_steps_is_refused(changed: dict, e
     assert any("noise: got -1" in problem for problem in found), "all mistakes are named at once"
 
 
+def test_steps_are_judged_beside_an_operator_that_cannot_be() -> None:
+    method = {"name": "ldps", "preset": "tiny", "steps": 1001}
+    found = problems(MINIMAL | {"model": "tiny", "operator": {"factor": 3}, "method": method})
+    assert [problem.split(":")[0] for problem in found] == ["operator.super_resolution", "method.steps"]
+
+
 def test_what_fits_the_size_or_is_the_datas_own_is_not_refused() -> None:
     job = MINIMAL | {"model": "tiny", "method": {"name": "ldps", "preset": None, "steps": 1000}}
     for fits in (

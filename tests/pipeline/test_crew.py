@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +19,7 @@ from ray.autoscaler._private.node_provider_availability_tracker import (
 )
 from ray.experimental import internal_kv
 
-from pipeline import board, crew, starting, watch
+from pipeline import board, crew, retries, starting, watch
 from pipeline.crew import Crew
 from pipeline.heartbeat import Heartbeat
 from pipeline.stop import Stop
@@ -77,6 +78,20 @@ def test_a_step_is_progress_and_a_sign_is_none(found: Crew) -> None:
     assert found.moved == before
     beat.step(1, 9)
     tell("w", 2, beat)
+    found.look()
+    assert found.moved > before
+
+
+def test_a_worker_that_tries_its_store_again_is_waited_for(
+    found: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "COUNTS", Counter())
+    beat = Heartbeat()
+    tell("w", 0, beat)
+    found.look()
+    before = found.moved
+    retries.COUNTS["HTTP 503"] += 1
+    tell("w", 1, beat)
     found.look()
     assert found.moved > before
 
