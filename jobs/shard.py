@@ -61,8 +61,8 @@ def shard(
     pairs = [pair.partition("=")[::2] for pair in columns or ()]
     job = load_config({"input": images, "output": out, "columns": dict(pairs), "keys": keys})
     refuse_inside(job.output, job.input)
-    _refuse_stale(job.output)
     listing = sources.listing(job.input, job.reading)
+    _refuse_stale(job.output)
     with ThreadPoolExecutor(READS_AT_ONCE) as readers:
         found = _inventories(listing.shards, readers)
         _check_keys(listing.shards, found)

@@ -91,6 +91,7 @@ def run(
     summed_up = storage.exists(summary.summary_url(config.output))
     if open_shards or not summed_up or not set(listed.left_out) <= set(summary.left_out(config.output)):
         with _alone(config, take_over) as held, Start(config.output) as entry:
+            held.stop.told = entry.stopping
             storage.remove(summary.summary_url(config.output))
             resume.remove_leftovers(config.output)
             try:

@@ -70,9 +70,14 @@ class Start:
         self._entry |= {"rows": rows, "done": done, "errors": errors}
         self._write()
 
+    def stopping(self) -> None:
+        """Notes that the run was told to stop: a kill may come before its end."""
+        with contextlib.suppress(OSError):
+            self._end("stopped")
+
     def failed(self, error: BaseException) -> None:
-        """Notes how the run ended, once. That it cannot be written is no news beside the error itself."""
-        if self._entry["state"] == "running":
+        """Notes how the run ended. That it cannot be written is no news beside the error itself."""
+        if self._entry["state"] in ("running", "stopped"):
             with contextlib.suppress(OSError):
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 message = "" if isinstance(error, SystemExit) else str(error)

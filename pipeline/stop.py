@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -21,12 +21,14 @@ class Stop:
 
     While receipts come in, it first leaves every actor the time to commit the block in work, for at most
     GRACE_SECONDS. What an actor cannot commit in that time is dropped, and restored by the next start.
-    Outside of the main thread, where signals cannot be had, only `reason` is set.
+    Outside of the main thread, where signals cannot be had, only `reason` is set. told: called from a thread
+    when that time begins, before the end of which this process may be killed.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.over_budget = False
+        self.told: Callable[[], None] = lambda: None
         self._graceful = False
         self._main = threading.current_thread() is threading.main_thread()
 
@@ -85,6 +87,7 @@ class Stop:
         self.reason = TERMINATED
         if not self._graceful:
             raise KeyboardInterrupt(self.reason or "")
+        threading.Thread(target=self.told, daemon=True).start()
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:

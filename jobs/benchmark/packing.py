@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.queues import Queue
 from typing import Any
 
-import fsspec
 import numpy as np
 import typer
 
@@ -43,10 +42,11 @@ def run(files: int, milliseconds: float, readers: Sequence[int]) -> str:
 
 
 def _fill(files: int) -> None:
+    from pipeline import storage
     from pipeline.images import encode_png
 
     noise = np.random.default_rng(0)
-    fs = fsspec.filesystem("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    fs, _ = storage.split(f"s3://{BUCKET}")
     fs.mkdir(BUCKET)
     fs.pipe(
         {

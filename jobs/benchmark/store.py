@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p2l_engine.metrics import psnr, ssim
-from pipeline import guard, resume, retries, sink, storage, storage_options, summary, verify
+from pipeline import guard, resume, sink, storage, storage_options, summary, verify
 from pipeline.config import JobConfig, load_config
 from pipeline.images import encode_png
 
@@ -59,7 +59,7 @@ def run(rows: int, shard_rows: int, sample: int, in_full: bool) -> str:
             }
         )
         storage_options.configure(config.storage)
-        retries.url_to_fs("s3://benchmark")[0].call_s3("create_bucket", Bucket="benchmark")
+        storage.split("s3://benchmark")[0].call_s3("create_bucket", Bucket="benchmark")
         shards = _write(config, rows, shard_rows)
         looks: dict[str, Callable[[], Any]] = {
             "`--retry-errors`: which shards": lambda: resume.with_errors(config.output, shards),
