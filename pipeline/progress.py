@@ -125,7 +125,8 @@ class Progress:
 
     def _rate(self) -> str:
         """Images a second since this start, the time left at that rate, errors and retries."""
-        new = self.done - self.before + (self._crew.under_way if self._crew else 0.0)
+        under_way = self._crew.under_way if self._crew else 0.0  # told of a while ago: it may be done by now
+        new = min(self.done + under_way, self.total) - self.before
         if not new:
             return f"no image yet, {self._trouble()}"
         rate = new / max(time.monotonic() - self._start, 1e-9)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from ray.experimental import internal_kv
 from pipeline import board, crew, retries, starting, watch
 from pipeline.crew import Crew
 from pipeline.heartbeat import Heartbeat
+from pipeline.progress import Progress
+from pipeline.starts import Start
 from pipeline.stop import Stop
 from pipeline.watch import Watch
 
@@ -53,6 +56,17 @@ def test_it_tells_who_is_at_work_at_which_step_and_who_waits(found: Crew) -> Non
         found.look()
     assert found.line() == "2 at work (step 250 of 1000), 1 loading, 1 waiting for a machine"
     assert found.under_way == pytest.approx(2 * 0.25 + 2 * 0.5) and found.is_there
+
+
+def test_images_told_of_and_done_since_leave_no_time_below_none(found: Crew, tmp_path: Path) -> None:
+    beat = Heartbeat()
+    with beat.restoring(4):
+        beat.step(9, 10)
+        tell("w", 0, beat)
+        found.look()
+        progress = Progress(Start(str(tmp_path)), 4, 0, micro_batch=4, crew=found)
+        progress.done = 4  # their receipts came
+        assert " 0:00:00 left" in progress.line()
 
 
 def test_one_that_gives_no_sign_is_taken_for_lost(found: Crew, monkeypatch: pytest.MonkeyPatch) -> None:

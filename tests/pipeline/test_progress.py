@@ -79,6 +79,14 @@ def test_a_start_that_ends_early_says_so_and_is_listed_by_the_next(
     assert second["earlier"] == [{name: value for name, value in first.items() if name != "earlier"}]
 
 
+def test_a_run_that_is_killed_while_it_stops_has_said_so(tmp_path: Path) -> None:
+    start = Start(str(tmp_path)).__enter__()
+    start.stopping()
+    assert told(tmp_path)["state"] == "stopped"
+    start.update(10, 5, 0)  # it may go on for some seconds
+    assert (told(tmp_path)["state"], told(tmp_path)["done"]) == ("stopped", 5)
+
+
 def test_a_start_that_was_killed_is_marked_by_the_next(tmp_path: Path) -> None:
     Start(str(tmp_path)).__enter__()  # and never ends
     with Start(str(tmp_path)):
