@@ -7,6 +7,7 @@ from collections import Counter, deque
 import pyarrow as pa
 
 from pipeline.failures import GOES_ON, LimitReached
+from pipeline.messages import cause
 
 RECENT = 1000  # rows that are looked at
 FEWEST = 50  # that must have failed alike
@@ -29,15 +30,11 @@ class Breaker:
         failed = [error for error in self._errors if error is not None]
         if self._share is None or not failed:
             return
-        cause, count = Counter(_cause(error) for error in failed).most_common(1)[0]
+        common, count = Counter(cause(error) for error in failed).most_common(1)[0]
         if count >= FEWEST and count > self._share * len(self._errors):
-            last = next(error for error in reversed(failed) if _cause(error) == cause)
+            last = next(error for error in reversed(failed) if cause(error) == common)
             raise TooManyErrors(
                 f"{count} of the last {len(self._errors)} rows failed alike, more than error_share = "
                 f"{self._share:g} of them; the last of them: {last}. {GOES_ON}, and --retry-errors does "
                 "failed rows again; set error_share higher, or to null, if so many are bad"
             )
-
-
-def _cause(error: str) -> str:
-    return error.split(":")[0]

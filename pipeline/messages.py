@@ -45,6 +45,11 @@ def describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def cause(message: str) -> str:
+    """Of an error row: what stands before the details."""
+    return message.split(":")[0]
+
+
 def is_text(text: str) -> bool:
     """Whether it can be stored; bytes of a file's name that are no UTF-8 are lone surrogates to Python."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from pipeline import cluster, logs
+from pipeline import cluster, logs, messages
 from pipeline.config import JobConfig
 from pipeline.telemetry import DriverMetrics
 from pipeline.usage import Usage
@@ -45,7 +45,7 @@ class Observer:
             commits[row["source_shard"]][row["status"]] += 1
             if row["status"] == "error":
                 what = {"shard": row["source_shard"], "key": row["key"], "error": row["error"]}
-                log.error("row failed", extra=what | {"cause": row["error"].split(":")[0]} | worker)
+                log.error("row failed", extra=what | {"cause": messages.cause(row["error"])} | worker)
         for shard, statuses in commits.items():
             counts = {"rows": statuses.total(), "errors": statuses["error"]}
             log.info("commit", extra={"shard": shard} | counts | worker)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import outputs, resume, sink, storage, usage, versions
+from pipeline import messages, outputs, resume, sink, storage, usage, versions
 from pipeline.config import JobConfig
 from pipeline.rows import LeftOut
 
@@ -128,7 +128,7 @@ def count(output: str, shards: Sequence[str], seconds: float) -> RunSummary:
             counted = table.filter(pc.is_in(table.column("source_shard"), names))
             rows += counted.num_rows
             ok += pc.sum(pc.equal(counted.column("status"), "ok")).as_py() or 0
-            warnings.update(map(_cause, counted.column("warning").drop_null().to_pylist()))
+            warnings.update(map(messages.cause, counted.column("warning").drop_null().to_pylist()))
     return RunSummary(output, rows, ok, rows - ok, seconds, warnings, left_out(output))
 
 
@@ -164,16 +164,12 @@ def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
     }
 
 
-def _cause(message: str) -> str:
-    return message.split(":")[0]
-
-
 def _causes(rows: pa.Table, column: str) -> list[dict[str, Any]]:
     """Rows by what stands before the first colon of their message, the most frequent first."""
     keys: dict[str, list[str]] = defaultdict(list)
     example: dict[str, str] = {}
     for key, message in zip(rows.column("key").to_pylist(), rows.column(column).to_pylist(), strict=True):
-        cause = _cause(message)
+        cause = messages.cause(message)
         keys[cause].append(key)
         example.setdefault(cause, message)
     return [

@@ -283,6 +283,7 @@ def test_an_upload_in_parts_that_was_never_completed_is_no_file(
         "upload_part", Bucket=name, Key=key, PartNumber=1, UploadId=begun["UploadId"], Body=b"half" * 100
     )
     assert storage.find(output) == [] and resume.unfinished_shards(output) == set()
+    assert list(resume.committed(output, "s")) == []
     sink.commit(output, "s", [row])
     assert resume.done_keys(output, "s", count_errors=True) == {"k"}
 
