@@ -199,9 +199,7 @@ def test_a_hung_actor_ends_the_run_after_the_time_given_and_nothing_is_lost(tmp_
             break
     committed = rows(output)
     assert hung and 0 < len(committed) < 60
-    deadline = (
-        time.monotonic() + 300
-    )  # Ray asks an actor to end, and kills it 30 s later or, if busy, after more
+    deadline = time.monotonic() + 300  # Ray kills an actor that does not end, after 30 s or, if busy, more
     while hung[0].is_running() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not hung[0].is_running(), "the hung process stays"
