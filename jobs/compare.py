@@ -9,7 +9,7 @@ import typer
 from jobs.console import BadRequest, output, readable_errors, run_alone, table
 
 if TYPE_CHECKING:
-    from pipeline.compare import Difference
+    from pipeline.results.compare import Difference
 
 
 @readable_errors()
@@ -22,7 +22,7 @@ def compare(
 
     Example: p2l compare runs/ldps runs/p2l
     """
-    from pipeline.compare import compare as join
+    from pipeline.results.compare import compare as join
 
     try:
         comparison = join(runs)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pipeline.rows import LeftOut
+    from pipeline.input.rows import LeftOut
 
 # Paths and keys may hold anything: [red] and :cat: in them are no markup.
 output = Console(highlight=False, markup=False, emoji=False)
@@ -58,8 +58,8 @@ def readable_errors() -> Iterator[None]:
         raise _stop(Exit.INCOMPLETE, "stopped; the same command goes on where it left off") from None
     except Exception as error:
         from pipeline.config import ConfigError
-        from pipeline.rows import SourceError
-        from pipeline.run import LimitError, RunError
+        from pipeline.input.rows import SourceError
+        from pipeline.run.run import LimitError, RunError
 
         if isinstance(error, ConfigError):
             raise _stop(Exit.BAD_REQUEST, *error.problems) from None
@@ -91,7 +91,7 @@ def _say(label: str, style: str, sentences: Sequence[str]) -> None:
 
 def tell_left_out(left_out: Iterable[LeftOut]) -> None:
     """Say on standard error what of the input becomes no row."""
-    from pipeline.rows import merged
+    from pipeline.input.rows import merged
 
     for one in merged(left_out):
         errors.print(str(one), soft_wrap=True)

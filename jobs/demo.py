@@ -28,8 +28,8 @@ def demo(
     Example: p2l demo
     """
     from pipeline.config import load_config
-    from pipeline.report import write_report
-    from pipeline.run import run
+    from pipeline.results.report import write_report
+    from pipeline.run.run import run
 
     photographs, restored = folder / "photographs", folder / "restored"
     write_photographs(photographs / "held_out.parquet")
@@ -74,7 +74,7 @@ def _middle(photograph: Photograph, share: float) -> bytes:
 
 
 def _show(url: str) -> None:
-    from pipeline import outputs
+    from pipeline.output import outputs
 
     names = ("key", "psnr", "ssim", "residual", "seconds")
     rows = sorted(outputs.rows(url, names).to_pylist(), key=lambda row: str(row["key"]))
@@ -88,8 +88,8 @@ def _draw(url: str, path: Path) -> None:
     import numpy as np
 
     from jobs import pictures
-    from pipeline import outputs
-    from pipeline.images import decode_image, encode_png
+    from pipeline.output import outputs
+    from pipeline.pictures.images import decode_image, encode_png
 
     columns = ("measurement", "image", "reference")
     rows = outputs.rows(url, ("psnr",)).to_pylist()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from p2l_engine.sampler import Progress
+    from p2l_engine.solvers.sampler import Progress
     from pipeline.config import JobConfig
 
 
@@ -72,7 +72,7 @@ def image(
     """
     from jobs import picture_file
     from pipeline.config import ConfigError, load_config
-    from pipeline.storage_options import configure
+    from pipeline.stores.storage_options import configure
 
     outputs = {"OUT": out, "the comparison": out.parent / f"{out.stem}.compare.png"}
     inputs = {"IN": source, "--mask": mask, "--kernel": kernel}
@@ -105,9 +105,9 @@ def image(
 
 def _read(inputs: Mapping[str, Path | None]) -> tuple[dict[str, bytes | None], list[str]]:
     """The content of each file, and what is wrong with those that cannot be used."""
-    from pipeline.degrade import read_kernel
-    from pipeline.images import decode_image
-    from pipeline.masks import read_mask
+    from pipeline.pictures.images import decode_image
+    from pipeline.pictures.masks import read_mask
+    from pipeline.worker.measure import read_kernel
 
     check: dict[str, Callable[[bytes], object]] = {
         "IN": decode_image,
@@ -161,9 +161,9 @@ def _restore(
     from jobs import picture_file, pictures
     from p2l_engine import metrics, restore
     from p2l_engine.methods import Method
-    from pipeline.degrade import measurements, prepare
-    from pipeline.models import load
-    from pipeline.rows import InputRow
+    from pipeline.input.rows import InputRow
+    from pipeline.worker.measure import measurements, prepare
+    from pipeline.worker.models import load
 
     row = InputRow(
         key=name,

@@ -12,8 +12,8 @@ from jobs.console import BadRequest, output, readable_errors, run_alone, table, 
 from jobs.restore import CONFIG_HELP, SET_HELP
 
 if TYPE_CHECKING:
-    from pipeline.machines import MachineEstimate
-    from pipeline.plan import Estimate, Measurement
+    from pipeline.cost.machines import MachineEstimate
+    from pipeline.cost.plan import Estimate, Measurement
     from pipeline.prices import Prices
 
 PRICE_HELP = "An accelerator's price, as a100=3.67 or a100-spot=1.29; repeatable. This machine is `here`."
@@ -40,14 +40,14 @@ def plan(
 
     Example: p2l plan sr8 --images 10000 --price a100=3.67 --price a100-spot=1.29
     """
-    from p2l_engine.weights import is_local
-    from pipeline.cluster import commit_every
+    from p2l_engine.priors.fetch import is_local
     from pipeline.config import load_config
+    from pipeline.cost.machines import machine_estimates
+    from pipeline.cost.plan import count, count_images, estimate, measure
     from pipeline.feasible import slow_dtype, warnings
-    from pipeline.machines import machine_estimates
-    from pipeline.plan import count, count_images, estimate, measure
     from pipeline.prices import load_prices
-    from pipeline.storage_options import configure
+    from pipeline.run.pool import commit_every
+    from pipeline.stores.storage_options import configure
 
     job = load_config(configs.locate(config), settings or ())
     configure(job.storage)
@@ -125,7 +125,7 @@ def _show_measured(measured: Measurement) -> None:
 
 
 def _show_estimates(estimates: Sequence[Estimate], images: int) -> None:
-    from pipeline.plan import TYPICAL_SHARE
+    from pipeline.cost.plan import TYPICAL_SHARE
 
     if not estimates:
         return
@@ -151,7 +151,7 @@ def _show_estimates(estimates: Sequence[Estimate], images: int) -> None:
 
 
 def _show_machines(estimates: Sequence[MachineEstimate], prices: Prices, commit: int) -> None:
-    from pipeline.machines import cheapest
+    from pipeline.cost.machines import cheapest
 
     dtypes = " or, on older GPUs, ".join(sorted({made.dtype for made in estimates}))
     output.print(

@@ -19,7 +19,7 @@ def report(
 
     Example: p2l report gs://bucket/runs/sr8
     """
-    from pipeline.report import write_report
+    from pipeline.results.report import write_report
 
     output.print(str(write_report(out)), soft_wrap=True)
 

@@ -34,7 +34,7 @@ def restore(
     """
     from pipeline.config import load_config
     from pipeline.feasible import warnings
-    from pipeline.run import run
+    from pipeline.run.run import run
 
     job = load_config(configs.locate(config), settings or ())
     warn(*warnings(job))

@@ -12,8 +12,8 @@ import typer
 from jobs.console import BadRequest, Exit, errors, output, readable_errors, run_alone, tell_left_out
 
 if TYPE_CHECKING:
-    from pipeline.rows import InputRow, Inventory
-    from pipeline.sources import Shard
+    from pipeline.input.rows import InputRow, Inventory
+    from pipeline.input.sources import Shard
 
 OPTIONAL_COLUMNS = ("mask", "kernel", "prompt")
 READS_AT_ONCE = 16  # a store is slow to answer one request, and quick with many; each is held until its turn
@@ -54,9 +54,9 @@ def shard(
 
     Example: p2l shard photos/ gs://bucket/shards --rows 1000
     """
-    from pipeline import sources
     from pipeline.config import load_config
-    from pipeline.files import refuse_inside
+    from pipeline.input import sources
+    from pipeline.input.files import refuse_inside
 
     pairs = [pair.partition("=")[::2] for pair in columns or ()]
     job = load_config({"input": images, "output": out, "columns": dict(pairs), "keys": keys})
@@ -79,7 +79,7 @@ def shard(
 
 def _pack(found: Iterator[InputRow], rows: int, out: str) -> int:
     """Writes the shards; how many images are in them."""
-    from pipeline import storage
+    from pipeline.stores import storage
 
     written = 0
     try:
@@ -102,8 +102,8 @@ def _pack(found: Iterator[InputRow], rows: int, out: str) -> int:
 
 def _inventories(shards: Sequence[Shard], readers: ThreadPoolExecutor) -> list[Inventory]:
     """Keys and left-outs of all; raises one SourceError on all that cannot be read."""
-    from pipeline import sources
-    from pipeline.rows import SourceError
+    from pipeline.input import sources
+    from pipeline.input.rows import SourceError
 
     found, problems = [], []
     for task in [readers.submit(sources.inventory, source) for source in shards]:
@@ -118,7 +118,7 @@ def _inventories(shards: Sequence[Shard], readers: ThreadPoolExecutor) -> list[I
 
 def _refuse_stale(out: str) -> None:
     """Shards of before would be read together with the new ones."""
-    from pipeline import storage
+    from pipeline.stores import storage
 
     stale = storage.find(out, ".parquet")
     if stale:
@@ -130,7 +130,7 @@ def _refuse_stale(out: str) -> None:
 
 
 def _check_keys(shards: Sequence[Shard], found: Sequence[Inventory]) -> None:
-    from pipeline.keys import Place, bad_keys, repeated_keys
+    from pipeline.input.keys import Place, bad_keys, repeated_keys
 
     problems: list[str] = []
     places: dict[str, list[Place]] = {}
@@ -146,8 +146,8 @@ def _check_keys(shards: Sequence[Shard], found: Sequence[Inventory]) -> None:
 
 def _read(shards: Sequence[Shard], counts: Sequence[int], readers: ThreadPoolExecutor) -> Iterator[InputRow]:
     """All rows in order; files of a folder are read side by side."""
-    from pipeline import sources
-    from pipeline.ahead import side_by_side
+    from pipeline.input import sources
+    from pipeline.worker.ahead import side_by_side
 
     for source, count in zip(shards, counts, strict=True):
         if source.kind == "images":
@@ -158,7 +158,7 @@ def _read(shards: Sequence[Shard], counts: Sequence[int], readers: ThreadPoolExe
 
 
 def _read_one(source: Shard, row: int, count: int) -> InputRow:
-    from pipeline import sources
+    from pipeline.input import sources
 
     (found,) = sources.rows(source, [number == row for number in range(count)])
     return found
@@ -190,8 +190,8 @@ def _batches(found: Iterator[InputRow], most: int) -> Iterator[list[InputRow]]:
 def _write(url: str, rows: Sequence[InputRow]) -> None:
     import pyarrow.parquet as pq
 
-    from pipeline import storage
-    from pipeline.rows import InputRow
+    from pipeline.input.rows import InputRow
+    from pipeline.stores import storage
 
     table = InputRow.table(rows)
     present = [name for name in OPTIONAL_COLUMNS if table[name].null_count < len(table)]

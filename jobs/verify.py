@@ -24,7 +24,7 @@ def verify(
 
     Example: p2l verify gs://bucket/runs/sr8 --sample 1000
     """
-    from pipeline.verify import examine
+    from pipeline.results.verify import examine
 
     found = examine(out, sample, seed)
     for problem in found.problems:

@@ -6,7 +6,7 @@ restored = p2l_engine.restore(model, A, y, method="p2l", steps=50)
 """
 
 from p2l_engine import methods, metrics, operators
-from p2l_engine.model import LatentDiffusion, load_model
+from p2l_engine.priors.latent import LatentDiffusion, load_model
 from p2l_engine.restore import Restored, restore
 
 __all__ = ["LatentDiffusion", "Restored", "load_model", "methods", "metrics", "operators", "restore"]

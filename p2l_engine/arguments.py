@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2l_engine.model import LatentDiffusion
 from p2l_engine.operators import LinearOperator
+from p2l_engine.priors.latent import LatentDiffusion
 
 SURE_OF_MEAN = 8  # standard errors: noise alone takes a mean this far in one of 10^13 measurements
 FEWEST = 48  # entries from which a mean is judged

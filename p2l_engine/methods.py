@@ -1,4 +1,4 @@
-"""Methods as values: what one loop (`p2l_engine.sampler`) is told to do, and the paper's settings by name.
+"""Methods as values: what `p2l_engine.solvers.sampler` is told to do, and the paper's settings by name.
 
 | method | prompt tuning | projection | guidance |
 |---|---|---|---|

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from p2l_engine import methods
 from p2l_engine.arguments import check_conditions, check_measurements
-from p2l_engine.guidance import Moments
 from p2l_engine.methods import Method
-from p2l_engine.model import LatentDiffusion
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import lasting
 from p2l_engine.operators.cropped import Cropped
-from p2l_engine.sampler import Progress, State, sample
+from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
+from p2l_engine.solvers.guidance import Moments
+from p2l_engine.solvers.sampler import Progress, State, sample
 
 
 @dataclass(frozen=True)

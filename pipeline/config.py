@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from p2l_engine import methods, operators
-from p2l_engine.weights import check_model_id
-from pipeline import feasible, storage, storage_options, yaml_text
+from p2l_engine.priors.fetch import check_model_id
+from pipeline import feasible, yaml_text
+from pipeline.input.rows import Keys, Reading
 from pipeline.prices import load_prices
-from pipeline.rows import Keys, Reading
+from pipeline.stores import storage, storage_options
 
 DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
 DEFAULT_METHOD = {"name": "p2l", "preset": "imagenet"}

@@ -8,11 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from p2l_engine import operators
-from p2l_engine.architecture import Architecture, is_near, read_architecture
 from p2l_engine.operators.masks import Masking
+from p2l_engine.priors.architecture import Architecture, is_near, read_architecture
 from p2l_engine.seeding import generator
-from pipeline import limits, retries, storage_options
+from pipeline import limits
 from pipeline.accelerators import datasheet_tflops
+from pipeline.stores import retries, storage_options
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig, ModelConfig

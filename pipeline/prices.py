@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline import storage, yaml_text
+from pipeline import yaml_text
 from pipeline.accelerators import ACCELERATORS
+from pipeline.stores import storage
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 SPOT = "-spot"  # after the name of a machine type, where its spot price is meant

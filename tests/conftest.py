@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-import pipeline.storage_options  # noqa: F401  chooses gcsfs's class, before a test imports gcsfs
+import pipeline.stores.storage_options  # noqa: F401  chooses gcsfs's class, before a test imports gcsfs
 from tests.stores import SECRET, Store, served
 
 if TYPE_CHECKING:
-    from p2l_engine.model import LatentDiffusion
+    from p2l_engine.priors.latent import LatentDiffusion
 
 # Ray's workers and the commands that tests start inherit these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA_FOLDERS = ("p2l_engine/tiny/weights", "jobs/configs", "pipeline/report")
+DATA_FOLDERS = ("p2l_engine/tiny/weights", "jobs/configs", "pipeline/results/report")
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 
 from jobs.benchmark import average as averaging
-from jobs.benchmark import chaos as chaos_benchmark
-from jobs.benchmark import fuzz as fuzzing
 from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import packing as packing_benchmark
-from jobs.benchmark import preemptions as preemption_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
 from jobs.benchmark import store as store_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.benchmark.cells import ROWS, TASKS
+from jobs.faults import chaos as chaos_benchmark
+from jobs.faults import fuzz as fuzzing
+from jobs.faults import preemptions as preemption_benchmark
 from pipeline.prices import load_prices
 
 MACHINE = "a2-highgpu-1g-spot"  # whose price the lost hours have

@@ -42,8 +42,8 @@ def run(files: int, milliseconds: float, readers: Sequence[int]) -> str:
 
 
 def _fill(files: int) -> None:
-    from pipeline import storage
-    from pipeline.images import encode_png
+    from pipeline.pictures.images import encode_png
+    from pipeline.stores import storage
 
     noise = np.random.default_rng(0)
     fs, _ = storage.split(f"s3://{BUCKET}")

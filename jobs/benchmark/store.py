@@ -22,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p2l_engine.metrics import psnr, ssim
-from pipeline import guard, resume, sink, storage, storage_options, summary, verify
 from pipeline.config import JobConfig, load_config
-from pipeline.images import encode_png
+from pipeline.output import commits, resume, run_json
+from pipeline.pictures.images import encode_png
+from pipeline.results import summary, verify
+from pipeline.stores import storage, storage_options
 
 SIDE = 8  # pixels
 OPTIONS: dict[str, Any] = {"key": "env:P2L_BENCHMARK", "secret": "env:P2L_BENCHMARK"}
@@ -122,11 +124,11 @@ def _write(config: JobConfig, rows: int, shard_rows: int) -> Sequence[str]:
         if number % ERROR_EVERY == 0:
             keyed[-1] = _error(keyed[-1])
         with (
-            storage.write_whole(sink.restored_url(config.output, name)) as file,
-            sink.open_writer(file) as to,
+            storage.write_whole(commits.restored_url(config.output, name)) as file,
+            commits.open_writer(file) as to,
         ):
-            to.write_table(pa.Table.from_pylist(keyed, schema=sink.OUTPUT_SCHEMA), sink.ROWS_IN_GROUP)
-    guard.begin(config, "cpu")
+            to.write_table(pa.Table.from_pylist(keyed, schema=commits.OUTPUT_SCHEMA), commits.ROWS_IN_GROUP)
+    run_json.begin(config, "cpu")
     summary.write(config, names, rows, 1.0, {}, ())
     return names
 

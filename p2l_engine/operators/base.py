@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from p2l_engine.proximal import conjugate_gradients
+from p2l_engine.operators.conjugate_gradients import conjugate_gradients
 
 ImageShape = tuple[int, int, int]  # (channels, height, width) of one image
 Shape = tuple[int, ...]
@@ -56,7 +56,7 @@ class LinearOperator(ABC):
         """argmin_u |y - A u|^2 + lam |u - x|^2 (Eq. 19), lam > 0, one number or (B,).
 
         Solves (A^T A + lam) u = A^T y + lam x by conjugate gradients from x, to the tolerance of
-        `p2l_engine.proximal`, and warns where an image did not reach it. The result carries no graph, for
+        `conjugate_gradients`, and warns where an image did not reach it. The result carries no graph, for
         every operator.
         """
         weight = per_image(lam, x)

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from jobs import console
 from jobs.cli import app
-from pipeline.progress import Progress
-from pipeline.starts import Start
+from pipeline.observe.progress import Progress
+from pipeline.output.progress_json import Start
 from tests.pipeline.small_jobs import png
 
 NAMES = ("runs[red]", "a[/b]", "a[b]", "[bold]x[-bold]", ":cat:", "a]b", "[link=x]", "\\[b]")

@@ -15,9 +15,9 @@ from jobs.cli import app
 from p2l_engine import LatentDiffusion, load_model, methods, operators
 from pipeline.accelerators import datasheet_tflops
 from pipeline.config import load_config
-from pipeline.counting import OperationCounter
-from pipeline.machines import MachineEstimate, cheapest, machine_estimates, with_preemptions
-from pipeline.plan import TYPICAL_SHARE, Measurement, count, estimate, measure, measure_steps
+from pipeline.cost.counting import OperationCounter
+from pipeline.cost.machines import MachineEstimate, cheapest, machine_estimates, with_preemptions
+from pipeline.cost.plan import TYPICAL_SHARE, Measurement, count, estimate, measure, measure_steps
 from pipeline.prices import SHIPPED, Prices, load_prices
 
 PRICES = """

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from p2l_engine.model import LatentDiffusion
+from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.tiny import architecture
 
 

@@ -33,14 +33,16 @@ class Mutation(NamedTuple):
 
 
 def _in(name: str, chosen: str = "") -> tuple[str, ...]:
-    folder = "tests/jobs" if name == "benchmark_motion" else "tests/p2l_engine"
-    return (f"{folder}/test_{name}.py", *(("-k", chosen) if chosen else ()))
+    """Of a file below tests/, such as p2l_engine/restore."""
+    folder, _, file = f"tests/{name}".rpartition("/")
+    return (f"{folder}/test_{file}.py", *(("-k", chosen) if chosen else ()))
 
 
-_RESTORE, _SAMPLER, _GUIDANCE = (f"p2l_engine/{name}.py" for name in ("restore", "sampler", "guidance"))
-_OPERATORS = "p2l_engine/operators"
-_LOOP = _in("restore", "the_loop")
-_METRICS, _SCHEDULE = "p2l_engine/metrics.py", "p2l_engine/schedule.py"
+_RESTORE = "p2l_engine/restore.py"
+_SAMPLER, _GUIDANCE = (f"p2l_engine/solvers/{name}.py" for name in ("sampler", "guidance"))
+_ENGINE, _OPERATORS = "p2l_engine", "p2l_engine/operators"
+_LOOP = _in(f"{_ENGINE}/restore", "the_loop")
+_PIXELS, _SCHEDULE = "p2l_engine/metrics/pixels.py", "p2l_engine/schedule.py"
 
 MUTATIONS = (
     # Random numbers
@@ -48,25 +50,35 @@ MUTATIONS = (
         _RESTORE,
         'generator(int(seed), "latent")',
         'generator(int(seed), "noise")',
-        _in("restore", "first_latent"),
+        _in(f"{_ENGINE}/restore", "first_latent"),
     ),
     Mutation(
-        f"{_OPERATORS}/base.py", "y + sigma * noise", "y + 1.4 * sigma * noise", _in("operators", "noise")
+        f"{_OPERATORS}/base.py",
+        "y + sigma * noise",
+        "y + 1.4 * sigma * noise",
+        _in(f"{_OPERATORS}/operators", "noise"),
     ),
-    Mutation("p2l_engine/seeding.py", '_hash63(f"{run_seed}/{key}")', '_hash63(f"/{key}")', _in("seeding")),
+    Mutation(
+        "p2l_engine/seeding.py",
+        '_hash63(f"{run_seed}/{key}")',
+        '_hash63(f"/{key}")',
+        _in(f"{_ENGINE}/seeding"),
+    ),
     Mutation(
         f"{_OPERATORS}/motion.py",
         "uniform(source, *LENGTHS) * size",
         "uniform(source, *LENGTHS) * size / 2",
-        _in("benchmark_motion", "as_far"),
+        _in("jobs/benchmark/motion", "as_far"),
     ),
-    Mutation(f"{_OPERATORS}/motion.py", "WANDER = 1.0", "WANDER = 3.0", _in("benchmark_motion", "as_far")),
-    Mutation(f"{_OPERATORS}/motion.py", "SPOT = 0.7", "SPOT = 0.0", _in("benchmark_motion", "as_far")),
+    Mutation(
+        f"{_OPERATORS}/motion.py", "WANDER = 1.0", "WANDER = 3.0", _in("jobs/benchmark/motion", "as_far")
+    ),
+    Mutation(f"{_OPERATORS}/motion.py", "SPOT = 0.7", "SPOT = 0.0", _in("jobs/benchmark/motion", "as_far")),
     Mutation(
         f"{_OPERATORS}/masks.py",
         "[: round(share * height * width)]",
         "[round(share * height * width) :]",
-        _in("operators_masks"),
+        _in(f"{_OPERATORS}/masks"),
     ),
     # The loop
     Mutation(_SAMPLER, "z_next = z_next - change", "z_next = z_next + change", _LOOP),
@@ -76,73 +88,92 @@ MUTATIONS = (
     Mutation(
         _SAMPLER, "eps = model.predict_noise(z, t, C)", "eps = model.predict_noise(z, t, state.C)", _LOOP
     ),
-    Mutation(_SAMPLER, "self.A.select(keep)", "self.A", _in("restore", "not_a_number")),
+    Mutation(_SAMPLER, "self.A.select(keep)", "self.A", _in(f"{_ENGINE}/restore", "not_a_number")),
     Mutation(_GUIDANCE, "value + term.weight * _fixed", "value + _fixed", _LOOP),
     Mutation(_GUIDANCE, "BETA_1, BETA_2, EPSILON = 0.9,", "BETA_1, BETA_2, EPSILON = 0.8,", _LOOP),
     Mutation(_GUIDANCE, "m_hat, v_hat = m / (1 - BETA_1)", "m_hat, v_hat = m", _LOOP),
-    Mutation("p2l_engine/prompt_tuning.py", "RHO = 1.0", "RHO = 0.5", _LOOP),
+    Mutation("p2l_engine/solvers/prompt_tuning.py", "RHO = 1.0", "RHO = 0.5", _LOOP),
     Mutation(
-        "p2l_engine/prompt_tuning.py", 'model.decode(z0), "squared")', 'model.decode(z0), "norm")', _LOOP
+        "p2l_engine/solvers/prompt_tuning.py",
+        'model.decode(z0), "squared")',
+        'model.decode(z0), "norm")',
+        _LOOP,
     ),
-    Mutation(_SCHEDULE, "eps) / alpha_bar**0.5", "eps) / alpha_bar", _in("schedule")),
-    Mutation(_SCHEDULE, "min(steps_offset, available", "min(0, available", _in("schedule")),
+    Mutation(_SCHEDULE, "eps) / alpha_bar**0.5", "eps) / alpha_bar", _in(f"{_ENGINE}/schedule")),
+    Mutation(_SCHEDULE, "min(steps_offset, available", "min(0, available", _in(f"{_ENGINE}/schedule")),
     Mutation(
-        "p2l_engine/model.py",
+        "p2l_engine/priors/latent.py",
         "_outer_dtype) * self._scaling",
         "_outer_dtype) / self._scaling",
-        _in("model", "networks_compute"),
+        _in(f"{_ENGINE}/priors/latent", "networks_compute"),
     ),
     Mutation(
         "p2l_engine/presets.py",
         '"super_resolution": _tiny(15.0, 8.0, 3, 0.01,',
         '"super_resolution": _tiny(15.0, 8.0, 3, 1.0,',
-        _in("methods"),
+        _in(f"{_ENGINE}/methods"),
     ),
     # What comes out
     Mutation(
-        _RESTORE, "= state.z, state.C", "= torch.zeros_like(state.z), state.C", _in("restore", "latent")
+        _RESTORE,
+        "= state.z, state.C",
+        "= torch.zeros_like(state.z), state.C",
+        _in(f"{_ENGINE}/restore", "latent"),
     ),
-    Mutation(_RESTORE, "= state.z, state.C", "= state.z, C[places]", _in("restore", "tuned")),
+    Mutation(_RESTORE, "= state.z, state.C", "= state.z, C[places]", _in(f"{_ENGINE}/restore", "tuned")),
     Mutation(
         f"{_OPERATORS}/masks.py",
         "self.mask.flatten(1).sum(1) * y",
         "self.mask.flatten(1).ge(0).sum(1) * y",
-        _in("arguments", "residual"),
+        _in(f"{_ENGINE}/arguments", "residual"),
     ),
     Mutation(
-        "p2l_engine/arguments.py", "if not A.keeps_range:", "if A is not None:", _in("arguments", "refused")
+        "p2l_engine/arguments.py",
+        "if not A.keeps_range:",
+        "if A is not None:",
+        _in(f"{_ENGINE}/arguments", "refused"),
     ),
     # Operators
-    Mutation("p2l_engine/proximal.py", "torch.float32: 1e-6", "torch.float32: 1e-3", _in("proximal")),
+    Mutation(
+        "p2l_engine/operators/conjugate_gradients.py",
+        "torch.float32: 1e-6",
+        "torch.float32: 1e-3",
+        _in(f"{_OPERATORS}/conjugate_gradients"),
+    ),
     Mutation(
         f"{_OPERATORS}/blur.py",
         "F.pad(y, (right, right, down, down)), conjugate=True)",
         "F.pad(y, (right, right, down, down)))",
-        _in("operators", "adjoint"),
+        _in(f"{_OPERATORS}/operators", "adjoint"),
     ),
     Mutation(
         f"{_OPERATORS}/base.py",
         "return x + self.adjoint(y",
         "return x - self.adjoint(y",
-        _in("operators", "gluing"),
+        _in(f"{_OPERATORS}/operators", "gluing"),
     ),
     Mutation(
         f"{_OPERATORS}/pooling.py",
         "lam, x) * self.factor**2)",
         "lam, x) * self.factor)",
-        _in("operators", "proximal"),
+        _in(f"{_OPERATORS}/operators", "proximal"),
     ),
     Mutation(
         f"{_OPERATORS}/masks.py",
         "self(y - x) / (1 + weight)",
         "self(y - x) / weight",
-        _in("operators", "proximal"),
+        _in(f"{_OPERATORS}/operators", "proximal"),
     ),
     # Metrics
-    Mutation(_METRICS, "/ 127.5 - 1 for a in", "/ 255 for a in", _in("metrics", "lpips")),
-    Mutation(_METRICS, "np.log10(255.0**2 / error)", "np.log10(1 / error)", _in("metrics")),
-    Mutation(_METRICS, "sigma=1.5,", "sigma=1.0,", _in("metrics")),
-    Mutation(_METRICS, "- 2 * cross", "- cross", _in("metrics")),
+    Mutation(
+        "p2l_engine/metrics/perceptual.py",
+        "/ 127.5 - 1 for a in",
+        "/ 255 for a in",
+        _in(f"{_ENGINE}/metrics", "lpips"),
+    ),
+    Mutation(_PIXELS, "np.log10(255.0**2 / error)", "np.log10(1 / error)", _in(f"{_ENGINE}/metrics")),
+    Mutation(_PIXELS, "sigma=1.5,", "sigma=1.0,", _in(f"{_ENGINE}/metrics")),
+    Mutation("p2l_engine/metrics/frechet.py", "- 2 * cross", "- cross", _in(f"{_ENGINE}/metrics")),
 )
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from p2l_engine import load_model, methods, operators, restore
-from p2l_engine.model import LatentDiffusion
 from p2l_engine.operators.base import LinearOperator
+from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
 
 SHAPE = (3, 16, 16)

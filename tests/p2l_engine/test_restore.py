@@ -8,8 +8,8 @@ from torch import Tensor
 
 from p2l_engine import methods, operators, restore
 from p2l_engine.methods import Method
-from p2l_engine.model import LatentDiffusion
 from p2l_engine.operators.base import LinearOperator
+from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
 
 METHODS: dict[str, Method] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sources
-from pipeline.rows import InputRow, SourceError
-from pipeline.sources import Shard, list_shards
+from pipeline.input import sources
+from pipeline.input.rows import InputRow, SourceError
+from pipeline.input.sources import Shard, list_shards
 
 
 def only(source: Path) -> Shard:

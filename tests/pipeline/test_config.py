@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 import p2l_engine
-from p2l_engine import layout
+from p2l_engine.priors import layout
 from pipeline.config import ConfigError, changed_settings, load_config
 from pipeline.feasible import warnings
 from pipeline.prices import load_prices

@@ -1,0 +1,1 @@
+"""Kills, damage and lost machines, made on purpose; `python -m jobs.benchmark` runs them."""

@@ -1,0 +1,251 @@
+"""From a model's id to a local folder of the files that it uses.
+
+An id is one of
+- `tiny`: the small model inside this package;
+- a folder on this machine, in diffusers' layout;
+- an fsspec URL of a folder (gs://, s3://, file://, memory://), copied once into the cache folder;
+- `owner/name`: a repository of the Hugging Face hub, kept in the hub's own cache.
+"""
+
+import difflib
+import hashlib
+import importlib.resources
+import importlib.util
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import platformdirs
+from filelock import FileLock
+from fsspec.registry import known_implementations
+
+from p2l_engine.priors import layout
+
+logger = logging.getLogger(__name__)
+
+ALLOWED = (
+    "allowed are 'tiny', a hub id (owner/name), a folder in diffusers' layout, "
+    "or an fsspec URL of one (gs://bucket/folder)"
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check_model_id(model_id: str, revision: str | None = None) -> list[str]:
+    """What is wrong with a model's id, as far as this machine can tell offline; empty when nothing is.
+
+    For a folder and for `tiny` the files and configurations are looked at too. Cheap: reads no weights.
+    """
+    kind = _kind(model_id)
+    problems = []
+    if kind == "file":
+        problems = [_single_file(model_id)]
+    elif kind == "unknown":
+        problems = [f"model: got {model_id!r}, {ALLOWED}{_hint(model_id)}"]
+    elif kind == "url":
+        problems = _check_scheme(model_id)
+    elif kind == "local":
+        problems = layout.check_folder(_local_folder(model_id))
+    if revision is not None and kind in ("local", "url"):
+        problems.append(f"revision: got {revision!r}, allowed only with a hub id; {model_id!r} has none")
+    return problems
+
+
+def resolve(model_id: str, revision: str | None = None) -> Path:
+    """The local folder of a model, fetched first where it has to be.
+
+    Raises ValueError when the id is none of the kinds above, or what it names is not a Stable Diffusion 1.x
+    or 2.x model in safetensors; ConnectionError when a fetch was cut short, or the hub is out of reach and
+    its cache lacks the model.
+    """
+    problems = check_model_id(model_id, revision)
+    if problems:
+        raise ValueError("; ".join(problems))
+    kind = _kind(model_id)
+    if kind == "local":
+        return _local_folder(model_id)
+    folder = _from_url(model_id) if kind == "url" else _from_hub(model_id, revision)
+    problems = layout.check_folder(folder)
+    if problems:
+        raise ValueError(f"model {model_id!r}: " + "; ".join(problems))
+    return folder
+
+
+def is_local(model_id: str) -> bool:
+    """Whether it is `tiny` or a folder on this machine."""
+    return _kind(model_id) == "local"
+
+
+def read_configs(model_id: str, revision: str | None = None) -> dict[str, str]:
+    """The text of each of `layout.CONFIGS`; of a model that is not here, these small files alone are fetched.
+
+    Raises ValueError where there is no such model or it lacks one; OSError when one cannot be fetched.
+    """
+    problems = check_model_id(model_id, revision)
+    if problems:
+        raise ValueError("; ".join(problems))
+    kind = _kind(model_id)
+    if kind == "url":
+        return {name: _read_text(model_id, name) for name in layout.CONFIGS}
+    folder = _local_folder(model_id) if kind == "local" else _snapshot(model_id, revision, layout.CONFIGS)
+    missing = [name for name in layout.CONFIGS if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"model {model_id!r}: {missing[0]} is missing; it is not in diffusers' layout")
+    return {name: (folder / name).read_text() for name in layout.CONFIGS}
+
+
+def _read_text(url: str, name: str) -> str:
+    try:
+        with fsspec.open(f"{url.rstrip('/')}/{name}", "rt", encoding="utf-8") as file:
+            return str(file.read())
+    except FileNotFoundError:
+        raise ValueError(f"model {url!r}: {name} is missing; it is not in diffusers' layout") from None
+    except Exception as error:  # each store has its own kinds
+        raise OSError(f"model {url!r}: {name} cannot be read: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where copies of remote folders are kept: $P2L_CACHE, else the platform's user cache."""
+    return Path(os.environ.get("P2L_CACHE") or platformdirs.user_cache_dir("p2l"))
+
+
+def _kind(model_id: str) -> str:
+    path = Path(model_id).expanduser()
+    if model_id == "tiny" or (model_id and path.is_dir()):
+        return "local"
+    if model_id.endswith(layout.CHECKPOINT) or path.is_file():
+        return "file"
+    if "://" in model_id:
+        return "url"
+    return "hub" if _HUB_ID.fullmatch(model_id) else "unknown"
+
+
+def _local_folder(model_id: str) -> Path:
+    if model_id == "tiny":
+        return Path(str(importlib.resources.files("p2l_engine").joinpath("tiny", "weights")))
+    return Path(model_id).expanduser()
+
+
+def _hint(model_id: str) -> str:
+    if difflib.get_close_matches(model_id, ["tiny"]):
+        return "; did you mean 'tiny'?"
+    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
+        return "; there is no such folder on this machine"
+    return ""
+
+
+def _single_file(model_id: str) -> str:
+    if "://" not in model_id and not Path(model_id).expanduser().is_file():
+        return f"model: got {model_id!r}, there is no such file on this machine; {ALLOWED}"
+    convert = layout.CONVERT_FILE.format(file=model_id)
+    return f"model: got {model_id!r}, a single file; {ALLOWED}; {convert}"
+
+
+def _check_scheme(url: str) -> list[str]:
+    scheme = url.split("://")[0].split("::")[0]
+    known = {*fsspec.available_protocols(), *fsspec.registry}
+    if scheme not in known:
+        near = difflib.get_close_matches(scheme, known)
+        hint = f"; did you mean {near[0]}://?" if near else ""
+        return [f"model: got {url!r}, {scheme}:// is no protocol that fsspec knows{hint}"]
+    implementation = known_implementations.get(scheme)
+    if implementation and importlib.util.find_spec(implementation["class"].split(".")[0]) is None:
+        return [f"model: got {url!r}, {scheme}:// needs a package: {implementation['err']}"]
+    return []
+
+
+def _from_hub(repository: str, revision: str | None) -> Path:
+    small = [*layout.CONFIGS, *layout.TOKENIZER, *layout.OPTIONAL]
+    lacking = list(layout.WEIGHTS)
+    for precision in (layout.FULL, layout.HALF):
+        names = [layout.weight_names(network, precision) for network in lacking]
+        first = [name for single, index, _ in names for name in (single, index)]
+        folder = _snapshot(repository, revision, [*small, *first])
+        there = layout.listing(folder)
+        shards = [shards for single, index, shards in names if index in there and single not in there]
+        if shards:
+            _snapshot(repository, revision, shards)
+        lacking = [network for network in lacking if not layout.weights_of(there, network, precision)]
+        if not lacking:
+            break
+    return folder
+
+
+def _snapshot(repository: str, revision: str | None, names: Collection[str]) -> Path:
+    """The hub's local folder of a repository, with those files of it that there are."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(names)))
+    except RevisionNotFoundError as error:
+        raise ValueError(f"model: {repository!r} has no revision {revision!r} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"model: got {repository!r}, neither a folder on this machine nor a hub repository that may be "
+            "read; check the name, or log in (hf auth login) if it is private or gated"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"model: {repository!r} is not in the hub's cache and the hub is out of reach; connect once, or "
+            "give a folder or a bucket's URL that holds the model"
+        ) from error
+
+
+def _from_url(url: str) -> Path:
+    filesystem, root = fsspec.core.url_to_fs(url)
+    try:
+        listed = filesystem.find(root, detail=True)
+    except Exception as error:  # each store has its own kinds
+        raise OSError(f"model {url!r}: cannot be listed: {error}") from error
+    found = {path.removeprefix(root).lstrip("/"): info for path, info in listed.items()}
+    missing = layout.missing_files(found)
+    if missing:
+        raise ValueError(f"model {url!r}: " + "; ".join(missing))
+    files = {name: found[name] for name in layout.used_files(found)}
+
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    name = f"{Path(root).name}-{_fingerprint(url, files)}"
+    complete, partial = cache / name, cache / f"{name}.partial"
+    with FileLock(cache / f"{name}.lock"):
+        if complete.is_dir():
+            return complete
+        logger.info("fetching model %s into %s", url, complete)
+        for relative, info in files.items():
+            _fetch(filesystem, url, relative, info, partial / relative)
+        os.replace(partial, complete)  # a whole copy appears under its name in one step
+    return complete
+
+
+def _fetch(
+    filesystem: fsspec.AbstractFileSystem, url: str, name: str, info: Mapping[str, Any], target: Path
+) -> None:
+    """One file, which appears under its name only whole; kept for the next try if another file fails."""
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    begun = target.with_name(target.name + ".begun")
+    try:
+        filesystem.get_file(info["name"], str(begun))
+    except Exception as error:  # each store has its own kinds
+        raise OSError(f"model {url!r}: {name} cannot be fetched: {error}") from error
+    if begun.stat().st_size != info["size"]:
+        raise ConnectionError(
+            f"model {url!r}: {name} came as {begun.stat().st_size} bytes of {info['size']}; try again"
+        )
+    os.replace(begun, target)
+
+
+def _fingerprint(url: str, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Names one version of a remote folder, so that weights written anew under its URL are fetched anew."""
+    marks = ("ETag", "etag", "generation", "mtime", "created")
+    versions = [
+        (name, info["size"], next((str(info[mark]) for mark in marks if info.get(mark)), ""))
+        for name, info in sorted(files.items())
+    ]
+    return hashlib.sha256(json.dumps([url, versions]).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Algorithms that restore x from y = A x + n."""

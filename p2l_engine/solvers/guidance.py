@@ -1,0 +1,72 @@
+"""Measurement gradients and the step along them (Sec. 3.2, App. D.2, D.3).
+
+| symbol | here |
+|---|---|
+| rho_t | step size |
+| m, v | `Moments`: history of the gradient and of its square, carried from step to step without correction |
+| beta_1, beta_2, epsilon | BETA_1, BETA_2, EPSILON of App. D.2 |
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from p2l_engine.methods import FixedPoint, Guidance
+from p2l_engine.operators import LinearOperator
+from p2l_engine.priors.latent import LatentDiffusion
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Adam's history of each image: m and v, of the shape of z."""
+
+    m: Tensor
+    v: Tensor
+
+    @staticmethod
+    def zeros(z: Tensor) -> "Moments":
+        return Moments(torch.zeros_like(z), torch.zeros_like(z))
+
+    def select(self, indices: Sequence[int]) -> "Moments":
+        """The history of those images only."""
+        return Moments(self.m[list(indices)], self.v[list(indices)])
+
+
+def fidelity(A: LinearOperator, y: Tensor, x: Tensor, residual: str) -> Tensor:
+    """|y - A x| (residual: norm) or its square (squared), of each image: (B,)."""
+    norm = torch.linalg.vector_norm((y - A(x)).flatten(1), dim=1)
+    return norm if residual == "norm" else norm.square()
+
+
+def loss(
+    model: LatentDiffusion, A: LinearOperator, y: Tensor, z0: Tensor, x0: Tensor, guidance: Guidance
+) -> Tensor:
+    """What is differentiated, for each image (B,): fidelity, and the fixed-point term of Eq. 44 or 45."""
+    value = fidelity(A, y, x0, guidance.residual)
+    if (term := guidance.fixed_point) is not None:
+        value = value + term.weight * _fixed_point(model, A, y, z0, x0, term)
+    return value
+
+
+def _fixed_point(
+    model: LatentDiffusion, A: LinearOperator, y: Tensor, z0: Tensor, x0: Tensor, term: FixedPoint
+) -> Tensor:
+    glued = A.glue(y, x0) if term.onto == "gluing" else x0
+    return torch.linalg.vector_norm((z0 - model.encode(glued)).flatten(1), dim=1)
+
+
+def update(
+    gradient: Tensor, moments: Moments, guidance: Guidance, alpha_bar: float
+) -> tuple[Tensor, Moments]:
+    """What is taken from z'_{t-1} (Alg. 1 line 12, Alg. 3 lines 12-14), and the history after it."""
+    rho = guidance.step_size * (alpha_bar if guidance.step_schedule == "alpha_bar" else 1.0)
+    if guidance.rule == "gd":
+        return rho * gradient, moments
+    m = BETA_1 * moments.m + (1 - BETA_1) * gradient
+    v = BETA_2 * moments.v + (1 - BETA_2) * gradient.square()
+    m_hat, v_hat = m / (1 - BETA_1), v / (1 - BETA_2)
+    return rho * m_hat / (v_hat + EPSILON).sqrt(), Moments(m, v)

@@ -1,0 +1,1 @@
+"""Ray, its machines, and what workers and driver tell each other between receipts."""

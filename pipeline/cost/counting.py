@@ -1,0 +1,159 @@
+"""What a method computes and holds, counted on tensors without data: seconds for a network of any size.
+
+Tensors of torch's device `meta` have shapes and no numbers, so that a step of the real sampler through the
+real networks runs without weights, and each operation and each allocation of it is seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
+
+from p2l_engine import LatentDiffusion
+from p2l_engine.methods import Method
+from p2l_engine.operators import LinearOperator
+from p2l_engine.operators.base import ImageShape, Shape
+from p2l_engine.solvers.guidance import Moments
+from p2l_engine.solvers.projection import project
+from p2l_engine.solvers.prompt_tuning import optimize_embedding
+from p2l_engine.solvers.sampler import State, one_step
+
+for _attention, _formula in (  # on CPUs; torch's table has those of GPUs only
+    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop),
+    (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, sdpa_backward_flop),
+):
+    if _attention not in flop_registry:
+        register_flop_formula(_attention, get_raw=True)(_formula)
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products, convolutions and attention, backward ones too.
+
+    torch's own FlopCounterMode follows modules with hooks that fail under `torch.autograd.grad`; only its
+    formulas are used. peak_bytes: the most that the tensors made under it held at one time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flop = 0.0
+        self.peak_bytes = 0
+        self._bytes = 0
+        self._held: set[int] = set()  # storages
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flop += formula(*args, **(kwargs or {}), out_val=out)
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if storage._cdata not in given:  # no view of a weight
+                self._hold(storage)
+        return out
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self._held:
+            return
+        self._held.add(place)
+        self._bytes += size
+        self.peak_bytes = max(self.peak_bytes, self._bytes)
+        weakref.finalize(storage, self._release, place, size)
+
+    def _release(self, place: int, size: int) -> None:
+        self._held.discard(place)
+        self._bytes -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+class _Fused(TorchFunctionMode):
+    """Attention as GPUs make it, without the matrix of every pair; without data torch takes the plain way."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is scaled_dot_product_attention and (kwargs or {}).get("attn_mask") is None:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
+        return func(*args, **(kwargs or {}))
+
+
+class OfShape(LinearOperator):
+    """An operator of shapes alone: beside the networks, what the real one computes is nothing."""
+
+    name = "shapes"
+
+    def __init__(self, image: ImageShape, measurement: Shape) -> None:
+        self._image, self._measurement = image, measurement
+
+    def measurement_shape(self, image_shape: Shape) -> Shape:
+        return self._measurement
+
+    def image_shape(self, measurement_shape: Shape) -> ImageShape:
+        return self._image
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(dim=1)
+        return mean.view(-1, *(1 for _ in self._measurement)).expand(-1, *self._measurement)
+
+    def proximal(self, y: Tensor, x: Tensor, lam: float | Tensor) -> Tensor:
+        return x
+
+    def glue(self, y: Tensor, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class Count:
+    """flop: of all steps, an image. step_bytes: the most that a step holds beside the weights, in float32."""
+
+    flop: float
+    step_bytes: int
+
+
+def count_method(
+    model: LatentDiffusion, image: ImageShape, measurement: Shape, batch: int, method: Method
+) -> Count:
+    """What restoring a batch takes, from one pass through each part of a step.
+
+    model: of `p2l_engine.priors.latent.without_weights`. image, measurement: the shapes of one of them.
+    """
+    height, width = (-(-side // model.image_multiple) * model.image_multiple for side in image[1:])
+    A = OfShape((3, height, width), measurement)
+    new = partial(torch.empty, device=model.device, dtype=torch.float32)
+    y, x0 = new(batch, *measurement), new(batch, 3, height, width)
+    z = new(batch, model.latent_channels, height // model.factor, width // model.factor)
+    C = new(batch, *model.embedding_shape)
+    state = State(list(range(batch)), A, y, z, C, Moments.zeros(z))
+    schedule, projection, tuning = model.schedule(1), method.projection, method.prompt_tuning
+    every = projection.every if projection else 1
+
+    with OperationCounter() as step, _Fused():
+        one_step(model, state, method.model_copy(update={"prompt_tuning": None}), schedule, 0, step=every)
+    with OperationCounter() as projected, _Fused():
+        if projection:
+            project(model, A, y, x0, projection)
+    with OperationCounter() as tuned, _Fused():
+        if tuning:
+            once = tuning.model_copy(update={"iterations": 1})
+            optimize_embedding(model, A, y, z, C, 0, float(schedule.alpha_bar[0]), once)
+
+    each = step.flop - projected.flop + tuned.flop * (tuning.iterations if tuning else 0)
+    projections = method.steps // every if projection else 0
+    return Count(
+        (method.steps * each + projections * projected.flop) / batch, max(step.peak_bytes, tuned.peak_bytes)
+    )

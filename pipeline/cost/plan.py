@@ -1,0 +1,258 @@
+"""What a job will cost, before it is spent: its operations and memory counted, the rest computed from them.
+
+Three kinds of figures, never mixed:
+
+counted        operations, network calls and memory, on tensors without data (`pipeline.cost.counting`): in
+               seconds for a model of any size, whose weights need not be here;
+measured       seconds and peak memory of real steps on this machine;
+extrapolated   for an accelerator that is not here: those operations over its datasheet rate, for the dtype
+               that the job takes there. The full rate is a bound that no run beats; `TYPICAL_SHARE` of it is
+               what a plain implementation reaches.
+"""
+
+from __future__ import annotations
+
+import io
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from p2l_engine import LatentDiffusion, restore
+from p2l_engine.methods import Method
+from p2l_engine.operators import LinearOperator
+from p2l_engine.priors.latent import without_weights
+from pipeline import feasible
+from pipeline.accelerators import HERE, ITEM_BYTES, check_accelerator, datasheet_tflops, dtype_on
+from pipeline.config import JobConfig
+from pipeline.cost.counting import Count, OperationCounter, count_method
+from pipeline.input import sources
+from pipeline.input.rows import InputRow
+from pipeline.pictures.images import encode_png
+from pipeline.worker.measure import measurements, prepare
+from pipeline.worker.models import dtype_here, load
+
+TYPICAL_SHARE = (
+    0.3  # the paper's times on an RTX 3090, 333 s at K=0 to 1983 s at K=5, are 0.30 to 0.47 of its rate
+)
+QUICK_TERAFLOP = 1.0
+LONG_ENOUGH = 30.0  # seconds; counting operations adds nothing that shows in a pass of this length
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a job's method costs; figures are of one image, `batch_size` of them restored together.
+
+    device, seconds: of the steps that were run here; None where operations and memory were only counted.
+    """
+
+    device: str | None
+    image_shape: tuple[int, int, int]  # (3, H, W) of the restored image
+    batch_size: int
+    steps: int
+    seconds: float | None
+    teraflop: float
+    nfe: int  # evaluations of the noise prediction
+    peak_bytes: int  # counted, or of the GPU's allocator; without a GPU of the whole process, model included
+    item_bytes: int = 4  # of a number of the dtype that had this peak
+    dtype: str = "auto"  # the job's
+
+    def bytes_on(self, accelerator: str) -> float:
+        """Memory that the batch needs in the dtype that the job takes on an accelerator."""
+        return self.peak_bytes * ITEM_BYTES[dtype_on(accelerator, self.dtype)] / self.item_bytes
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether two steps take no more than a minute or so on a CPU."""
+        return 2 * self.teraflop / self.steps * self.batch_size <= QUICK_TERAFLOP
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a number of images costs on one accelerator; n workers take 1/n of the hours and as many dollars.
+
+    Each figure is (least, typical), equal where they are measured. Dollars are None without a price.
+    """
+
+    accelerator: str
+    dtype: str
+    measured: bool
+    seconds: tuple[float, float]  # an image
+    hours: tuple[float, float]
+    dollars: tuple[float, float] | None
+
+
+def count_images(config: JobConfig) -> int:
+    """The rows of the job's input, from its keys alone. Raises SourceError when it cannot be listed."""
+    return sum(len(sources.keys(shard)) for shard in sources.list_shards(config.input, config.reading))
+
+
+def count(config: JobConfig) -> Measurement:
+    """Operations and memory of the configured method at the configured size, without the model's weights.
+
+    Where the configuration sets no size, the model's own. Raises ValueError where the operator cannot apply
+    to the size, and OSError where the model's configuration cannot be read.
+    """
+    architecture = feasible.architecture_of(config.model, config.storage)
+    method = Method.model_validate(config.method)
+    A, y = _shapes(config, architecture.native_size)
+    image, batch = A.image_shape(tuple(y.shape[1:])), len(y)
+    found, weights = Count(0, 0), 0
+    if method.name != "adjoint":
+        model = without_weights(architecture, config.model.id)
+        found, weights = count_method(model, image, tuple(y.shape[1:]), batch, method), model.weight_bytes
+    return Measurement(
+        device=None,
+        image_shape=image,
+        batch_size=batch,
+        steps=method.steps,
+        seconds=None,
+        teraflop=found.flop / 1e12,
+        nfe=_nfe(method),
+        peak_bytes=weights + found.step_bytes,
+        dtype=config.model.dtype,
+    )
+
+
+def measure(config: JobConfig) -> Measurement:
+    """Load the configured model and run two steps of the configured method at the configured size.
+
+    Where the configuration sets no size, the model's own. Raises what loading the model raises, and
+    ValueError where the operator cannot apply to the size.
+    """
+    model = load(config.model)
+    A, y = _shapes(config, model.native_size)
+    measured = measure_steps(model, A, y, Method.model_validate(config.method))
+    return replace(measured, dtype=config.model.dtype)
+
+
+def _shapes(config: JobConfig, native_size: int) -> tuple[LinearOperator, torch.Tensor]:
+    """The operator and the measurements of a batch of pictures of noise."""
+    size = config.size or (native_size, native_size)
+    config = config.model_copy(update={"mode": "measure", "size": size})
+    batch = config.batch_size if isinstance(config.batch_size, int) else 1
+    return measurements([prepare(_any_row(str(number), size), config) for number in range(batch)], config)
+
+
+def measure_steps(model: LatentDiffusion, A: LinearOperator, y: torch.Tensor, method: Method) -> Measurement:
+    """Run a step with and a step without the projection, and count each as often as the method does.
+
+    y: (B, *measurement), any values. The first pass warms up and counts operations, a second is timed; where
+    the first is long already, its own times serve. Raises ValueError as `restore` does.
+    """
+    short = _two_steps(method)
+    gpu = model.device if model.device.type == "cuda" else None
+    if gpu is not None:
+        torch.cuda.reset_peak_memory_stats(gpu)
+
+    with OperationCounter() as counter:
+        flop, seconds = _run(model, A, y, short, [lambda: counter.flop, time.perf_counter])
+    if sum(seconds) < LONG_ENOUGH:
+        (seconds,) = _run(model, A, y, short, [time.perf_counter])
+
+    return Measurement(
+        device=torch.cuda.get_device_name(gpu)
+        if gpu is not None
+        else f"CPU, {torch.get_num_threads()} threads",
+        image_shape=A.image_shape(tuple(y.shape[1:])),
+        batch_size=len(y),
+        steps=method.steps,
+        seconds=_whole(method, seconds) / len(y),
+        teraflop=_whole(method, flop) / len(y) / 1e12,
+        nfe=_nfe(method),
+        peak_bytes=torch.cuda.max_memory_allocated(gpu) if gpu is not None else _peak_of_process(),
+        item_bytes=model.dtype.itemsize,
+    )
+
+
+def estimate(measured: Measurement, images: int, prices: Mapping[str, float]) -> list[Estimate]:
+    """This machine first, where it was measured, then each accelerator with a price in USD per hour.
+
+    A name is one of `ACCELERATORS`, of `HERE`, or either with a suffix (`a100-spot`). Raises ValueError for
+    any other.
+    """
+    found = []
+    if measured.seconds is not None:
+        own_price = next((usd for name, usd in prices.items() if check_accelerator(name) == HERE), None)
+        on_cpu = measured.device is None or measured.device.startswith("CPU")
+        dtype = dtype_here(measured.dtype, "cpu" if on_cpu else "cuda")
+        seconds = (measured.seconds, measured.seconds)
+        found.append(_estimate(HERE, dtype, True, seconds, images, own_price))
+    for name, usd in prices.items():
+        accelerator = check_accelerator(name)
+        if accelerator != HERE:
+            dtype = dtype_on(accelerator, measured.dtype)
+            seconds = extrapolated_seconds(measured.teraflop, accelerator, dtype)
+            found.append(_estimate(name, dtype, False, seconds, images, usd))
+    return found
+
+
+def extrapolated_seconds(teraflop: float, accelerator: str, dtype: str) -> tuple[float, float]:
+    """Seconds of so many operations on an accelerator of `ACCELERATORS`: (least, typical)."""
+    least = teraflop / datasheet_tflops(accelerator, dtype)
+    return least, least / TYPICAL_SHARE
+
+
+def _any_row(key: str, size: tuple[int, int]) -> InputRow:
+    """A picture of noise with a mask and a kernel; what a step costs does not depend on what it sees."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.ones(size, np.float32)
+    mask[::2] = 0
+    return InputRow(key, "", encode_png(pixels), mask=_npy(mask), kernel=_npy(np.ones((9, 9), np.float32)))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _two_steps(method: Method) -> Method:
+    """The same method for two steps, the first of them (step 2) with the projection, if it has one."""
+    if method.projection is None:
+        return method.model_copy(update={"steps": min(2, method.steps)})
+    return method.model_copy(
+        update={"steps": 2, "projection": method.projection.model_copy(update={"every": 2})}
+    )
+
+
+def _run(
+    model: LatentDiffusion,
+    A: LinearOperator,
+    y: torch.Tensor,
+    method: Method,
+    clocks: list[Callable[[], float]],
+) -> list[list[float]]:
+    """What each clock advanced in each step."""
+    marks = [[clock() for clock in clocks]]
+    restore(model, A, y, method, progress=lambda done, steps: marks.append([clock() for clock in clocks]))
+    if len(marks) == 1:  # a method without steps
+        marks.append([clock() for clock in clocks])
+    return [[after - before for before, after in pairwise(column)] for column in zip(*marks, strict=True)]
+
+
+def _nfe(method: Method) -> int:
+    tuning = method.prompt_tuning.iterations if method.prompt_tuning else 0
+    return 0 if method.name == "adjoint" else method.steps * (1 + tuning)
+
+
+def _whole(method: Method, cost: list[float]) -> float:
+    """The cost of all steps, from that of the first (with the projection) and of the last (without)."""
+    with_projection = method.steps // method.projection.every if method.projection else 0
+    return with_projection * cost[0] + (method.steps - with_projection) * cost[-1]
+
+
+def _peak_of_process() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _estimate(
+    name: str, dtype: str, measured: bool, seconds: tuple[float, float], images: int, usd: float | None
+) -> Estimate:
+    least, typical = (images * second / 3600 for second in seconds)
+    dollars = None if usd is None else (least * usd, typical * usd)
+    return Estimate(name, dtype, measured, seconds, (least, typical), dollars)

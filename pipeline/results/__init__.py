@@ -1,0 +1,1 @@
+"""What a finished output says: summary, checks, comparisons, the page."""

@@ -1,0 +1,129 @@
+"""Two or more runs side by side: the differences on the images that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import stats
+
+from pipeline.output import outputs
+
+METRICS = ("psnr", "ssim", "residual", "seconds")  # dB; -1 to 1; units of [-1, 1]; s
+CONFIDENCE = 0.95
+# Settings that change what is measured: where they differ, a difference is not the method's alone.
+SAME_TASK = ("mode", "size", "fit", "operator", "noise", "seed")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of one run against the first: means over the same images, and their paired difference.
+
+    low, high: 95 % confidence interval of the mean difference (Student's t), None for fewer than two images.
+    """
+
+    run: str
+    metric: str
+    count: int
+    first_mean: float
+    mean: float
+    difference: float  # this run minus the first
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """first: the run that all others are held against. notes: what a reader must know beside the numbers."""
+
+    first: str
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+
+def compare(runs: Sequence[str]) -> Comparison:
+    """Compare each of the runs (URLs of output folders) with the first, on the images that both restored.
+
+    Raises ValueError for fewer than two runs or runs without a common key, FileNotFoundError for no run.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"got {len(runs)} runs; give the output folders of at least two")
+    for run in runs:
+        outputs.check(run)
+    first, *others = runs
+    baseline = outputs.rows(first, METRICS)
+    config = outputs.read_json(first, "run.json").get("config", {})
+    differences: list[Difference] = []
+    notes: list[str] = []
+    for run in others:
+        rows = outputs.rows(run, METRICS)
+        notes += _missing(run, rows, first, baseline)
+        notes += _other_task(run, outputs.read_json(run, "run.json").get("config", {}), config)
+        pairs = _join(baseline, rows)
+        notes += _failed(run, pairs)
+        differences += _differences(run, pairs)
+    return Comparison(first, tuple(differences), tuple(notes))
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> tuple[float, float | None, float | None]:
+    """Mean of second - first (N,) and its 95 % confidence interval; the interval is None for N < 2."""
+    difference = second - first
+    mean = float(difference.mean())
+    if len(difference) < 2:
+        return mean, None, None
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(difference) - 1) * error)
+    return mean, mean - margin, mean + margin
+
+
+def _join(first: pa.Table, second: pa.Table) -> pa.Table:
+    columns = ["key", "status", *METRICS]
+    return first.select(columns).join(
+        second.select(columns), "key", join_type="inner", right_suffix="_second"
+    )
+
+
+def _missing(run: str, rows: pa.Table, first: str, baseline: pa.Table) -> Iterator[str]:
+    """Keys that only one of the two runs has. Raises ValueError when none is in both."""
+    shared = pc.sum(pc.is_in(rows["key"], baseline["key"].combine_chunks())).as_py() or 0
+    if not shared:
+        raise ValueError(f"{run} and {first} have no key in common; runs of the same input can be compared")
+    if len(baseline) > shared:
+        yield f"{len(baseline) - shared} keys of {first} are missing in {run}"
+    if len(rows) > shared:
+        yield f"{len(rows) - shared} keys of {run} are missing in {first}"
+
+
+def _failed(run: str, pairs: pa.Table) -> Iterator[str]:
+    ok = _both_ok(pairs)
+    if len(ok) < len(pairs):
+        yield f"{len(pairs) - len(ok)} images failed in {run} or in the first run and are left out"
+
+
+def _other_task(run: str, config: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:
+    for name in SAME_TASK:
+        if config.get(name) != first.get(name):
+            yield f"{run} is another task: {name} is {config.get(name)}, {first.get(name)} in the first run"
+
+
+def _both_ok(pairs: pa.Table) -> pa.Table:
+    return pairs.filter(pc.and_(pc.equal(pairs["status"], "ok"), pc.equal(pairs["status_second"], "ok")))
+
+
+def _differences(run: str, pairs: pa.Table) -> Iterator[Difference]:
+    """One for each metric that some image has, finite, in both runs."""
+    ok = _both_ok(pairs)
+    for metric in METRICS:
+        x, y = (
+            ok[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            for name in (metric, f"{metric}_second")
+        )
+        both = np.isfinite(x) & np.isfinite(y)
+        if both.any():
+            x, y = x[both], y[both]
+            mean, low, high = paired(x, y)
+            yield Difference(run, metric, len(x), float(x.mean()), float(y.mean()), mean, low, high)

@@ -1,0 +1,185 @@
+"""metrics.parquet and summary.json: what came out of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import messages
+from pipeline.config import JobConfig
+from pipeline.input.rows import LeftOut
+from pipeline.output import commits, outputs, resume, usage_json, versions
+from pipeline.stores import storage
+
+METRICS = ("psnr", "ssim", "residual", "seconds")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+KEYS_SHOWN = 10  # for each cause of errors; metrics.parquet has them all
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """rows, ok, errors: of the shards that were asked for. seconds: of this command.
+
+    warnings: rows by the cause of their warning. left_out: what of the whole input becomes no row.
+    """
+
+    output: str
+    rows: int
+    ok: int
+    errors: int
+    seconds: float
+    warnings: Mapping[str, int]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every row is ok, 3 when some are errors."""
+        return 3 if self.errors else 0
+
+
+def metrics_url(output: str) -> str:
+    return storage.join(output, "metrics.parquet")
+
+
+def summary_url(output: str) -> str:
+    return storage.join(output, "summary.json")
+
+
+def write(
+    config: JobConfig,
+    planned: Sequence[str],
+    restored_now: int,
+    seconds: float,
+    retried: Mapping[str, int],
+    left_out: Sequence[LeftOut],
+    stopped: str | None = None,
+) -> None:
+    """Writes metrics.parquet, then summary.json, which thereby says that both are up to date.
+
+    planned: shards of the input. restored_now: rows that this command restored in `seconds`. retried: how
+    often this command tried again, by the name of the error. left_out: what of the input becomes no row.
+    stopped: why it ended before it was complete.
+    """
+    output = config.output
+    shards = sorted(resume.restored_shards(output))
+    rows = nfe = 0
+    errors = [commits.METRICS_SCHEMA.empty_table()]
+    warned = [commits.METRICS_SCHEMA.empty_table()]
+    with (
+        storage.write_whole(metrics_url(output)) as file,
+        commits.open_writer(file, commits.METRICS_SCHEMA) as writer,
+    ):
+        for table in _metrics_of(output, shards):
+            writer.write_table(table)
+            rows += table.num_rows
+            nfe += pc.sum(table.column("nfe")).as_py() or 0
+            errors.append(table.filter(pc.equal(table.column("status"), "error")))
+            warned.append(table.filter(pc.is_valid(table.column("warning"))))
+    failed = pa.concat_tables(errors)
+    with storage.open_read(metrics_url(output)) as file:
+        parquet = pq.ParquetFile(file)  # a column at a time: all of them are gigabytes at 10^7 rows
+        metrics = {name: _statistics(parquet.read(columns=[name]).column(name)) for name in METRICS}
+    of_rows = metrics["seconds"]["count"] * (metrics["seconds"]["mean"] or 0.0)
+    summary = {
+        "fingerprint": config.fingerprint,
+        "complete": set(planned) <= set(shards),
+        "stopped": stopped,
+        "shards": {"planned": len(planned), "restored": len(set(planned) & set(shards))},
+        "rows": rows,
+        "ok": rows - failed.num_rows,
+        "error_rows": failed.num_rows,
+        "left_out": [asdict(one) for one in left_out],
+        "metrics": metrics,
+        "errors": _causes(failed, "error"),
+        "warnings": _causes(pa.concat_tables(warned), "warning"),
+        "nfe": nfe,
+        "upgrades": versions.upgrades(outputs.read_json(output, "run.json").get("starts", [])),
+        "cost": usage_json.cost(output, config.price, of_rows),
+        "this_start": {
+            "rows": restored_now,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(restored_now / seconds, 4) if seconds else None,
+            "retries": dict(retried),
+        },
+    }
+    storage.write_text(summary_url(output), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def count(output: str, shards: Sequence[str], seconds: float) -> RunSummary:
+    """The rows of the given shards, counted in metrics.parquet."""
+    names = pa.array(shards, pa.string())
+    rows = ok = 0
+    warnings: Counter[str] = Counter()
+    with storage.open_read(metrics_url(output)) as file:
+        parquet = pq.ParquetFile(file)
+        schema = pa.schema(
+            [commits.METRICS_SCHEMA.field(name) for name in ("source_shard", "status", "warning")]
+        )
+        for batch in parquet.iter_batches(columns=commits.stored_columns(parquet, schema)):
+            table = commits.with_later_columns(pa.Table.from_batches([batch]), schema)
+            counted = table.filter(pc.is_in(table.column("source_shard"), names))
+            rows += counted.num_rows
+            ok += pc.sum(pc.equal(counted.column("status"), "ok")).as_py() or 0
+            warnings.update(map(messages.cause, counted.column("warning").drop_null().to_pylist()))
+    return RunSummary(output, rows, ok, rows - ok, seconds, warnings, left_out(output))
+
+
+def left_out(output: str) -> tuple[LeftOut, ...]:
+    """What of the input becomes no row, as summary.json says."""
+    return tuple(map(LeftOut.of, outputs.read_json(output, "summary.json").get("left_out", ())))
+
+
+def _metrics_of(output: str, shards: Sequence[str]) -> Iterator[pa.Table]:
+    """Each shard's rows without images, in order; so many files are read ahead as are opened at a time."""
+    with ThreadPoolExecutor(outputs.READERS) as pool:
+        for some in range(0, len(shards), outputs.READERS):
+            named = shards[some : some + outputs.READERS]
+            yield from pool.map(lambda shard: resume.metrics_of(output, shard), named)
+
+
+def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
+    """Of the finite values; a perfect image's PSNR is infinite and is counted apart."""
+    values = column.drop_null().to_numpy()
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return {"count": 0, "infinite": len(values), "mean": None, "median": None, "quantiles": None}
+    quantiles = {
+        str(share): float(value)
+        for share, value in zip(QUANTILES, np.quantile(finite, QUANTILES), strict=True)
+    }
+    return {
+        "count": len(finite),
+        "infinite": len(values) - len(finite),
+        "mean": math.fsum(finite) / len(finite),
+        "median": quantiles["0.5"],
+        "quantiles": quantiles,
+    }
+
+
+def _causes(rows: pa.Table, column: str) -> list[dict[str, Any]]:
+    """Rows by what stands before the first colon of their message, the most frequent first."""
+    keys: dict[str, list[str]] = defaultdict(list)
+    example: dict[str, str] = {}
+    for key, message in zip(rows.column("key").to_pylist(), rows.column(column).to_pylist(), strict=True):
+        cause = messages.cause(message)
+        keys[cause].append(key)
+        example.setdefault(cause, message)
+    return [
+        {
+            "cause": cause,
+            "count": len(keys[cause]),
+            "example": example[cause],
+            "keys": keys[cause][:KEYS_SHOWN],
+        }
+        for cause in sorted(keys, key=lambda cause: -len(keys[cause]))
+    ]

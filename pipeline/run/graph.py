@@ -1,0 +1,52 @@
+"""The data flow of a run, by Ray Data: items of work go to actors, which read, restore and commit their rows.
+
+No image passes through Ray's object store, so a lost machine takes none with it that others wait for.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Generator, Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import ray
+
+from pipeline.config import JobConfig
+from pipeline.run import pool
+from pipeline.worker.actor import RestoreAndCommit
+from pipeline.worker.items import Item, Work
+from pipeline.worker.restore import ActorOptions
+
+# By one Dataset: until it ends, the driver keeps its statistics of each; see docs/scale.md.
+ITEMS_AT_ONCE = 10_000
+
+
+def receipts(
+    config: JobConfig, part: Sequence[Item], options: ActorOptions, retry_errors: bool, lease_id: str
+) -> Generator[pa.Table]:
+    """Restores some items; the receipts of each as soon as its rows are in the output."""
+    dataset = ray.data.from_items(
+        [item.packed() for item in part], override_num_blocks=len(part)
+    ).map_batches(
+        RestoreAndCommit,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=pool.pool(config, options.device),
+        fn_constructor_args=(config, options, retry_errors, lease_id),
+        **pool.actor_resources(options.device),
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    del dataset
+    gc.collect()  # a Dataset and its statistics refer to each other
+
+
+def parts(todo: Iterable[Work], size: int) -> Iterator[list[Item]]:
+    """What is left of the shards, in order, in items of at most `size` rows and parts of `ITEMS_AT_ONCE`."""
+    part = list[Item]()
+    for item in (item for work in todo for item in work.items(size)):
+        part.append(item)
+        if len(part) == ITEMS_AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part

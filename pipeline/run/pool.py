@@ -1,0 +1,122 @@
+"""How a cluster's machines are shared between actors and reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy
+
+from pipeline import feasible
+from pipeline.config import ConfigError, JobConfig
+from pipeline.worker.restore import ActorOptions
+
+# CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
+# book all there is and leave the reads waiting for ever, even on a single CPU.
+ACTOR_CPUS = 0.5
+STEPS_TO_TUNE = 50  # of a method; measuring takes four of each size
+ADJOINT_BATCHES = 4  # to a commit
+UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
+
+
+def refuse_vanishing_output(output: str) -> None:
+    """Raises ConfigError for a folder that Ray unpacked for a job: relative paths of a submitted one."""
+    if UNPACKED in output.split("/"):
+        mend = "allowed: a URL, or an absolute path that every machine of the cluster shares"
+        raise ConfigError([f"output: got {output}, in the copy of a working folder that Ray deletes; {mend}"])
+
+
+def actor_options(config: JobConfig) -> ActorOptions:
+    """Device, images at a time and threads of each actor on this cluster."""
+    device = config.model.device
+    if device == "auto":
+        device = "cuda" if _has("GPU") else "cpu"
+    if config.method["name"] == "adjoint":
+        device = "cpu"
+    cores = os.cpu_count() or 1
+    least, first, most = pool_size(config, device)
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // (most or first))))
+    tune = config.batch_size == "auto" and device == "cuda" and config.method.get("steps", 0) >= STEPS_TO_TUNE
+    return ActorOptions(device, batch_size(config, device), threads, tune)
+
+
+def pool_size(config: JobConfig, device: str) -> tuple[int, int, int | None]:
+    """Least actors, those to begin with, and most; None where only the cluster's GPUs bound them.
+
+    auto: one for each GPU there is, with those that join later; on CPUs one for each two there are.
+    """
+    present = max(1, int(_has("GPU") if device == "cuda" else _has("CPU") / 2))
+    if config.workers == "auto":
+        return (1, present, None) if device == "cuda" else (present,) * 3
+    least, most = (config.workers,) * 2 if isinstance(config.workers, int) else config.workers
+    # GPUs come when actors ask for them, and Ray asks for few more at a time: all ask at the beginning.
+    return least, most if device == "cuda" else min(max(least, present), most), most
+
+
+def wanted(config: JobConfig, device: str) -> int:
+    """Actors that the job would like to have."""
+    _, first, most = pool_size(config, device)
+    return most or first
+
+
+def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
+    least, first, most = pool_size(config, device)
+    return ActorPoolStrategy(
+        min_size=least, initial_size=first, max_size=most, max_tasks_in_flight_per_actor=2
+    )
+
+
+def notes(config: JobConfig, device: str) -> Iterator[str]:
+    """What was chosen for this cluster, and what its owner should know of it."""
+    least, first, most = pool_size(config, device)
+    if most is None:
+        bound = "; one more for each GPU that joins"
+    else:
+        bound = f"; {least} to {most} as the cluster allows" if least < most else ""
+    yield f"{first} {'actor' if first == 1 else 'actors'} on {device} to begin with{bound}"
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    if joined and config.model.device == "auto" and device == "cpu" and config.method["name"] != "adjoint":
+        yield "no GPU in the cluster now; where it starts GPU machines on demand, set model.device=cuda"
+    if device == "cuda" and config.model.dtype == "auto":
+        yield "model.dtype auto: bfloat16 on GPUs of compute capability 8.0 and later, float32 on others"
+    if device == "cuda":
+        yield from feasible.slow_dtype(config.model.dtype)
+    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if "://" not in config.output and len(machines) > 1:
+        yield f"{config.output} is a local path: all {len(machines)} machines must share it"
+
+
+def actor_resources(device: str) -> dict[str, Any]:
+    """What each actor books. Its items are tried again without end when it dies (`pipeline.worker.tries`)."""
+    booked = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": ACTOR_CPUS}
+    return booked | {"max_restarts": -1, "max_task_retries": -1}
+
+
+def batch_size(config: JobConfig, device: str) -> int:
+    """Images an actor restores together, at most; fewer when as many are no faster or do not fit."""
+    if config.batch_size != "auto":
+        return config.batch_size
+    if config.method["name"] == "adjoint":
+        return 64
+    return 8 if device == "cuda" else 4
+
+
+def commit_every(config: JobConfig, device: str) -> int:
+    """Images that an actor takes at a time and commits together, unless they take very long.
+
+    auto: the largest micro-batch; by the adjoint, which restores them in no time, some of them.
+    """
+    if config.commit_every != "auto":
+        return config.commit_every
+    return batch_size(config, device) * (ADJOINT_BATCHES if config.method["name"] == "adjoint" else 1)
+
+
+def gpus(device: str) -> float:
+    """GPUs of the cluster now, for a run on that device."""
+    return _has("GPU") if device == "cuda" else 0.0
+
+
+def _has(resource: str) -> float:
+    return float(ray.cluster_resources().get(resource, 0))

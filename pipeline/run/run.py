@@ -1,0 +1,199 @@
+"""A run, start to end: plan the shards, restore what is not done, make whole shards, sum up."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import ray
+
+from pipeline.cluster.crew import Crew
+from pipeline.cluster.session import ray_session
+from pipeline.config import JobConfig
+from pipeline.input import sources
+from pipeline.input.rows import LeftOut, SourceError
+from pipeline.input.sources import Listing
+from pipeline.observe.observer import observing
+from pipeline.observe.progress import Progress, say
+from pipeline.output import lease, resume, run_json, usage_json
+from pipeline.output.progress_json import Start
+from pipeline.results import summary
+from pipeline.results.summary import RunSummary
+from pipeline.run import budget, failures, graph, pool
+from pipeline.run.breaker import Breaker
+from pipeline.run.budget import Budget
+from pipeline.run.compaction import Compaction
+from pipeline.run.scan import scan
+from pipeline.run.stop import Stop
+from pipeline.run.watchdog import Watch
+from pipeline.stores import retries, storage, storage_options
+
+
+class RunError(RuntimeError):
+    """A run that could not complete; what is committed stays, and the same command goes on from there."""
+
+
+class LimitError(RunError):
+    """A run that was stopped at a limit of its job, budget or error_share; it would stop there again."""
+
+
+def run(
+    config: JobConfig, *, shards: str | None = None, retry_errors: bool = False, take_over: bool = False
+) -> RunSummary:
+    """Restores every row of the input that has no row in the output, and writes the summary.
+
+    shards: only those whose name matches this pattern. retry_errors: restores rows with status `error` again.
+    take_over: ends the lease of another driver on the output. A finished run returns within seconds, without
+    starting Ray.
+
+    Raises ConfigError when the output was begun with other settings or lies in the input; RunError when the
+    input or its keys are wrong, another driver works on the output, or the run could not complete;
+    LimitError, of those, when it was stopped at a limit of its job.
+    """
+    start = time.monotonic()
+    storage_options.configure(config.storage)
+    pool.refuse_vanishing_output(config.output)
+    retried = retries.Since()
+    try:
+        run_json.refuse_output_in_input(config.output, config.input)
+        listed = sources.listing(config.input, config.reading)
+        run_json.refuse_output_in_input(config.output, listed.linked)
+        planned = listed.shards
+        config = run_json.as_begun(config)
+        run_json.refuse_other_settings(config)
+        run_json.refuse_changed_folders(config.output, planned)
+        earlier = usage_json.read(config.output)
+    except (SourceError, OSError) as error:
+        raise RunError(str(error)) from error
+    names = [shard.name for shard in planned]
+    chosen = fnmatch.filter(names, shards) if shards else names
+    if not chosen:
+        raise RunError(f"--shards {shards}: matches none of {', '.join(names[:10])}")
+    open_shards = _open_shards(config.output, chosen, retry_errors)
+    dollars = usage_json.dollars(earlier, config.price)
+    if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
+        raise LimitError(budget.spent(dollars, config.budget))
+    summed_up = storage.exists(summary.summary_url(config.output))
+    if open_shards or not summed_up or not set(listed.left_out) <= set(summary.left_out(config.output)):
+        with _alone(config, take_over) as held, Start(config.output) as entry:
+            held.stop.told = entry.stopping
+            storage.remove(summary.summary_url(config.output))
+            resume.remove_leftovers(config.output)
+            try:
+                done = (
+                    _restore(config, listed, chosen, open_shards, retry_errors, held, entry)
+                    if open_shards
+                    else Done(0, Counter(), sources.left_out_of(planned))
+                )
+            except KeyboardInterrupt:
+                if held.stop.over_budget:
+                    now = usage_json.read(config.output)[-1].rows
+                    left_out = (*listed.left_out, *sources.left_out_of(planned))
+                    seconds = time.monotonic() - start
+                    summary.write(config, names, now, seconds, {}, left_out, held.stop.reason)
+                raise
+            lease.check(config.output, held.lease)
+            again = done.retries + Counter(retried.names())
+            left_out = (*listed.left_out, *done.left_out)
+            summary.write(config, names, done.rows, time.monotonic() - start, again, left_out)
+    return summary.count(config.output, chosen, time.monotonic() - start)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a run has on its output: the lease's id, and how it is ended early."""
+
+    lease: str
+    stop: Stop
+
+
+class Done(NamedTuple):
+    """rows: restored now. retries: of other processes, by their error. left_out: what of shards is no row."""
+
+    rows: int
+    retries: Counter[str]
+    left_out: tuple[LeftOut, ...]
+
+
+@contextmanager
+def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
+    """Holds the output alone; whatever ends the run in here becomes one RunError."""
+    with Stop() as stop:
+        try:
+            with lease.hold(config.output, take_over=take_over, lost=stop.now, say=say) as lease_id:
+                yield Held(lease_id, stop)
+        except KeyboardInterrupt:
+            if stop.reason is None:  # a person's own
+                raise
+            raise (LimitError if stop.over_budget else RunError)(stop.reason) from None
+        except failures.LimitReached as error:
+            raise LimitError(str(error)) from error
+        except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
+            raise RunError(stop.reason or failures.explain(error, config.output)) from error
+
+
+def _restore(
+    config: JobConfig,
+    listed: Listing,
+    chosen: Sequence[str],
+    open_shards: set[str],
+    retry_errors: bool,
+    held: Held,
+    entry: Start,
+) -> Done:
+    """Restores the open shards, each made whole as soon as its last row is there."""
+    with (
+        ray_session(),
+        Crew(held.lease) as crew,
+        Watch(config.no_progress_seconds, held.stop, crew) as watch,
+        observing(config) as observer,
+    ):
+        held.stop.listen()
+        found = scan(
+            listed.shards,
+            config.output,
+            retry_errors=retry_errors,
+            open_shards=open_shards,
+            stores=config.storage,
+        )
+        total, left = sum(found.rows[name] for name in chosen), sum(item.left for item in found.work)
+        lease.check(config.output, held.lease)
+        observer.counted(total, total - left)
+        whole = Compaction(config.output, found.work, held.lease, config.storage)
+        options = pool.actor_options(config)
+        crew.wanted = pool.wanted(config, options.device)
+        breaker = Breaker(None if retry_errors else config.error_share)
+        size, gpus = options.batch_size, partial(pool.gpus, options.device)
+        with (
+            Budget(observer.usage, config.budget, held.stop, gpus),
+            Progress(entry, total, total - left, size, retries=found.retries, crew=crew) as progress,
+        ):
+            for note in (*pool.notes(config, options.device), *run_json.begin(config, options.device)):
+                progress.say(note)
+            for one in (*listed.left_out, *found.left_out):
+                progress.say(str(one))
+            for part in graph.parts(found.work, pool.commit_every(config, options.device)):
+                # Closed here, stopped or not: Ray Data cancels what is in work, for which Ray has to be up.
+                with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
+                    for receipts in held.stop.gracefully(made):
+                        watch.progress()
+                        progress.committed(receipts)
+                        whole.count(receipts)
+                        observer.committed(receipts)
+                        observer.retried(progress.retries)
+                        breaker.committed(receipts)
+            whole.finish()
+        return Done(left, progress.retries + whole.retries, found.left_out)
+
+
+def _open_shards(output: str, chosen: Sequence[str], retry_errors: bool) -> set[str]:
+    """Shards that are not whole, whose commits were not tidied away, or that have errors to try again."""
+    whole, begun = resume.restored_shards(output), resume.unfinished_shards(output)
+    failed = resume.with_errors(output, [name for name in chosen if name in whole]) if retry_errors else set()
+    return {name for name in chosen if name not in whole or name in begun or name in failed}

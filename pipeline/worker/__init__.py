@@ -1,0 +1,1 @@
+"""What an actor does: rows in, measurements, restored rows, commits."""

@@ -1,0 +1,173 @@
+"""The actor: items of work in, committed rows out, and receipts to the driver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import Any, NoReturn
+
+import pyarrow as pa
+
+from pipeline.cluster import board, crew, devices, nodes
+from pipeline.cluster.heartbeat import Heartbeat
+from pipeline.cluster.starting import started
+from pipeline.config import JobConfig
+from pipeline.input import sources
+from pipeline.input.rows import InputRow, SourceError
+from pipeline.input.tar_rows import tar_samples
+from pipeline.messages import describe
+from pipeline.observe import logs
+from pipeline.observe.prometheus import ActorMetrics, Worker
+from pipeline.output import commits, lease, resume
+from pipeline.output.commits import Row
+from pipeline.stores import retries, storage_options
+from pipeline.worker import tries
+from pipeline.worker.ahead import ahead
+from pipeline.worker.items import Item
+from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.tries import Try
+
+log = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 300.0  # restored rows wait for the rest of their item so long, and are committed then
+DEVICE_FAILED = 18  # a process's exit status
+TARS_KEPT = 2  # whose headers are in memory: an actor's next item is mostly of the same shard
+
+RECEIPT_SCHEMA = pa.schema(
+    [
+        ("source_shard", pa.string()),
+        ("key", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("micro_batch", pa.int32()),  # images the actor now takes at once
+        ("actor", pa.string()),  # Ray's name of its process
+        ("node", pa.string()),
+        ("actor_seconds", pa.float64()),  # since it started
+        ("retries", retries.NAMES),  # what was tried again since the receipt before
+    ]
+)
+
+
+class RestoreAndCommit:
+    """What Ray Data runs: reads an item's rows, restores and commits them, and hands on receipts.
+
+    An item is committed before the next one is taken, so that a kill loses what an actor restored since its
+    last commit. Rows of an item begun before that stand in the output are not restored again.
+    """
+
+    def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool, lease_id: str) -> None:
+        storage_options.configure(config.storage)
+        logs.of_worker(config.fingerprint)
+        self.worker = Worker()
+        self.metrics = ActorMetrics(config.fingerprint, options.device)
+        self.lease_id = lease_id
+        self.output = config.output
+        self.retry_errors = retry_errors
+        self.retried = retries.Since()
+        self._heartbeat = Heartbeat(self.metrics.stepped)
+        self._heartbeat.watch(partial(board.put, lease_id, crew.TOPIC, self.worker.name))
+        self.restorer = started(
+            lambda: Restorer(config, options, self._heartbeat), options.device, lease_id, self.worker.node
+        )
+        self._heartbeat.ready = True
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        self._samples = lru_cache(TARS_KEPT)(tar_samples)
+
+    @retries.patient()  # an actor that gave up would end the run, and the work of all the others
+    def __call__(self, block: pa.Table) -> pa.Table:
+        item = Item.of(block)
+        lease.check(self.output, self.lease_id)  # before work that could not be committed
+        self._heartbeat.begin()
+        found = self._finished(item, {})
+        if len(found) != len(item.wanted):
+            raise SourceError(
+                f"{item.shard.url}: has other rows than when the run began; give the same command again"
+            )
+        shared = {"source_shard": item.shard.name, "micro_batch": self.restorer.micro_batch, "retries": []}
+        receipts = [row | shared | self.worker.columns() for row in found]
+        receipts[0]["retries"] = self.retried.names()
+        return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
+
+    def _finished(self, item: Item, done: Mapping[str, Row]) -> list[Row]:
+        """The item's rows, once they are in the output; those in `done` are known to be there.
+
+        An item that took its process down again and again is done row by row, and a row that did is an error.
+        """
+        before = tries.begin(self.output, item, self.worker.node)
+        number = len(before) + 1
+        done = self._committed(item.shard.name) if before else done
+        alive = {self.worker.node, *(node["NodeID"] for node in nodes.alive())} if before else set()
+        try:
+            if not tries.is_deadly(before, alive):
+                found = list(self._restored(item, done))
+                nodes.absolve(self.lease_id, self.worker.node)
+            elif len(item.wanted) > 1:
+                found = [row for single in item.rows_alone() for row in self._finished(single, done)]
+            else:
+                found = self._condemned(item, before, done)
+        except SystemExit:  # SIGTERM: the machine is taken away, or the run has ended
+            tries.withdraw(self.output, item, number)
+            raise
+        except Exception as error:
+            if devices.is_fault(error):
+                self._leave(item, number, describe(error))
+            raise
+        tries.end(self.output, item, number)
+        return found
+
+    def _condemned(self, item: Item, before: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
+        """An error for the item's one row, unless it is in `done`."""
+        causes = [one.cause for one in before if one.cause]
+        message = "; ".join([f"ended its process: {len(before)} times", *causes[-1:]])
+        (row,) = sources.rows(item.shard, item.flags, self._samples)
+        if row.key in done:
+            return [done[row.key]]
+        return self._commit(item.shard.name, [self.restorer.failed(row, message)])
+
+    def _leave(self, item: Item, number: int, message: str) -> NoReturn:
+        """Ends this process, whose device failed, before it commits; Ray begins the item again elsewhere."""
+        log.error("device failed", extra={"error": message})
+        with suppress(Exception):  # of a store or of Ray: this process ends in any case
+            tries.note(self.output, item, number, Try(self.worker.node, message))
+            nodes.blame(self.lease_id, self.worker.node, item.id, message)
+        os._exit(DEVICE_FAILED)
+
+    def _committed(self, shard: str) -> dict[str, Row]:
+        """Rows of a shard's commits, by key, that need not be restored again."""
+        rows = resume.committed(self.output, shard)
+        return {key: row for key, row in rows.items() if row["status"] == "ok" or not self.retry_errors}
+
+    def _restored(self, item: Item, done: Mapping[str, Row]) -> Iterator[Row]:
+        """The item's rows once they are in the output; those in `done` are there already."""
+        read = ahead(sources.rows(item.shard, item.flags, self._samples), self._reader)
+        passed: list[Row] = []
+
+        def todo() -> Iterator[InputRow]:
+            for row in read:
+                if row.key in done:
+                    passed.append(done[row.key])
+                else:
+                    yield row
+
+        held: list[Row] = []
+        last = time.monotonic()
+        for rows in self.restorer.stream(todo()):
+            held += rows
+            if time.monotonic() - last >= COMMIT_SECONDS:
+                yield from self._commit(item.shard.name, held)
+                held, last = [], time.monotonic()
+        yield from self._commit(item.shard.name, held)
+        yield from passed
+
+    def _commit(self, shard: str, rows: list[Row]) -> list[dict[str, Any]]:
+        """Key, status and error of rows, once they are in the output."""
+        if rows:
+            lease.check(self.output, self.lease_id)
+            commits.commit(self.output, shard, rows)
+            self.metrics.committed(rows)
+        return [{name: row.get(name) for name in ("key", "status", "error")} for row in rows]

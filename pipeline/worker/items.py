@@ -1,0 +1,87 @@
+"""One shard's share of a run, and the items of it that actors take."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.input.rows import Reading
+from pipeline.input.sources import Shard
+
+
+@dataclass(frozen=True)
+class Work:
+    """rows: in the shard. wanted: packed bits, one a row, of those to be restored. left: how many these are.
+
+    What is wanted is fixed before reading starts: an item that Ray repeats after a lost node is the same,
+    whatever was committed in the meantime.
+    """
+
+    shard: Shard
+    rows: int
+    wanted: bytes
+    left: int
+
+    def item(self) -> dict[str, Any]:
+        """As a row of a Ray Dataset."""
+        return asdict(self.shard) | {"rows": self.rows, "wanted": self.wanted, "left": self.left}
+
+    @staticmethod
+    def of(item: Mapping[str, Any]) -> Work:
+        reading = Reading(**item["reading"])
+        shard = Shard(item["name"], item["kind"], item["url"], tuple(map(tuple, item["files"])), reading)
+        return Work(shard, item["rows"], item["wanted"], item["left"])
+
+    def items(self, size: int) -> Iterator[Item]:
+        """The wanted rows in order, at most `size` to an item; of a folder each has only its own files."""
+        flags = np.unpackbits(np.frombuffer(self.wanted, np.uint8), count=self.rows)
+        numbers = np.flatnonzero(flags).tolist()
+        for start in range(0, len(numbers), size):
+            rows = tuple(numbers[start : start + size])
+            if self.shard.files and self.shard.reading.keys != "row":  # which needs the numbers of all rows
+                files = tuple(self.shard.files[row] for row in rows)
+                yield Item(replace(self.shard, files=files), len(rows), tuple(range(len(rows))))
+            else:
+                yield Item(self.shard, self.rows, rows)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What an actor takes at a time: wanted rows of one shard. rows: in the shard. wanted: their numbers."""
+
+    shard: Shard
+    rows: int
+    wanted: tuple[int, ...]
+
+    @property
+    def id(self) -> str:
+        """20 hexadecimal digits; another for each item of a shard."""
+        return hashlib.sha256(repr((self.shard.files, self.wanted)).encode()).hexdigest()[:20]
+
+    @property
+    def flags(self) -> list[bool]:
+        """Whether it is wanted, of each row of the shard."""
+        flags = np.zeros(self.rows, bool)
+        flags[list(self.wanted)] = True
+        return list(flags.tolist())
+
+    def rows_alone(self) -> list[Item]:
+        """An item for each row."""
+        return [replace(self, wanted=(row,)) for row in self.wanted]
+
+    def packed(self) -> dict[str, bytes]:
+        """As a row of a Ray Dataset."""
+        return {"item": pickle.dumps(self)}
+
+    @staticmethod
+    def of(block: pa.Table) -> Item:
+        """The item of a block of one."""
+        (packed,) = block.column("item").to_pylist()
+        item: Item = pickle.loads(packed)
+        return item

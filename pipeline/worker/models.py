@@ -1,0 +1,36 @@
+"""The configured model, loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from p2l_engine import LatentDiffusion, load_model
+from pipeline.accelerators import own_dtype
+from pipeline.config import ModelConfig
+from pipeline.stores import retries
+
+
+def load(config: ModelConfig) -> LatentDiffusion:
+    """The model on the device and in the dtype of the configuration; `auto` is the GPU where there is one.
+
+    Sets for this process, whatever torch's own default is, whether GPUs may round the factors of float32
+    products to TF32's 10 bits: where the dtype is tf32, and nowhere else. Transient errors of a store that
+    holds the model are tried again; files that came whole are not fetched twice. Raises what
+    `p2l_engine.load_model` raises.
+    """
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    device = gpu if config.device == "auto" else config.device
+    torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
+    torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
+    dtype = "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
+    load_it = partial(load_model, config.id, revision=config.revision, device=device, dtype=dtype)
+    return retries.retried(load_it, f"model {config.id}") if "://" in config.id else load_it()
+
+
+def dtype_here(dtype: str, device: str) -> str:
+    """A configured dtype, `auto` resolved for a device of this process."""
+    if dtype != "auto":
+        return dtype
+    return own_dtype(torch.cuda.get_device_capability() if device == "cuda" else None)

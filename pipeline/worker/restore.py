@@ -1,0 +1,245 @@
+"""One model, rows in, restored rows out; what goes wrong with a row becomes that row's error."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import torch
+
+from p2l_engine import methods, metrics, restore
+from p2l_engine.operators import LinearOperator
+from p2l_engine.restore import Restored
+from p2l_engine.seeding import image_seed
+from p2l_engine.solvers.sampler import Progress
+from pipeline import limits
+from pipeline.cluster import devices
+from pipeline.cluster.heartbeat import Heartbeat
+from pipeline.config import JobConfig
+from pipeline.input.rows import InputRow
+from pipeline.messages import describe, readable
+from pipeline.output.commits import Row
+from pipeline.pictures.images import ImageError, encode_png
+from pipeline.worker import micro_batch, models
+from pipeline.worker.measure import Prepared, measurements, prepare
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ActorOptions:
+    """device: cpu or cuda. batch_size: images to restore together. threads: of torch on the CPU.
+
+    tune: measures whether fewer images together are as fast, and takes as few.
+    """
+
+    device: str
+    batch_size: int
+    threads: int
+    tune: bool = False
+
+
+class Restorer:
+    """Restores rows with one model; after memory ran out twice, with half as many at a time.
+
+    heartbeat: told of each step of a micro-batch.
+    """
+
+    def __init__(self, config: JobConfig, options: ActorOptions, heartbeat: Heartbeat | None = None) -> None:
+        torch.set_num_threads(options.threads)
+        self.config = config
+        self._heartbeat = heartbeat or Heartbeat()
+        self._to_be_tuned = options.tune
+        self._ran_out: Counter[int] = Counter()  # of memory: how often, by the number of images
+        self.micro_batch = options.batch_size
+        self.device = options.device
+        self.method = methods.from_block(config.method, config.operator["name"])
+        self.model = None
+        if self.method.name != "adjoint":
+            self.model = models.load(config.model.model_copy(update={"device": self.device}))
+        self._constants = {
+            "operator": json.dumps(config.operator),
+            "method": json.dumps(config.method),
+            "model": config.model.id,
+            "fingerprint": config.fingerprint,
+        }
+
+    def __call__(self, rows: Iterable[InputRow]) -> list[Row]:
+        """One output row for each input row, in their order."""
+        given = list(rows)
+        done = {row["key"]: row for found in self.stream(given) for row in found}
+        return [done[row.key] for row in given]
+
+    def stream(self, rows: Iterable[InputRow]) -> Iterator[list[Row]]:
+        """An output row for each input row as soon as it is restored, so not in their order.
+
+        Images of one shape are restored together; what waits for its like is held up to a limit of pixels.
+        """
+        groups: dict[Hashable, list[Prepared]] = defaultdict(list)
+        for row in rows:
+            try:
+                image = prepare(row, self.config)
+            except ImageError as error:
+                yield [self.failed(row, str(error))]
+                continue
+            except Exception as error:  # a row never ends the job
+                yield [self.failed(row, f"cannot prepare the row: {describe(error)}")]
+                continue
+            groups[image.group].append(image)
+            if len(groups[image.group]) >= self.micro_batch:
+                yield from self._restore_all(groups.pop(image.group))
+            elif _pixels(groups) >= limits.RESTORED_PIXELS:
+                yield from self._restore_groups(groups)
+        yield from self._restore_groups(groups)
+
+    def _restore_groups(self, groups: dict[Hashable, list[Prepared]]) -> Iterator[list[Row]]:
+        """The groups are emptied."""
+        while groups:
+            yield from self._restore_all(groups.popitem()[1])
+
+    def _restore_all(self, images: Sequence[Prepared]) -> Iterator[list[Row]]:
+        if self._to_be_tuned:
+            self._tune(images)
+        while images:
+            now, images = images[: self.micro_batch], images[self.micro_batch :]
+            yield self._restore(now)
+
+    def _restore(self, images: Sequence[Prepared]) -> list[Row]:
+        """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error.
+
+        Raises what `devices.is_fault`.
+        """
+        try:
+            return self._solve(images)
+        except Exception as error:
+            if devices.is_fault(error):
+                raise
+            cause = "out of memory" if devices.is_out_of_memory(error) else "cannot restore the image"
+            message = f"{cause}: {describe(error)}"
+        # Outside of the handler: the traceback there holds the failed batch's tensors.
+        if message.startswith("out of memory"):
+            self._ran_out[len(images)] += 1
+            if self._ran_out[len(images)] > 1:  # once may be another's doing
+                self.micro_batch = min(self.micro_batch, max(1, len(images) // 2))
+            log.warning("memory ran out", extra={"images": len(images), "next": self.micro_batch})
+            gc.collect()
+            torch.cuda.empty_cache()
+            if len(images) == 1 and devices.is_held_by_others(self.device):
+                raise devices.DeviceFault(f"{message}; other processes hold its memory")
+        if len(images) == 1:
+            return [self.failed(images[0].row, message)]
+        middle = len(images) // 2
+        return self._restore(images[:middle]) + self._restore(images[middle:])
+
+    def _solve(self, images: Sequence[Prepared]) -> list[Row]:
+        start = time.perf_counter()
+        operator, y = measurements(images, self.config)
+        with self._heartbeat.restoring(len(images)):
+            restored = self._restored(images, operator, y, self._heartbeat.step)
+        seconds = (time.perf_counter() - start) / len(images)
+        shared = {"seconds": seconds, "nfe": restored.nfe}
+        rows = []
+        for index, image in enumerate(images):
+            if (error := restored.errors[index]) is not None:
+                rows.append(self.failed(image.row, f"restoration diverged: {error}") | shared)
+                continue
+            row = (
+                self._row(image.row, "ok") | shared | self._pictures(image, restored.images[index], y[index])
+            )
+            row["residual"] = float(restored.residual[index])
+            row["warning"] = "; ".join(filter(None, (image.doubt, self._cut(self._prompt(image))))) or None
+            if "prompt_embedding" in self.config.keep and restored.prompt_embeddings is not None:
+                row["prompt_embedding"] = restored.prompt_embeddings[index].float().cpu().numpy().tolist()
+            rows.append(row)
+        return rows
+
+    def _restored(
+        self, images: Sequence[Prepared], operator: LinearOperator, y: torch.Tensor, progress: Progress
+    ) -> Restored:
+        return restore(
+            self.model,
+            operator.to(self.device),
+            y.to(self.device),
+            method=self.method,
+            prompts=[self._prompt(image) for image in images],
+            seeds=[image.seed for image in images],
+            progress=progress,
+        )
+
+    def _tune(self, images: Sequence[Prepared]) -> None:
+        """Chooses the micro-batch by the first steps of more and more of these images together."""
+        rates: dict[int, float] = {}
+        size = 1
+        while size <= self.micro_batch:
+            try:
+                seconds = self._seconds_of_a_step([image for image, _ in zip(cycle(images), range(size))])
+            except Exception as error:  # of memory, or of these images, which their own restoration tells of
+                if devices.is_fault(error):
+                    raise
+                break
+            rates[size] = size / seconds
+            size *= 2
+        if rates:
+            self._to_be_tuned = False
+            self.micro_batch = micro_batch.smallest_fast(rates)
+            log.info("micro-batch chosen", extra={"images": self.micro_batch, "rates": rates})
+
+    def _seconds_of_a_step(self, images: Sequence[Prepared]) -> float:
+        clock = micro_batch.Clock(torch.cuda.synchronize if self.device == "cuda" else lambda: None)
+
+        def step(done: int, steps: int) -> None:
+            self._heartbeat.step(done, steps)
+            clock.step(done, steps)
+
+        with self._heartbeat.restoring(len(images)), suppress(micro_batch.Enough):
+            self._restored(images, *measurements(images, self.config), step)
+        if clock.seconds is None:
+            raise RuntimeError("the restoration ended before its steps could be measured")
+        return clock.seconds
+
+    def _prompt(self, image: Prepared) -> str:
+        return self.config.prompt if image.row.prompt is None else image.row.prompt
+
+    def _cut(self, prompt: str) -> str | None:
+        """What to say of a prompt that the model does not read to its end."""
+        if self.model is None or (tokens := self.model.prompt_tokens(prompt)) <= self.model.prompt_length:
+            return None
+        return f"prompt cut: the model reads {self.model.prompt_length} of its {tokens} tokens"
+
+    def _pictures(self, image: Prepared, restored: torch.Tensor, y: torch.Tensor) -> Row:
+        """The image columns, their size, and what a reference allows to measure."""
+        pixels = metrics.to_uint8(restored)
+        height, width = pixels.shape[:2]
+        found: Row = {"image": _picture(image.row.key, pixels), "width": width, "height": height}
+        if "measurement" in self.config.keep and y.ndim == 3 and y.shape[0] == 3:
+            found["measurement"] = _picture(image.row.key, metrics.to_uint8(y))
+        if self.config.mode == "measure":
+            found["psnr"] = metrics.psnr(image.pixels, pixels)
+            found["ssim"] = metrics.ssim(image.pixels, pixels)
+            if "reference" in self.config.keep:
+                found["reference"] = _picture(image.row.key, image.pixels)
+        return found
+
+    def _row(self, row: InputRow, status: str) -> Row:
+        names = {"key": row.key, "source_shard": row.source_shard, "status": status}
+        return names | {"seed": image_seed(self.config.seed, row.key)} | self._constants
+
+    def failed(self, row: InputRow, message: str) -> Row:
+        """The output row of one that cannot be restored."""
+        return self._row(row, "error") | {"error": readable(message)}
+
+
+def _pixels(groups: Mapping[Hashable, Sequence[Prepared]]) -> int:
+    return sum(image.pixels.size // 3 for images in groups.values() for image in images)
+
+
+def _picture(key: str, pixels: Any) -> dict[str, Any]:
+    return {"bytes": encode_png(pixels), "path": f"{key}.png"}

@@ -1,0 +1,62 @@
+"""How often an item was begun: an object beside its shard's commits for each try, gone when the item is done.
+
+unfinished/<shard>/<item>.try-<n> tells of the n-th try on which machine it was made and, where it is known,
+how it ended. Ray repeats what a lost machine or process had in work without end; these objects count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Set
+from dataclasses import asdict, dataclass
+from itertools import count, takewhile
+
+from pipeline.output import commits
+from pipeline.stores import storage
+from pipeline.worker.items import Item
+
+DEADLY = (
+    3  # processes that an item may take down before it is done row by row, and a row before it is an error
+)
+LOST = 10  # the same, machines that were lost included
+
+
+@dataclass(frozen=True)
+class Try:
+    """node: on which it was made. cause: what ended it, where its process lived to tell."""
+
+    node: str
+    cause: str = ""
+
+
+def begin(output: str, item: Item, node: str) -> list[Try]:
+    """Notes a try on this node; gives the tries before it that did not end."""
+    urls = (_url(output, item, number) for number in count(1))
+    before = [Try(**json.loads(storage.read_text(url))) for url in takewhile(storage.exists, urls)]
+    note(output, item, len(before) + 1, Try(node))
+    return before
+
+
+def note(output: str, item: Item, number: int, content: Try) -> None:
+    """Writes what is known of a try, the first of which is number 1."""
+    storage.write_text(_url(output, item, number), json.dumps(asdict(content)))
+
+
+def withdraw(output: str, item: Item, number: int) -> None:
+    """Removes the latest try, which ended for no fault of the item."""
+    storage.remove(_url(output, item, number))
+
+
+def end(output: str, item: Item, number: int) -> None:
+    """Removes so many tries, the latest first: what a kill leaves is counted from the first."""
+    for one in range(number, 0, -1):
+        storage.remove(_url(output, item, one))
+
+
+def is_deadly(before: list[Try], alive: Set[str]) -> bool:
+    """Whether the item is to blame for their ends. alive: the nodes; a lost one took its processes along."""
+    return sum(one.node in alive for one in before) >= DEADLY or len(before) >= LOST
+
+
+def _url(output: str, item: Item, number: int) -> str:
+    return commits.try_url(output, item.shard.name, item.id, number)

@@ -1,0 +1,68 @@
+"""Drivers of one output: the second is refused, and SIGTERM stops the first with what it committed kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+
+from jobs.console import Exit
+from pipeline.config import load_config
+from pipeline.run.run import run
+from tests.pipeline.small_jobs import settings, write_shards
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def start(job: Path) -> subprocess.Popen[str]:
+    """`p2l restore` on the cluster of these tests."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"}
+    environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "jobs.restore", str(job)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def rows(output: Path) -> dict[str, float]:
+    """Seconds, which no second restoration repeats, by key."""
+    files = [*output.glob("unfinished/*/*.parquet"), *output.glob("restored/*.parquet")]
+    return {row["key"]: row["seconds"] for file in files for row in pq.read_table(file).to_pylist()}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_second_driver_is_refused_and_sigterm_stops_the_first_with_its_commits_kept(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    slow = {"name": "linear", "function": "tests.pipeline.small_jobs:slow_identity"}
+    job = settings(write_shards(tmp_path / "input", "a", rows=200), output, operator=slow)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+
+    first = start(tmp_path / "job.yaml")
+    deadline = time.monotonic() + 240
+    while not rows(output):
+        assert first.poll() is None and time.monotonic() < deadline, first.stderr and first.stderr.read()
+        time.sleep(0.05)
+    second = start(tmp_path / "job.yaml")
+    _, refusal = second.communicate(timeout=240)
+    assert second.returncode == Exit.INCOMPLETE
+    for part in (socket.gethostname(), f"process {first.pid}", "--take-over"):
+        assert part in refusal
+    assert len(refusal.strip().splitlines()) == 2, "that it waits, and then the refusal"
+
+    assert first.poll() is None, "the first ended before it could be stopped"
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=240)
+    assert first.returncode == Exit.INCOMPLETE
+    assert "error stopped by SIGTERM; what is committed stays" in errors and "Traceback" not in errors
+    committed = rows(output)
+    assert 0 < len(committed) < 200 and not (output / "lease.json").exists()
+
+    assert run(load_config(job | {"commit_every": 50})).ok == 200
+    assert {key: rows(output)[key] for key in committed} == committed

@@ -1,0 +1,325 @@
+"""The adapter, on random networks of Stable Diffusion's layout that take milliseconds."""
+
+import gc
+import json
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from p2l_engine.priors.latent import DTYPES, LatentDiffusion, load_model
+from p2l_engine.schedule import ddim_step, posterior_mean
+
+LENGTH, WIDTH = 12, 32
+SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def make_tokenizer(**settings) -> CLIPTokenizer:
+    characters = [chr(code) for code in range(33, 127)]
+    words = [*characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], **{"model_max_length": LENGTH, **settings})
+
+
+def make_parts(**unet_settings) -> dict:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    return {
+        "vae": AutoencoderKL(
+            block_out_channels=(16, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=8,
+            scaling_factor=0.5,
+        ),
+        "unet": UNet2DConditionModel(
+            **{
+                "sample_size": 8,
+                "block_out_channels": (32, 32, 64),
+                "layers_per_block": 1,
+                "norm_num_groups": 8,
+                "attention_head_dim": 8,
+                "cross_attention_dim": WIDTH,
+                "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+                "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+                **unet_settings,
+            }
+        ),
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=WIDTH,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=LENGTH,
+                bos_token_id=len(tokenizer) - 2,
+                eos_token_id=len(tokenizer) - 1,
+            )
+        ),
+        "tokenizer": tokenizer,
+        "scheduler_config": SCHEDULER,
+    }
+
+
+def save(folder: Path, parts: dict, variant: str | None = None) -> Path:
+    for name in ("vae", "unet"):
+        parts[name].save_pretrained(folder / name, variant=variant)
+    parts["text_encoder"].save_pretrained(folder / "text_encoder")
+    if variant:
+        stem = folder / "text_encoder" / "model"
+        stem.with_suffix(".safetensors").rename(stem.with_suffix(f".{variant}.safetensors"))
+    parts["tokenizer"].save_pretrained(folder / "tokenizer")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(parts["scheduler_config"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("models") / "small", make_parts())
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(str(folder))
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_a_loaded_folder_computes_what_its_networks_compute(model):
+    parts = make_parts()
+    vae, unet, text_encoder = parts["vae"].eval(), parts["unet"].eval(), parts["text_encoder"].eval()
+    x = images(2, 3, 32, 48)
+    with torch.no_grad():
+        tokens = parts["tokenizer"](
+            ["a disc", ""], padding="max_length", max_length=LENGTH, return_tensors="pt"
+        )
+        C = text_encoder(tokens.input_ids).last_hidden_state
+        z = vae.encode(x).latent_dist.mean * 0.5
+        torch.testing.assert_close(model.embed_prompts(["a disc", ""]), C)
+        torch.testing.assert_close(model.encode(x), z)
+        torch.testing.assert_close(model.decode(z), vae.decode(z / 0.5).sample)
+        torch.testing.assert_close(model.predict_noise(z, 321, C), unet(z, 321, C).sample)
+
+
+def test_what_solvers_ask_of_a_model(model, folder):
+    assert (model.factor, model.latent_channels, model.image_multiple, model.native_size) == (4, 4, 16, 32)
+    assert (model.name, model.device, model.dtype) == (str(folder), torch.device("cpu"), torch.float32)
+    assert model.alphas_cumprod.shape == (1000,)
+    assert (model.set_alpha_to_one, model.steps_offset) == (False, 1)
+    assert model.embed_prompts(["a", "b", "c"]).shape == (3, LENGTH, WIDTH)
+
+
+def test_a_model_in_memory_is_the_model_in_a_folder(model):
+    x = images(1, 3, 32, 32)
+    torch.testing.assert_close(LatentDiffusion(**make_parts()).encode(x), model.encode(x))
+
+
+def test_a_model_walks_the_path_of_diffusers_own_ddim(model):
+    schedule = model.schedule(50)
+    theirs = DDIMScheduler.from_config({**SCHEDULER, "_class_name": "DDIMScheduler", "clip_sample": False})
+    theirs.set_timesteps(50)
+    C = model.embed_prompts(["a disc"])
+    ours = reference = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for row, t in enumerate(theirs.timesteps.tolist()):
+            eps = model.predict_noise(ours, int(schedule.timesteps[row]), C)
+            z0 = posterior_mean(ours, eps, schedule.alpha_bar[row])
+            ours = ddim_step(z0, eps, schedule.alpha_bar_prev[row])
+            reference = theirs.step(model.predict_noise(reference, t, C), t, reference).prev_sample
+    torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-3)
+
+
+def test_velocity_becomes_noise(model):
+    """With the same network read as v: z_0 and eps from diffusers' own conversion."""
+    parts = make_parts()
+    parts["scheduler_config"] = {**SCHEDULER, "prediction_type": "v_prediction"}
+    velocity = LatentDiffusion(**parts)
+    theirs = DDIMScheduler.from_config(
+        {**parts["scheduler_config"], "_class_name": "DDIMScheduler", "clip_sample": False}
+    )
+    theirs.set_timesteps(50)
+    z, C, t = torch.randn(1, 4, 8, 8), model.embed_prompts([""]), 501
+    with torch.no_grad():
+        v = model.predict_noise(z, t, C)
+        eps = velocity.predict_noise(z, t, C)
+    clean = theirs.step(v, t, z).pred_original_sample
+    torch.testing.assert_close(posterior_mean(z, eps, model.alphas_cumprod[t]), clean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_networks_compute_in_their_dtype_and_hand_out_float32_or_float64(folder, model, dtype):
+    outer = torch.float64 if dtype == "float64" else torch.float32
+    converted = load_model(str(folder), dtype=dtype)
+    assert converted.dtype == DTYPES[dtype]
+    x = images(1, 3, 32, 32)
+    z, C = converted.encode(x), converted.embed_prompts(["a"])
+    out = converted.decode(z), converted.predict_noise(z, 10, C)
+    assert {part.dtype for part in (z, C, *out)} == {outer}
+    tolerance = {"float16": 0.02, "bfloat16": 0.1}.get(dtype, 1e-5)
+    torch.testing.assert_close(z.float(), model.encode(x), rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_reach_every_input_and_no_parameter(model):
+    z = images(1, 4, 8, 8).requires_grad_()
+    C = model.embed_prompts([""]).requires_grad_()
+    x = images(1, 3, 32, 32).requires_grad_()
+    total = model.decode(z).sum() + model.predict_noise(z, 10, C).sum() + model.encode(x).sum()
+    for gradient in torch.autograd.grad(total, (z, C, x)):
+        assert gradient.abs().sum() > 0
+    parts = make_parts()
+    taken = LatentDiffusion(**parts)
+    networks = [parts[name] for name in ("vae", "unet", "text_encoder")]
+    assert not any(p.requires_grad for network in networks for p in network.parameters())
+    assert not any(network.training for network in networks)
+    assert not taken.embed_prompts([""]).requires_grad
+
+
+def test_half_precision_files_alone_will_do(tmp_path, model):
+    parts = make_parts()
+    for name in ("vae", "unet", "text_encoder"):
+        parts[name].half()
+    loaded = load_model(str(save(tmp_path / "half", parts, variant="fp16")))
+    x = images(1, 3, 32, 32)
+    torch.testing.assert_close(loaded.encode(x), model.encode(x), rtol=0.02, atol=0.02)
+
+
+def test_a_model_is_loaded_from_a_bucket(tmp_path, folder, model, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("P2L_CACHE", str(tmp_path))
+    fsspec.filesystem("memory").put(str(folder), "/bucket/small", recursive=True)
+    x = images(1, 3, 32, 32)
+    loaded = load_model("memory://bucket/small")
+    assert loaded.name == "memory://bucket/small"
+    torch.testing.assert_close(loaded.encode(x), model.encode(x))
+
+
+def test_an_image_that_does_not_fit_is_refused(model):
+    with pytest.raises(ValueError, match="30x32 pixels: allowed are multiples of 4"):
+        model.encode(images(1, 3, 30, 32))
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model):
+    with pytest.warns(UserWarning, match="a prompt of 22 tokens is cut at 12"):
+        assert model.embed_prompts(["a" * 20]).shape == (1, LENGTH, WIDTH)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.embed_prompts(["a" * 10])
+
+
+def test_a_tokenizer_that_knows_no_length_takes_the_text_encoder_s():
+    parts = make_parts()
+    parts["tokenizer"] = make_tokenizer(model_max_length=None)
+    assert parts["tokenizer"].model_max_length > 10**6
+    assert LatentDiffusion(**parts).embed_prompts(["a"]).shape == (1, LENGTH, WIDTH)
+
+
+def test_the_padding_of_a_saved_tokenizer_is_kept(tmp_path):
+    """Stable Diffusion 2 pads with "!" where 1 pads with the end of text."""
+    parts = make_parts()
+    parts["tokenizer"] = make_tokenizer(pad_token="!")
+    loaded = load_model(str(save(tmp_path / "padded", parts)))
+    torch.testing.assert_close(
+        loaded.embed_prompts(["a"]), LatentDiffusion(**parts).embed_prompts(["a"]), rtol=1e-4, atol=1e-5
+    )
+    assert not torch.equal(loaded.embed_prompts(["a"]), LatentDiffusion(**make_parts()).embed_prompts(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"dtype": "half"}, "dtype: got 'half', allowed: float32, float64, float16, bfloat16"),
+        ({"device": "gpu"}, "device: got 'gpu'"),
+        ({"revision": "main"}, "revision: got 'main', allowed only with a hub id"),
+    ],
+)
+def test_impossible_arguments_are_refused(folder, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        load_model(str(folder), **arguments)
+
+
+def test_an_unknown_scheduler_is_refused_before_any_weights_are_read(tmp_path):
+    parts = {**make_parts(), "scheduler_config": {**SCHEDULER, "beta_schedule": "sigmoid"}}
+    folder = save(tmp_path / "odd", parts)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="beta_schedule is 'sigmoid'"):
+        load_model(str(folder))
+
+
+def test_the_tensor_names_of_the_first_releases_are_understood(tmp_path, model):
+    """Stable Diffusion v1.4 was published before diffusers and transformers renamed these."""
+    folder = save(tmp_path / "old", make_parts())
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    text_encoder = folder / "text_encoder" / "model.safetensors"
+    renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(vae).items():
+        for new, old in renamed.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
+        tensors[name] = tensor
+    save_file(tensors, vae, metadata={"format": "pt"})
+    tensors = {
+        f"text_model.{name.removeprefix('text_model.')}": tensor
+        for name, tensor in load_file(text_encoder).items()
+    }
+    tensors["text_model.embeddings.position_ids"] = torch.arange(LENGTH)[None]
+    save_file(tensors, text_encoder, metadata={"format": "pt"})
+
+    loaded = load_model(str(folder))
+    x = images(1, 3, 32, 32)
+    torch.testing.assert_close(loaded.encode(x), model.encode(x))
+    torch.testing.assert_close(loaded.embed_prompts(["a"]), model.embed_prompts(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("file", "tensor"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "conv_in.weight"),
+        ("text_encoder/model.safetensors", "final_layer_norm.weight"),
+    ],
+)
+def test_weights_that_lack_a_tensor_are_refused(tmp_path, file, tensor):
+    folder = save(tmp_path / "thin", make_parts())
+    tensors = load_file(folder / file)
+    kept = {name: value for name, value in tensors.items() if not name.endswith(tensor)}
+    assert len(kept) == len(tensors) - 1
+    save_file(kept, folder / file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lack 1 tensors .*{tensor}"):
+        load_model(str(folder))
+
+
+def test_modules_that_are_no_stable_diffusion_are_refused():
+    with pytest.raises(ValueError, match="unet takes 9 channels, allowed: 4"):
+        LatentDiffusion(**make_parts(in_channels=9))
+
+
+def test_loading_leaves_the_process_as_it_was(folder, capfd):
+    load_model(str(folder))
+    assert gc.isenabled()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_shipped_model_loads_within_three_seconds(model):
+    """Once the networks' libraries are imported, which the fixture has seen to."""
+    start = time.perf_counter()
+    assert load_model("tiny").name == "tiny"
+    assert time.perf_counter() - start < 3

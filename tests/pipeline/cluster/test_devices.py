@@ -1,0 +1,74 @@
+"""Faults of devices: told from those of rows, found before work, and never made a row's error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.cluster import devices
+from pipeline.input.rows import InputRow
+from pipeline.worker.restore import ActorOptions, Restorer
+from tests.pipeline.small_jobs import job, png
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("unspecified"),
+        RuntimeError(ILLEGAL),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+        devices.DeviceFault("held"),
+    ],
+)
+def test_what_a_device_does_is_no_fault_of_the_row(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Restorer(job(tmp_path, tmp_path / "out"), ActorOptions("cpu", 4, 1))
+
+    def solve(images: list) -> list:
+        raise error
+
+    monkeypatch.setattr(worker, "_solve", solve)
+    with pytest.raises(type(error)) as raised:
+        worker([InputRow("a", "s", png(1)), InputRow("b", "s", png(2))])
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("kernel larger than the image"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_what_a_row_or_its_batch_brings_about_is_no_fault_of_the_device(error: Exception) -> None:
+    assert not devices.is_fault(error)
+    assert devices.is_out_of_memory(error) == ("memory" in str(error) or "ALLOC" in str(error))
+
+
+def test_a_sound_device_passes_and_an_absent_one_does_not() -> None:
+    devices.check("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(devices.DeviceFault, match="device: 'cuda' is not to be had here"):
+            devices.check("cuda")
+
+
+def test_a_device_that_convolves_wrongly_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, calls = devices.conv2d, []
+
+    def wrong_at_first(*given: Any) -> Any:
+        calls.append(given)
+        return right(*given) * (1.2 if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(devices, "conv2d", wrong_at_first)
+    with pytest.raises(devices.DeviceFault, match="gives a wrong convolution"):
+        devices.check("cpu")

@@ -1,0 +1,75 @@
+"""`compare` pairs runs on key and says what a reader must know beside the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.results.compare import compare, paired
+
+
+def test_interval_is_that_of_the_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(25, 3, 40)
+    second = first + rng.normal(0.4, 0.5, 40)
+    mean, low, high = paired(first, second)
+    expected = stats.ttest_rel(second, first).confidence_interval(0.95)
+    assert mean == pytest.approx((second - first).mean())
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert paired(first[:1], second[:1])[1:] == (None, None)
+
+
+def test_runs_are_joined_on_key_whatever_their_order_and_shards(
+    write_run: Callable[..., str], ok_row: Any, error_row: Any
+) -> None:
+    rows = [ok_row(f"k{i}", i) for i in range(6)]
+    better = [row | {"psnr": row["psnr"] + 0.5 + 0.1 * i, "seconds": 1.0} for i, row in enumerate(rows)]
+    better[4] = error_row("k4")
+    first = write_run({"a": rows}, name="first")
+    second = write_run({"x": better[3:], "y": [*better[:2][::-1], ok_row("new", 1)]}, name="second")
+    result = compare([first, second])
+    by_metric = {d.metric: d for d in result.differences}
+    psnr = by_metric["psnr"]
+    assert psnr.count == 4  # k0, k1, k3, k5: k2 is missing and k4 failed
+    assert psnr.difference == pytest.approx(np.mean([0.5, 0.6, 0.8, 1.0]))
+    assert psnr.low is not None and psnr.high is not None and psnr.low < psnr.difference < psnr.high
+    assert psnr.mean - psnr.first_mean == pytest.approx(psnr.difference)
+    assert by_metric["seconds"].mean == 1.0
+    assert result.notes == (
+        f"1 keys of {first} are missing in {second}",
+        f"1 keys of {second} are missing in {first}",
+        f"1 images failed in {second} or in the first run and are left out",
+    )
+
+
+def test_metrics_that_one_run_lacks_are_left_out(write_run: Callable[..., str], ok_row: Any) -> None:
+    rows = [ok_row(f"k{i}", i) for i in range(3)]
+    bare = [row | {"psnr": None, "ssim": None} for row in rows]
+    result = compare([write_run({"a": rows}, name="first"), write_run({"a": bare}, name="second")])
+    assert [d.metric for d in result.differences] == ["residual", "seconds"]
+
+
+def test_another_operator_or_noise_is_said(write_run: Callable[..., str], ok_row: Any) -> None:
+    rows = [ok_row("k", 0)]
+    first = write_run({"a": rows}, name="first")
+    operator = {"name": "super_resolution", "factor": 8}
+    other = write_run({"a": rows}, name="other", noise=0.05, operator=operator)
+    notes = compare([first, other]).notes
+    assert any("noise is 0.05, 0.01 in the first run" in note for note in notes)
+    assert any("operator is" in note and "'factor': 8" in note for note in notes)
+    assert len(notes) == 2
+
+
+def test_runs_that_share_no_key_are_refused(write_run: Callable[..., str], ok_row: Any) -> None:
+    first = write_run({"a": [ok_row("k0")]}, name="first")
+    second = write_run({"a": [ok_row("k1")]}, name="second")
+    with pytest.raises(ValueError, match="no key in common"):
+        compare([first, second])
+    with pytest.raises(ValueError, match="at least two"):
+        compare([first])
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        compare([first, first + "-not-there"])

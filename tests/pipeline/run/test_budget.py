@@ -1,0 +1,113 @@
+"""A run stops at its budget with what it committed, says so, and goes on with a higher one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.console import Exit
+from jobs.restore import restore
+from pipeline.config import ConfigError
+from pipeline.output import outputs, usage_json
+from pipeline.output.usage_json import StartUsage, Usage
+from pipeline.run import budget
+from pipeline.run.budget import Budget
+from pipeline.run.run import LimitError, run
+from pipeline.run.stop import Stop
+from tests.pipeline.small_jobs import job, settings, write_shards
+
+HOUR = 3600.0
+
+
+def spend(output: Path, dollars: float) -> None:
+    """An earlier start that cost so much."""
+    output.mkdir()
+    start = {
+        "started": "then",
+        "rows": 1,
+        "workers": 1,
+        "worker_seconds": HOUR,
+        "usd_per_worker_hour": dollars,
+    }
+    (output / "usage.json").write_text(json.dumps([start]))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "CHECK_SECONDS", 0.1)
+    slow = {"name": "linear", "function": "tests.pipeline.small_jobs:slow_identity"}
+    output = tmp_path / "out"
+    inputs = write_shards(tmp_path / "in", "a", rows=200)
+    config = job(inputs, output, operator=slow, price=3600, budget=1)  # a worker's second is a dollar
+    with pytest.raises(LimitError, match="stopped at the budget: .* of 1 USD are spent.*higher budget"):
+        run(config)
+    summary = outputs.read_json(str(output), "summary.json")
+    assert not summary["complete"] and summary["stopped"].startswith("stopped at the budget")
+    progress = outputs.read_json(str(output), "progress.json")
+    assert progress["state"] == "stopped" and progress["message"] == summary["stopped"]
+    (start,) = usage_json.read(str(output))
+    assert 0 < start.rows < 200 and usage_json.dollars([start], None) >= 1  # type: ignore[operator]
+    assert not (output / "lease.json").exists()
+
+    with pytest.raises(LimitError):
+        run(config)
+    assert len(usage_json.read(str(output))) == 1, "it began although nothing was left to spend"
+
+    summed = run(job(inputs, output, operator=slow, price=3600, budget=1000))
+    assert summed.ok == 200
+    first, second = usage_json.read(str(output))
+    assert 0 < second.rows <= 200 - first.rows, "a committed row was restored again"
+    assert outputs.read_json(str(output), "summary.json")["stopped"] is None
+
+
+def test_the_command_says_so_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shards(tmp_path / "in", "a", rows=1)
+    spend(tmp_path / "out", 2.0)
+    config = tmp_path / "job.yaml"
+    config.write_text(json.dumps(settings(tmp_path / "in", tmp_path / "out", price=1, budget=1.5)))
+    with pytest.raises(Exception) as ended:
+        restore(str(config))
+    assert getattr(ended.value, "exit_code", None) == Exit.LIMIT_REACHED == 4
+    assert "2 of 1.5 USD are spent" in capsys.readouterr().err
+
+
+def test_a_budget_needs_a_price(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^budget: got 5 without a price; allowed: with `price`"):
+        job(tmp_path, tmp_path / "out", budget=5)
+
+
+def test_gpus_count_whether_they_work_or_not(tmp_path: Path) -> None:
+    counted = Usage(str(tmp_path), price=2.0)
+    counted.had(4, HOUR / 2)
+    assert counted.dollars == 4.0
+    counted.write()
+    (start,) = usage_json.read(str(tmp_path))
+    assert (start.worker_seconds, start.gpu_seconds) == (0.0, 2 * HOUR)
+    assert StartUsage("", 0, 1, 3 * HOUR, None, 2 * HOUR).paid_seconds == 3 * HOUR
+
+
+@pytest.mark.parametrize("graceful", [False, True])
+def test_idle_gpus_reach_the_budget_without_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graceful: bool
+) -> None:
+    """While receipts are awaited it ends after the time that actors have to commit, else at once."""
+    monkeypatch.setattr(budget, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.run.stop.GRACE_SECONDS", 0.1)
+
+    def receipts() -> Any:
+        time.sleep(60)
+        yield
+
+    with Stop() as stop, pytest.raises(KeyboardInterrupt):  # noqa: SIM117  in the order of a run
+        with Budget(Usage(str(tmp_path), HOUR), 0.1, stop, lambda: 1.0):
+            for _ in stop.gracefully(receipts()) if graceful else [time.sleep(60)]:
+                pass
+    assert stop.over_budget and stop.reason is not None
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -1,0 +1,72 @@
+"""kill -9 in the middle of a run, on the smallest machine there is, and the same command again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.pipeline.small_jobs import settings, write_shards
+
+ROOT = Path(__file__).resolve().parents[3]
+TWO_CPUS = """
+import json, sys
+import ray
+from pipeline.config import load_config
+from pipeline.run import run
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+sys.exit(run(load_config(json.loads(sys.argv[1]))).exit_status)
+"""
+
+
+def start(job: dict) -> subprocess.Popen:
+    import json
+
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", TWO_CPUS, json.dumps(job)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def rows(output: Path) -> list[dict]:
+    files = [*output.glob("unfinished/*/*.parquet"), *output.glob("restored/*.parquet")]
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_a_killed_run_goes_on_and_ends_with_every_key_once(tmp_path: Path) -> None:
+    """Two actors and all their reads on two CPUs: neither the first run nor the resumed one starves."""
+    job = settings(
+        write_shards(tmp_path / "input", "abc", rows=10),
+        tmp_path / "output",
+        operator={"name": "linear", "function": "tests.pipeline.small_jobs:slow_identity"},
+        workers=2,
+    )
+    first = start(job)
+    deadline = time.monotonic() + 240
+    while len(rows(tmp_path / "output")) < 6:
+        assert first.poll() is None and time.monotonic() < deadline, first.stderr and first.stderr.read()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(1)  # orphaned actors may still commit what they had in work
+    committed = {row["key"]: row["seconds"] for row in rows(tmp_path / "output")}
+    assert 6 <= len(committed) < 30, "killed too late to show anything"
+
+    second = start(job)
+    _, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    found = {row["key"]: row["seconds"] for row in rows(tmp_path / "output")}
+    assert len(rows(tmp_path / "output")) == len(found) == 30
+    assert {key: found[key] for key in committed} == committed, "what was committed was restored again"
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [
+        "metrics.parquet",
+        "progress.json",
+        "restored",
+        "run.json",
+        "summary.json",
+        "usage.json",
+    ]

@@ -1,0 +1,97 @@
+"""Files appear whole or not at all, and progress is told with and without a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.output import commits, resume
+from pipeline.stores import storage
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    url = str(tmp_path / "folder" / "file")
+    storage.write_text(url, "first")
+    with pytest.raises(ZeroDivisionError), storage.write_whole(url) as file:
+        file.write(b"half")
+        assert storage.read_text(url) == "first"
+        raise ZeroDivisionError
+    assert storage.read_text(url) == "first"
+    assert storage.find(str(tmp_path)) == ["folder/file"]
+
+
+def test_an_object_store_sees_one_upload() -> None:
+    url = "memory://uploads/folder/file"
+    with pytest.raises(ZeroDivisionError), storage.write_whole(url) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert not storage.exists(url)
+    storage.write_text(url, "whole")
+    assert storage.find("memory://uploads") == ["folder/file"] and storage.read_text(url) == "whole"
+    storage.remove(url)
+    storage.remove(url)
+    assert storage.find("memory://uploads") == storage.find("memory://nowhere") == []
+
+
+def row(key: str, status: str = "ok", nfe: int = 0) -> commits.Row:
+    return {"key": key, "source_shard": "s", "status": status, "nfe": nfe}
+
+
+def compacted(output: str) -> list[tuple[str, str, int]]:
+    rows = resume.metrics_of(output, "s").to_pylist()
+    return [(found["key"], found["status"], found["nfe"]) for found in rows]
+
+
+def test_commits_become_one_file_in_the_order_of_the_input(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    commits.commit(output, "s", [row("c"), row("a")])
+    commits.commit(output, "s", [row("b"), row("d")])
+    with pytest.raises(RuntimeError, match="shard s: 1 keys have no row, the first is 'e'"):
+        resume.compact(output, "s", list("abcde"))
+    assert resume.unfinished_shards(output) == {"s"} and resume.restored_shards(output) == set()
+    resume.compact(output, "s", list("abcd"))
+    assert [key for key, *_ in compacted(output)] == list("abcd")
+    assert resume.unfinished_shards(output) == set() and resume.restored_shards(output) == {"s"}
+
+
+def test_a_key_with_several_rows_keeps_an_ok_one(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    commits.commit(output, "s", [row("a", "error", 1), row("b", "ok", 2), row("c", "error", 3)])
+    resume.compact(output, "s", list("abc"))
+    commits.commit(output, "s", [row("a", "ok", 4), row("b", "error", 5)])
+    commits.commit(output, "s", [row("c", "error", 6)])
+    assert resume.done_keys(output, "s", count_errors=True) == set("abc")
+    assert resume.done_keys(output, "s", count_errors=False) == set("ab")
+    resume.compact(output, "s", list("abc"))
+    assert compacted(output) == [("a", "ok", 4), ("b", "ok", 2), ("c", "error", 6)]
+
+
+def test_a_commit_done_again_overwrites_itself(tmp_path: Path) -> None:
+    for nfe in (1, 2):
+        commits.commit(str(tmp_path), "s", [row("a", nfe=nfe), row("b", nfe=nfe)])
+    assert len(storage.find(str(tmp_path), ".parquet")) == 1
+    assert set(resume.committed(str(tmp_path), "s")) == {"a", "b"}
+
+
+def test_shards_with_errors_are_told_by_their_footers(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    for shard, statuses in {"a": ["ok"] * 40, "b": ["ok"] * 39 + ["error"], "c": ["error"]}.items():
+        rows = [
+            row(f"{shard}{number}", status) | {"source_shard": shard}
+            for number, status in enumerate(statuses)
+        ]
+        with (
+            storage.write_whole(commits.restored_url(output, shard)) as file,
+            commits.open_writer(file) as writer,
+        ):
+            writer.write_table(
+                pa.Table.from_pylist(rows, schema=commits.OUTPUT_SCHEMA), commits.ROWS_IN_GROUP
+            )
+    assert resume.with_errors(output, ["a", "b", "c"]) == {"b", "c"}
+    for shard in "ab":
+        url = commits.restored_url(output, shard)
+        pq.write_table(pq.read_table(url), url, write_statistics=False)  # by another program
+    assert resume.with_errors(output, ["a", "b"]) == {"b"}

@@ -1,0 +1,215 @@
+"""The actor without Ray: items that are begun, cut short and begun again, and what is in the output then."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.input.sources import list_shards
+from pipeline.output import commits, lease, resume
+from pipeline.worker import actor, tries
+from pipeline.worker.actor import RestoreAndCommit
+from pipeline.worker.items import Item, Work
+from pipeline.worker.restore import ActorOptions
+from pipeline.worker.tries import Try
+from tests.pipeline.small_jobs import job, png, write_parquet
+
+ROOT = Path(__file__).resolve().parents[3]
+KEYS = ["a", "b", "junk", "c", "d"]
+IMAGES = {key: b"junk" if key == "junk" else png(seed) for seed, key in enumerate(KEYS)}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    write_parquet(tmp_path / "in" / "s.parquet", IMAGES)
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def held(output: Path) -> Iterator[str]:
+    with lease.hold(str(output), take_over=False, lost=print, say=print) as lease_id:
+        yield lease_id
+
+
+def worker(output: Path, lease_id: str, *, retry_errors: bool = False) -> RestoreAndCommit:
+    config = job(output.parent / "in", output)
+    return RestoreAndCommit(config, ActorOptions("cpu", 1, 1), retry_errors, lease_id)
+
+
+def block(output: Path, *rows: int) -> pa.Table:
+    """An item of these rows of the shard, as Ray hands it to an actor."""
+    (shard,) = list_shards([str(output.parent / "in")])
+    return pa.Table.from_pylist([Item(shard, len(KEYS), rows).packed()])
+
+
+def committed_keys(output: Path) -> list[list[str]]:
+    """The keys of each file of the unfinished shard, in the order of their making; nothing else is there."""
+    files = sorted((output / "unfinished" / "s").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    return [pq.read_table(file, columns=["key"])["key"].to_pylist() for file in files]
+
+
+def test_an_item_is_its_rows_alone_in_one_commit_and_leaves_no_other_trace(output: Path, held: str) -> None:
+    receipts = worker(output, held)(block(output, 1, 2, 4)).to_pylist()
+    statuses = {row["key"]: row["status"] for row in receipts}
+    assert statuses == {"b": "ok", "junk": "error", "d": "ok"}
+    assert {row["source_shard"] for row in receipts} == {"s"}
+    (keys,) = committed_keys(output)
+    assert sorted(keys) == ["b", "d", "junk"]
+
+
+def test_a_slow_item_is_committed_on_the_way_and_goes_on_from_there(
+    output: Path, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try, of another process, restores what no commit of the first one holds."""
+    monkeypatch.setattr(actor, "COMMIT_SECONDS", 0.0)
+    commit = commits.commit
+
+    def killed_at_the_third(output: str, shard: str, rows: list) -> None:
+        if len(list(Path(output, "unfinished", shard).glob("*.parquet"))) == 2:
+            raise KeyboardInterrupt
+        commit(output, shard, rows)
+
+    monkeypatch.setattr(commits, "commit", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        worker(output, held)(block(output, 0, 1, 2, 3))
+    monkeypatch.setattr(commits, "commit", commit)
+    receipts = worker(output, held)(block(output, 0, 1, 2, 3)).to_pylist()
+    assert sorted(row["key"] for row in receipts) == ["a", "b", "c", "junk"]
+    assert committed_keys(output) == [["a"], ["b"], ["junk"], ["c"]]
+
+
+@pytest.mark.parametrize(("retry_errors", "again"), [(False, []), (True, [["junk"]])])
+def test_an_item_whose_receipts_were_lost_is_answered_from_the_output(
+    output: Path, held: str, retry_errors: bool, again: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may be killed after the last commit; errors are tried again where that was asked for."""
+    monkeypatch.setattr(tries, "end", lambda output, item, number: None)
+    first = worker(output, held)(block(output, 0, 2)).to_pylist()
+    monkeypatch.undo()
+    second = worker(output, held, retry_errors=retry_errors)(block(output, 0, 2)).to_pylist()
+    answers = [sorted((row["key"], row["status"], row["error"]) for row in rows) for rows in (first, second)]
+    assert answers[0] == answers[1]
+    files = committed_keys(output)
+    assert sorted(files[0]) == ["a", "junk"] and files[1:] == again
+
+
+def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
+    output: Path, held: str
+) -> None:
+    (shard,) = list_shards([str(output.parent / "in")])
+    one, other = Item(shard, 5, (0, 1)), Item(shard, 5, (2, 3))
+    nodes = [tries.begin(str(output), one, f"node {number}") for number in range(3)]
+    assert nodes == [[], [Try("node 0")], [Try("node 0"), Try("node 1")]]
+    tries.withdraw(str(output), one, 3)
+    assert tries.begin(str(output), one, "node 3") == nodes[2]
+    assert tries.begin(str(output), other, "node 9") == []
+    tries.end(str(output), one, 3)
+    assert tries.begin(str(output), one, "node 4") == []
+    assert resume.remove_leftovers(str(output)) == 2
+    assert not list((output / "unfinished" / "s").iterdir())
+
+
+def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(output: Path) -> None:
+    with lease.hold(str(output), take_over=False, lost=print, say=print) as held:
+        first = worker(output, held)
+    with (
+        lease.hold(str(output), take_over=False, lost=print, say=print),
+        pytest.raises(lease.LeaseError, match="taken over by another driver"),
+    ):
+        first(block(output, 0))
+    assert not (output / "unfinished").exists()
+
+
+def test_work_is_cut_into_items_of_what_is_wanted(output: Path) -> None:
+    (shard,) = list_shards([str(output.parent / "in")])
+    work = Work(shard, rows=5, wanted=bytes([0b10111000]), left=4)
+    assert [item.wanted for item in work.items(3)] == [(0, 2, 3), (4,)]
+    assert [sum(item.flags) for item in work.items(3)] == [3, 1]
+    assert len({item.id for item in work.items(1)}) == 4
+
+
+def test_an_item_of_a_folder_has_only_its_own_files(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    (shard,) = list_shards([str(tmp_path)])
+    first, last = Work(shard, rows=5, wanted=bytes([0b01011000]), left=3).items(2)
+    assert (first.shard.files, first.wanted) == ((("1.png",), ("3.png",)), (0, 1))
+    assert (last.shard.files, last.flags) == ((("4.png",),), [True])
+    assert Item.of(pa.Table.from_pylist([last.packed()])) == last
+
+
+def test_an_item_that_ended_three_processes_is_done_row_by_row_and_such_a_row_is_an_error(
+    output: Path, held: str
+) -> None:
+    (shard,) = list_shards([str(output.parent / "in")])
+    item, row = Item(shard, 5, (0, 1, 3)), Item(shard, 5, (1,))
+    first = worker(output, held)
+    for number in range(1, 4):
+        tries.note(str(output), item, number, Try(first.worker.node))
+        tries.note(
+            str(output), row, number, Try(first.worker.node, "CUDA error: assert" if number == 2 else "")
+        )
+    receipts = {found["key"]: found["error"] for found in first(block(output, 0, 1, 3)).to_pylist()}
+    assert receipts == {"a": None, "b": "ended its process: 3 times; CUDA error: assert", "c": None}
+    assert sorted(committed_keys(output)) == [["a"], ["b"], ["c"]]
+
+
+def test_processes_that_went_with_their_machines_are_no_fault_of_the_item() -> None:
+    lost, here = Try("lost"), Try("here")
+    assert not tries.is_deadly([lost] * 9, {"here"})
+    assert not tries.is_deadly([here, here, lost, lost], {"here"})
+    assert tries.is_deadly([here, lost, here, here], {"here"})
+    assert tries.is_deadly([lost] * 10, {"here"}), "or it takes its machines down as well"
+
+
+def test_a_process_that_is_asked_to_end_takes_its_try_back(
+    output: Path, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray raises SystemExit on SIGTERM, which a machine that is taken away sends."""
+    first = worker(output, held)
+
+    def asked_to_end(rows: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(first.restorer, "stream", asked_to_end)
+    with pytest.raises(SystemExit):
+        first(block(output, 0, 1))
+    assert committed_keys(output) == []
+
+
+def test_a_process_whose_device_failed_ends_and_leaves_word(output: Path, held: str) -> None:
+    """Nothing of what it had in work is committed, and the reason stands beside it for the next try."""
+    code = f"""
+from pathlib import Path
+from tests.pipeline.worker.test_actor import block, worker
+output = Path({str(output)!r})
+actor = worker(output, {held!r})
+def fail(images):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+actor.restorer._solve = fail
+actor(block(output, 0, 1))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == actor.DEVICE_FAILED, ended.stderr
+    (left,) = (output / "unfinished" / "s").iterdir()
+    assert "illegal memory access" in json.loads(left.read_text())["cause"]
+
+
+def test_a_shard_that_becomes_one_file_leaves_no_try_behind(output: Path, held: str) -> None:
+    """A process that was cut off from its driver may note one after the new driver has swept them."""
+    first = worker(output, held)
+    first(block(output, 0, 1, 2, 3, 4))
+    (shard,) = list_shards([str(output.parent / "in")])
+    tries.begin(str(output), Item(shard, 5, (0,)), "elsewhere")
+    resume.compact(str(output), "s", KEYS)
+    assert not (output / "unfinished" / "s").exists()
+    assert pq.read_table(output / "restored" / "s.parquet")["key"].to_pylist() == KEYS
