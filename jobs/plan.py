@@ -40,6 +40,7 @@ def plan(
 
     Example: p2l plan sr8 --images 10000 --price a100=3.67 --price a100-spot=1.29
     """
+    from p2l_engine.mistakes import Mistakes
     from p2l_engine.priors.fetch import is_local
     from pipeline.config import load_config
     from pipeline.cost.machines import machine_estimates
@@ -55,8 +56,8 @@ def plan(
     accelerators = _prices(price or ())
     try:
         file = load_prices(prices)
-    except ValueError as error:
-        raise BadRequest(*str(error).splitlines()) from error
+    except Mistakes as mistakes:
+        raise BadRequest(*mistakes.problems) from mistakes
     rows = count_images(job) if images is None else images
     try:
         found = count(job)

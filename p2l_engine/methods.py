@@ -10,24 +10,20 @@
 | adjoint | - | - | no network at all: A^T y over A^T A 1 |
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from p2l_engine.mistakes import Mistakes, did_you_mean
 from p2l_engine.presets import PRESETS
+from p2l_engine.settings import Settings, explain
 
 Name = Literal["p2l", "ldps", "gml_dps", "psld", "ldir", "adjoint"]
 NAMES: tuple[str, ...] = get_args(Name)
-SEPARATOR = "\n"  # between the mistakes that one ValueError names
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PromptTuning(_Value):
+class PromptTuning(Settings):
     """Algorithm 2. iterations: K, at each timestep; learning_rate: of Adam, on the text embedding.
 
     A network in bfloat16 does not see a change of an embedding's number by less than 1/256 of it.
@@ -37,7 +33,7 @@ class PromptTuning(_Value):
     learning_rate: float = Field(default=1e-4, gt=0)
 
 
-class Projection(_Value):
+class Projection(Settings):
     """Sec. 3.3. every: gamma, in steps; weight: lambda of Eq. 19; onto: the Gamma of Table 4, or none."""
 
     every: int = Field(default=4, ge=1)
@@ -45,14 +41,14 @@ class Projection(_Value):
     onto: Literal["proximal", "gluing", "none"] = "proximal"
 
 
-class FixedPoint(_Value):
+class FixedPoint(Settings):
     """The term of Eq. 44 (onto: none) or Eq. 45 (onto: gluing). weight: gamma of those equations."""
 
     weight: float = Field(default=0.1, gt=0)
     onto: Literal["none", "gluing"] = "none"
 
 
-class Guidance(_Value):
+class Guidance(Settings):
     """The measurement gradient. step_size: rho, times alpha_bar_t where the schedule says so."""
 
     rule: Literal["gd", "adam"] = "gd"
@@ -62,7 +58,7 @@ class Guidance(_Value):
     fixed_point: FixedPoint | None = None
 
 
-class Method(_Value):
+class Method(Settings):
     """A method with all of its settings. steps: DDIM steps, one to as many as the model was trained with."""
 
     name: Name = "p2l"
@@ -87,13 +83,13 @@ def build(name: str, preset: str | None = None, operator: str | None = None, **s
     """A method by name: its defaults, then the preset's settings for the operator, then ``settings``.
 
     Blocks (``prompt_tuning``, ``projection``, ``guidance``) are merged key by key; None takes a part out.
-    Raises ValueError naming every mistake: what was got, what is allowed, the nearest right key.
+    Raises Mistakes, a ValueError naming every one: what was got, what is allowed, the nearest right key.
     """
     if name not in NAMES:
-        raise ValueError(f"name: got {name!r}; allowed: {', '.join(NAMES)}{_nearest(name, NAMES)}")
+        raise Mistakes([f"name: got {name!r}; allowed: {', '.join(NAMES)}{did_you_mean(name, NAMES)}"])
     if name == "adjoint" and (settings or preset):
         given = ", ".join([*settings, *(["preset"] if preset else [])])
-        raise ValueError(f"got {given} for the method adjoint; allowed: nothing but the name")
+        raise Mistakes([f"got {given} for the method adjoint; allowed: nothing but the name"])
     if name == "adjoint":
         return Method(name="adjoint", steps=1)
     merged = DEFAULTS[name]
@@ -102,11 +98,11 @@ def build(name: str, preset: str | None = None, operator: str | None = None, **s
     try:
         return Method.model_validate({**_merge(merged, settings), "name": name, "preset": preset})
     except ValidationError as error:
-        raise ValueError(SEPARATOR.join(_explain(error))) from None
+        raise Mistakes(explain(error, Method)) from None
 
 
 def from_block(block: Mapping[str, Any], operator: str | None = None) -> Method:
-    """The ``method:`` block of a configuration as a Method. Raises ValueError as `build` does."""
+    """The ``method:`` block of a configuration as a Method. Raises Mistakes as `build` does."""
     settings = {key: value for key, value in block.items() if key not in ("name", "preset")}
     return build(block.get("name", "p2l"), block.get("preset"), operator, **settings)
 
@@ -115,19 +111,21 @@ def validate(block: Mapping[str, Any], operator: str | None = None) -> list[str]
     """Every mistake in a ``method:`` block, as sentences; an empty list if there is none."""
     try:
         from_block(block, operator)
-    except ValueError as error:
-        return str(error).split(SEPARATOR)
+    except Mistakes as mistakes:
+        return mistakes.problems
     return []
 
 
 def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:
     if preset not in PRESETS:
-        raise ValueError(f"preset: got {preset!r}; allowed: {', '.join(PRESETS)}, or null")
+        raise Mistakes([f"preset: got {preset!r}; allowed: {', '.join(PRESETS)}, or null"])
     by_operator = PRESETS[preset]
     if operator not in by_operator:
-        raise ValueError(
-            f"preset: {preset} has no column for the operator {operator!r}; it has {', '.join(by_operator)}. "
-            "Set preset: null and give the settings"
+        raise Mistakes(
+            [
+                f"preset: {preset} has no column for the operator {operator!r}; it has "
+                f"{', '.join(by_operator)}. Set preset: null and give the settings"
+            ]
         )
     return by_operator[operator].get(name, {})
 
@@ -138,32 +136,3 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         inner = merged.get(key)
         merged[key] = _merge(inner or {}, value) if isinstance(value, Mapping) else value
     return merged
-
-
-def _explain(error: ValidationError) -> list[str]:
-    sentences = []
-    for problem in error.errors():
-        path, got = ".".join(map(str, problem["loc"])), problem["input"]
-        if problem["type"] == "extra_forbidden":
-            allowed = _keys(problem["loc"][:-1])
-            near = _nearest(str(problem["loc"][-1]), allowed)
-            sentences.append(f"{path}: unknown setting; allowed: {', '.join(allowed)}{near}")
-        else:
-            sentences.append(f"{path}: got {got!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}")
-    return sentences
-
-
-def _keys(path: tuple[int | str, ...]) -> tuple[str, ...]:
-    blocks: dict[tuple[int | str, ...], type[_Value]] = {
-        (): Method,
-        ("prompt_tuning",): PromptTuning,
-        ("projection",): Projection,
-        ("guidance",): Guidance,
-        ("guidance", "fixed_point"): FixedPoint,
-    }
-    return tuple(blocks[path].model_fields)
-
-
-def _nearest(word: str, allowed: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from p2l_engine import methods, operators
+from p2l_engine.mistakes import Mistakes
 from p2l_engine.priors.fetch import check_model_id
+from p2l_engine.settings import Settings, explain
 from pipeline import feasible, yaml_text
 from pipeline.input.rows import Keys, Reading
 from pipeline.prices import load_prices
@@ -26,22 +26,13 @@ DRAWN = {"motion_blur"}  # operators that draw their kernel, and so never fit a 
 # What is left out of the fingerprint while it is the default, for runs begun before it was a setting.
 SETTINGS_OF_INPUT = ("columns", "keys")
 SETTINGS_OF_RESULT = ("mode", "model", "size", "fit", "operator", "noise", "prompt", "method", "seed")
-MISTAKE = "\n"  # between the mistakes that one validator finds
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run; `problems` has one sentence a mistake."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
+class ConfigError(Mistakes):
+    """A configuration that cannot be run."""
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelConfig(_Block):
+class ModelConfig(Settings):
     """The model, and what it computes in.
 
     dtype auto: bfloat16 on GPUs of compute capability 8.0 (A100) and later, where 16-bit products have the
@@ -71,7 +62,7 @@ class ModelConfig(_Block):
         return self
 
 
-class ColumnsConfig(_Block):
+class ColumnsConfig(Settings):
     """The Parquet column of each role."""
 
     key: str = Field("key", min_length=1, description="a column's name")
@@ -81,10 +72,7 @@ class ColumnsConfig(_Block):
     prompt: str = Field("prompt", min_length=1, description="a column's name")
 
 
-BLOCKS: dict[str, type[_Block]] = {"model": ModelConfig, "columns": ColumnsConfig}
-
-
-class JobConfig(_Block):
+class JobConfig(Settings):
     """The job file. A field's description says what is allowed."""
 
     model_config = ConfigDict(validate_default=True)
@@ -208,10 +196,10 @@ class JobConfig(_Block):
     @classmethod
     def _known_operator(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
         settings = {key: setting for key, setting in value.items() if key != "name"}
-        _raise(operators.validate(value["name"], settings))
+        _raise(operators.validate(value["name"], settings), "operator.")
         resolved = {"name": value["name"], **operators.resolve(value["name"], settings)}
         if info.data.get("mode") == "measure" and info.data.get("size"):
-            _raise(feasible.operator_problems(resolved, info.data["size"]))
+            _raise(feasible.operator_problems(resolved, info.data["size"]), "operator.")
         return resolved
 
     @field_validator("method")
@@ -220,32 +208,36 @@ class JobConfig(_Block):
         # Of an operator that is wrong itself, which is said already, no preset can be looked up.
         operator = info.data["operator"]["name"] if "operator" in info.data else None
         block = value if operator else {**value, "preset": None}
-        _raise(methods.validate(block, operator))
+        _raise(methods.validate(block, operator), "method.")
         method = methods.from_block(block, operator)
         if method.name == "adjoint":
             return {"name": "adjoint"}
         if "model" in info.data and (operator or "steps" in value):
             stores = info.data.get("storage", {})
-            _raise(feasible.steps_problems(info.data["model"], method.steps, stores))
+            _raise(feasible.steps_problems(info.data["model"], method.steps, stores), "method.")
         return method.model_dump(mode="json")
 
     @model_validator(mode="after")
     def _measured_elsewhere(self) -> JobConfig:
         drawn = self.operator["name"] in DRAWN or self.operator.get("mask", "given") != "given"
         if self.mode == "restore" and drawn:
-            raise ValueError(
-                f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; "
-                "allowed: what made the measurements: inpainting {mask: given} with a mask column, "
-                "blur with a kernel column, or an operator without either"
+            raise Mistakes(
+                [
+                    f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; "
+                    "allowed: what made the measurements: inpainting {mask: given} with a mask column, "
+                    "blur with a kernel column, or an operator without either"
+                ]
             )
         return self
 
     @model_validator(mode="after")
     def _budget_has_price(self) -> JobConfig:
         if self.budget is not None and self.price is None:
-            raise ValueError(
-                f"budget: got {self.budget:g} without a price; allowed: with `price`, in USD a worker-hour "
-                "or as a machine type of prices.yaml"
+            raise Mistakes(
+                [
+                    f"budget: got {self.budget:g} without a price; allowed: with `price`, in USD a "
+                    "worker-hour or as a machine type of prices.yaml"
+                ]
             )
         return self
 
@@ -286,7 +278,7 @@ def load_config(source: str | Mapping[str, Any], overrides: Sequence[str] = ()) 
     try:
         config = JobConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([*problems, *_sentences(error)]) from None
+        raise ConfigError([*problems, *explain(error, JobConfig)]) from None
     if problems:
         raise ConfigError(problems)
     return config
@@ -338,42 +330,18 @@ def _apply(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _sentences(error: ValidationError) -> list[str]:
-    """Each mistake once: a setting of several allowed types fails once for each of them."""
-    return list(dict.fromkeys(sentence for problem in error.errors() for sentence in _sentence(problem)))
-
-
-def _sentence(problem: ErrorDetails) -> list[str]:
-    """One mistake, or those a validator found in a block, as: path: got what; allowed: what."""
-    location = [str(part) for part in problem["loc"] if isinstance(part, str)]
-    in_block = len(location) > 1 and location[0] in BLOCKS
-    fields = BLOCKS[location[0]].model_fields if in_block else JobConfig.model_fields
-    path = ".".join(
-        location if in_block else location[:1]
-    )  # further parts tell which of several types failed
-    name = path.split(".")[-1]
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, fields, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return [f"{path}: unknown setting; allowed: {', '.join(fields)}{hint}"]
-    if problem["type"] == "missing":
-        return [f"{path}: is missing; allowed: {fields[name].description}"]
-    if problem["type"] == "value_error" and (found := str(problem["ctx"]["error"])):
-        prefix = f"{path}." if path in ("operator", "method") else ""
-        return [prefix + line for line in found.split(MISTAKE)]
-    return [f"{path}: got {problem['input']!r}; allowed: {fields[name].description}"]
-
-
-def _raise(problems: Sequence[str]) -> None:
+def _raise(problems: Sequence[str], within: str = "") -> None:
     if problems:
-        raise ValueError(MISTAKE.join(problems))
+        raise Mistakes([within + problem for problem in problems])
 
 
 def _refuse_secret(name: str, url: str) -> None:
     if storage_options.holds_secret(url):
-        raise ValueError(
-            f"{name}: a URL with a password or signature in it; allowed: the URL without it, and the secret "
-            "in `storage` as env:NAME"
+        raise Mistakes(
+            [
+                f"{name}: a URL with a password or signature in it; allowed: the URL without it, and the "
+                "secret in `storage` as env:NAME"
+            ]
         )
 
 

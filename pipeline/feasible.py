@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from p2l_engine import operators
+from p2l_engine.mistakes import Mistakes
 from p2l_engine.operators.masks import Masking
 from p2l_engine.priors.architecture import Architecture, is_near, read_architecture
 from p2l_engine.seeding import generator
@@ -22,13 +23,15 @@ USUAL_TIMESTEPS = 1000  # of the published models of Stable Diffusion 1.x and 2.
 
 
 def own_side(model: ModelConfig, stores: storage_options.Options) -> int:
-    """The side in pixels that a model was trained at. Raises ValueError where that cannot be known."""
+    """The side in pixels that a model was trained at. Raises Mistakes where that cannot be known."""
     try:
         return architecture_of(model, stores).native_size
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"size: got auto, the model's own side, which cannot be read ({error}); "
-            "allowed: a side in pixels, [height, width], or null"
+        raise Mistakes(
+            [
+                f"size: got auto, the model's own side, which cannot be read ({error}); "
+                "allowed: a side in pixels, [height, width], or null"
+            ]
         ) from error
 
 

@@ -6,8 +6,10 @@ import datetime
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from p2l_engine.mistakes import Mistakes
+from p2l_engine.settings import Settings
 from pipeline import yaml_text
 from pipeline.accelerators import ACCELERATORS
 from pipeline.stores import storage
@@ -16,11 +18,7 @@ SHIPPED = Path(__file__).with_name("prices.yaml")
 SPOT = "-spot"  # after the name of a machine type, where its spot price is meant
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Machine(_Block):
+class Machine(Settings):
     """USD per hour of the whole machine; memory_gib of each of its `count` accelerators."""
 
     accelerator: str
@@ -37,7 +35,7 @@ class Machine(_Block):
         return value
 
 
-class Prices(_Block):
+class Prices(Settings):
     """preemptions_per_hour: of one spot machine. start_minutes: until a lost machine's successor restores."""
 
     date: datetime.date
@@ -61,19 +59,19 @@ class Prices(_Block):
 def load_prices(source: str | None = None) -> Prices:
     """A price file (path or URL); by default the one of this package.
 
-    Raises ValueError with one line a mistake, each naming the file and the place.
+    Raises Mistakes, each of which names the file and the place.
     """
     name = source or str(SHIPPED)
     try:
         content = yaml_text.read(storage.read_text(name))
         return Prices.model_validate(content)
     except FileNotFoundError:
-        raise ValueError(f"{name}: there is no such file") from None
+        raise Mistakes([f"{name}: there is no such file"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{name}: cannot be read as YAML: {error}") from error
+        raise Mistakes([f"{name}: cannot be read as YAML: {error}"]) from error
     except ValidationError as error:
         mistakes = [
             f"{name}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r}"
             for problem in error.errors()
         ]
-        raise ValueError("\n".join([*mistakes, f"a file that is right: {SHIPPED}"])) from None
+        raise Mistakes([*mistakes, f"a file that is right: {SHIPPED}"]) from None

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
+from p2l_engine.mistakes import Mistakes, did_you_mean
 from p2l_engine.operators.brush import CLASSES
 from p2l_engine.operators.linear import resolve_function
 
@@ -25,10 +25,10 @@ def validate(name: Any, settings: Mapping[str, Any]) -> list[str]:
     Each problem starts with the setting it is about ("factor: got 0; allowed: ...").
     """
     if not isinstance(name, str) or name not in SCHEMAS:
-        return [f"name: got {name!r}; allowed: {', '.join(SCHEMAS)}{_nearest(name, SCHEMAS)}"]
+        return [f"name: got {name!r}; allowed: {', '.join(SCHEMAS)}{did_you_mean(name, SCHEMAS)}"]
     schema = _schema(name, settings)
     problems = [
-        f"{key}: no setting of {name}; allowed: {', '.join(schema) or 'none'}{_nearest(key, schema)}"
+        f"{key}: no setting of {name}; allowed: {', '.join(schema) or 'none'}{did_you_mean(key, schema)}"
         for key in settings
         if key not in schema
     ]
@@ -42,9 +42,9 @@ def validate(name: Any, settings: Mapping[str, Any]) -> list[str]:
 
 
 def resolve(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of an operator, defaults filled in, values in canonical form. ValueError as `validate`."""
+    """All settings of an operator, defaults filled in, values in canonical form. Mistakes as `validate`."""
     if problems := validate(name, settings):
-        raise ValueError("; ".join(f"operator {problem}" for problem in problems))
+        raise Mistakes([f"operator {problem}" for problem in problems])
     return {
         key: setting.parse(settings.get(key, setting.default))
         for key, setting in _schema(name, settings).items()
@@ -78,7 +78,7 @@ def _number(default: float, allowed: str, accepts: Callable[[float], bool]) -> S
 def _choice(default: str, *options: str) -> Setting:
     def parse(value: Any) -> str:
         if not isinstance(value, str) or value not in options:
-            raise ValueError(_nearest(value, options).removeprefix("; "))
+            raise ValueError(did_you_mean(value, options).removeprefix("; "))
         return value
 
     return Setting(default, ", ".join(options), parse)
@@ -110,11 +110,6 @@ def _function() -> Setting:
         return value
 
     return Setting(None, "package.module:function, a linear function of images (B, 3, H, W)", parse)
-
-
-def _nearest(got: Any, names: Mapping[str, Any] | tuple[str, ...]) -> str:
-    close = get_close_matches(str(got), list(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 _PADDING = _choice("reflect", "reflect", "circular")

@@ -7,7 +7,6 @@ An id is one of
 - `owner/name`: a repository of the Hugging Face hub, kept in the hub's own cache.
 """
 
-import difflib
 import hashlib
 import importlib.resources
 import importlib.util
@@ -24,6 +23,7 @@ import platformdirs
 from filelock import FileLock
 from fsspec.registry import known_implementations
 
+from p2l_engine.mistakes import Mistakes, nearest
 from p2l_engine.priors import layout
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def resolve(model_id: str, revision: str | None = None) -> Path:
     """
     problems = check_model_id(model_id, revision)
     if problems:
-        raise ValueError("; ".join(problems))
+        raise Mistakes(problems)
     kind = _kind(model_id)
     if kind == "local":
         return _local_folder(model_id)
@@ -87,7 +87,7 @@ def read_configs(model_id: str, revision: str | None = None) -> dict[str, str]:
     """
     problems = check_model_id(model_id, revision)
     if problems:
-        raise ValueError("; ".join(problems))
+        raise Mistakes(problems)
     kind = _kind(model_id)
     if kind == "url":
         return {name: _read_text(model_id, name) for name in layout.CONFIGS}
@@ -131,7 +131,7 @@ def _local_folder(model_id: str) -> Path:
 
 
 def _hint(model_id: str) -> str:
-    if difflib.get_close_matches(model_id, ["tiny"]):
+    if nearest(model_id, ["tiny"]):
         return "; did you mean 'tiny'?"
     if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
         return "; there is no such folder on this machine"
@@ -149,8 +149,8 @@ def _check_scheme(url: str) -> list[str]:
     scheme = url.split("://")[0].split("::")[0]
     known = {*fsspec.available_protocols(), *fsspec.registry}
     if scheme not in known:
-        near = difflib.get_close_matches(scheme, known)
-        hint = f"; did you mean {near[0]}://?" if near else ""
+        near = nearest(scheme, known)
+        hint = f"; did you mean {near}://?" if near else ""
         return [f"model: got {url!r}, {scheme}:// is no protocol that fsspec knows{hint}"]
     implementation = known_implementations.get(scheme)
     if implementation and importlib.util.find_spec(implementation["class"].split(".")[0]) is None:

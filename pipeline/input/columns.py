@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -51,9 +50,11 @@ def _hint(role: str, column: str, schema: pa.Schema) -> str:
 
 def _near(column: str, names: Sequence[str]) -> str | None:
     """The name that was most likely meant: the same but for its case, or a few letters off."""
+    from p2l_engine.mistakes import nearest  # brings torch, which a task that reads can do without
+
     lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(column.lower(), lower, n=1)
-    return lower[near[0]] if near else None
+    near = nearest(column.lower(), lower)
+    return lower[near] if near else None
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

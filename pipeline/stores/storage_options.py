@@ -8,7 +8,6 @@ stands in a job only as `env:NAME`; each process takes the value from its enviro
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 import os
 import re
@@ -79,9 +78,9 @@ def configure(options: Options) -> None:
 def _problems_of(protocol: str, options: Mapping[str, Any]) -> Iterator[str]:
     known = fsspec.available_protocols()
     if protocol not in known:
-        near = difflib.get_close_matches(protocol, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        yield f"storage.{protocol}: is no protocol that fsspec knows{hint}"
+        from p2l_engine.mistakes import did_you_mean  # brings torch, which a task that reads can do without
+
+        yield f"storage.{protocol}: is no protocol that fsspec knows{did_you_mean(protocol, known)}"
     for path, value, secret_name in _values(options, f"storage.{protocol}", False):
         reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
         if reference and reference[1] not in os.environ:

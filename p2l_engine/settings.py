@@ -1,0 +1,78 @@
+"""The base of all settings, and the sentences on mistakes in them."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from p2l_engine.mistakes import Mistakes, did_you_mean
+
+
+class Settings(BaseModel):
+    """A block of settings that is checked when it is made, and never changes.
+
+    It takes no unknown names and no number that is not finite. A field's description says what is allowed, to
+    be read after "allowed: "; a field `name` says which of several blocks it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def explain(error: ValidationError, kind: type[Settings]) -> list[str]:
+    """Each mistake in settings of a kind as a sentence: "path: got what; allowed: what".
+
+    What a validator says is taken where it raises Mistakes, which are whole sentences, or a ValueError with a
+    text, which is said after what was got.
+    """
+    # A setting of several allowed types fails once for each of them.
+    return list(dict.fromkeys(said for problem in error.errors() for said in _sentences(problem, kind)))
+
+
+def _sentences(problem: ErrorDetails, kind: type[Settings]) -> Iterator[str]:
+    names, block, annotation, description = _place(problem, kind)
+    path, got = ".".join(names), problem["input"]
+    raised = problem.get("ctx", {}).get("error")
+    if isinstance(raised, Mistakes):
+        yield from raised.problems
+    elif problem["type"] == "extra_forbidden":
+        allowed = [name for name in block.model_fields if name != "name"]
+        listed = ", ".join(allowed) or "nothing but the name"
+        yield f"{path}: unknown setting; allowed: {listed}{did_you_mean(names[-1], allowed)}"
+    elif problem["type"] == "missing":
+        yield f"{path}: is missing; allowed: {description}"
+    else:
+        own = str(raised) if isinstance(raised, ValueError) else ""
+        said = own or (f"allowed: {description}" if description else _lower(problem["msg"]))
+        choices = _choices(annotation)
+        hint = did_you_mean(got, choices) if isinstance(got, str) and got not in choices else ""
+        yield f"{path}: got {got!r}; {said}{hint}"
+
+
+def _place(problem: ErrorDetails, kind: type[Settings]) -> tuple[list[str], type[Settings], Any, str | None]:
+    """A mistake's path, the block that it is in, and the type and description of its setting."""
+    names: list[str] = []
+    block: type[Settings] | None = kind
+    last, annotation, description = kind, None, None
+    for part in problem["loc"]:
+        if block is None:
+            break  # further parts tell which of several types failed
+        last = block
+        names.append(str(part))
+        field = block.model_fields.get(str(part))
+        annotation, description = (field.annotation, field.description) if field else (None, None)
+        block = next((of for of in (annotation, *get_args(annotation)) if _is_block(of)), None)
+    return names, last, annotation, description
+
+
+def _is_block(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a type allows."""
+    return [word for of in get_args(annotation) for word in ([of] if isinstance(of, str) else _choices(of))]
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
