@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import configs
-from jobs.console import BadRequest, output, readable_errors, run_alone, table, warn
+from jobs.console import BadRequest, output, readable_errors, run_alone, table, tell_left_out, warn
 from jobs.restore import CONFIG_HELP, SET_HELP
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def plan(
         file = load_prices(prices)
     except Mistakes as mistakes:
         raise BadRequest(*mistakes.problems) from mistakes
-    rows = count_images(job) if images is None else images
+    rows, left_out = count_images(job) if images is None else (images, ())
+    tell_left_out(left_out)
     try:
         found = count(job)
         _show_counted(found)

@@ -27,7 +27,7 @@ WINGS = (
     ("input",),
     ("pictures",),
     ("stores",),
-    ("messages", "limits", "yaml_text"),
+    ("messages", "limits", "threads", "yaml_text"),
 )
 FILES_IN_A_FOLDER = 15
 LINES_IN_A_FILE = 400

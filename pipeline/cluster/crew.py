@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from statistics import median_low
-from types import TracebackType
 from typing import Any, Self
 
 import ray
 
 from pipeline.cluster import autoscaler, board, nodes, starting
+from pipeline.threads import every
 
 TOPIC = "workers"
 LOOK_SECONDS = 5.0
@@ -20,7 +20,7 @@ GONE = 60.0  # s without a sign after which a worker is taken for lost; it gives
 
 
 class Crew:
-    """The workers as they last told of themselves on the board, which a thread reads while entered.
+    """The workers as they last told of themselves on the board, which a thread reads.
 
     Ray may not answer for long, and never does when its head is gone: who asks here never waits. A worker's
     sign of life is a number that it counts up, so no clock of another machine is read.
@@ -36,21 +36,22 @@ class Crew:
         self._alive: list[dict[str, Any]] = []
         self._begun = False  # a worker could start
         self._news: list[str] = []  # of machines that are waited for
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep_looking, daemon=True, name="crew")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    @contextmanager
+    def watched(self) -> Iterator[Self]:
+        """While entered, a thread reads the board; it is wiped in the end."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join(LOOK_SECONDS)
-        if not self._thread.is_alive():
-            with suppress(Exception):  # of Ray's head; what is left there goes with it
-                board.clear(self._run)
+        def look() -> None:
+            with suppress(Exception):  # of Ray's head, which may be away for a while
+                self.look()
+
+        try:
+            with every(LOOK_SECONDS, look, patience=LOOK_SECONDS) as thread:
+                yield self
+        finally:
+            if not thread.is_alive():  # else Ray does not answer
+                with suppress(Exception):  # of Ray's head; what is left there goes with it
+                    board.clear(self._run)
 
     def look(self) -> None:
         """Reads the board once."""
@@ -93,11 +94,6 @@ class Crew:
 
     def _waiting(self) -> int:
         return max(0, self.wanted - len(self._alive))
-
-    def _keep_looking(self) -> None:
-        while not self._ended.wait(LOOK_SECONDS):
-            with suppress(Exception):  # of Ray's head, which may be away for a while
-                self.look()
 
     def _at_work(self) -> list[dict[str, Any]]:
         """Those that told of steps."""

@@ -31,7 +31,7 @@ from pipeline.accelerators import HERE, ITEM_BYTES, check_accelerator, datasheet
 from pipeline.config import JobConfig
 from pipeline.cost.counting import Count, OperationCounter, count_method
 from pipeline.input import sources
-from pipeline.input.rows import InputRow
+from pipeline.input.rows import InputRow, LeftOut
 from pipeline.pictures.images import encode_png
 from pipeline.worker.measure import measurements, prepare
 from pipeline.worker.models import dtype_here, load
@@ -86,9 +86,15 @@ class Estimate:
     dollars: tuple[float, float] | None
 
 
-def count_images(config: JobConfig) -> int:
-    """The rows of the job's input, from its keys alone. Raises SourceError when it cannot be listed."""
-    return sum(len(sources.keys(shard)) for shard in sources.list_shards(config.input, config.reading))
+def count_images(config: JobConfig) -> tuple[int, tuple[LeftOut, ...]]:
+    """The rows of the job's input, from its keys alone, and what of it becomes none.
+
+    Raises SourceError when it cannot be listed.
+    """
+    listed = sources.listing(config.input, config.reading)
+    found = [sources.inventory(shard) for shard in listed.shards]
+    left_out = (*listed.left_out, *(one for inventory in found for one in inventory.left_out))
+    return sum(len(inventory.keys) for inventory in found), left_out
 
 
 def count(config: JobConfig) -> Measurement:

@@ -5,13 +5,11 @@ The same figures go into the output's progress.json every 30 seconds.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
-from types import TracebackType
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Self
 
 import pyarrow as pa
@@ -22,6 +20,7 @@ from rich.progress import Progress as Bar
 
 from pipeline.cluster.crew import Crew
 from pipeline.output.progress_json import Start
+from pipeline.threads import every
 
 SECONDS_BETWEEN_LINES = 30.0
 LONGEST_WRITE = 1.0  # seconds that the end of a run waits for a write to progress.json under way
@@ -63,8 +62,7 @@ class Progress:
         self._interval = interval
         self._console = _console()
         self._start = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._tell, daemon=True)
+        self._last_is_out = False  # the line that says that all is done
         self._bar = Bar(
             TextColumn("restoring"),
             BarColumn(),
@@ -75,26 +73,30 @@ class Progress:
         )
         self._task = self._bar.add_task("", total=total, completed=done, rate="")
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def shown(self) -> Iterator[Self]:
+        """While entered, a thread tells of it; the last line is there in the end."""
         self._entry.update(self.total, self.done, self.errors)
-        if self._console.is_terminal:
-            self._bar.start()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(LONGEST_WRITE)
-        if self._console.is_terminal:
-            self._bar.stop()
-        else:
-            self._console.print(self.line())
-        if error is None:
-            self._entry.update(self.total, self.done, self.errors)
-        elif not isinstance(error, Exception):  # stopped: in seconds this process may be killed
+        try:
+            with self._drawn(), every(self._interval, self._tell, patience=LONGEST_WRITE):
+                yield self
+        except Exception:
+            raise
+        except BaseException as error:  # stopped: in seconds this process may be killed
             self._entry.failed(error)
+            raise
+        self._entry.update(self.total, self.done, self.errors)
+
+    @contextmanager
+    def _drawn(self) -> Iterator[None]:
+        if self._console.is_terminal:
+            with self._bar:
+                yield
+            return
+        try:
+            yield
+        finally:
+            self._print()
 
     def say(self, text: str) -> None:
         """One line for whoever watches."""
@@ -115,7 +117,7 @@ class Progress:
             self.say(f"going on with {smallest} images at a time: more take too much memory or are no faster")
 
     def line(self) -> str:
-        at = self._crew.line() if self._crew else ""
+        at = self._crew.line() if self._crew and self.done < self.total else ""
         return f"restored {self.done} of {self.total} rows, {self._rate()}" + (f"; {at}" if at else "")
 
     def _trouble(self) -> str:
@@ -134,11 +136,16 @@ class Progress:
         return f"{rate:.3g} images/s, {left} left, {self._trouble()}"
 
     def _tell(self) -> None:
-        while not self._stop.wait(self._interval):
-            if not self._console.is_terminal:
-                self._console.print(self.line())
-            with contextlib.suppress(OSError):  # a store that does not answer is tried again at the next line
-                self._entry.update(self.total, self.done, self.errors)
+        if not self._console.is_terminal:
+            self._print()
+        with suppress(OSError):  # a store that does not answer is tried again at the next line
+            self._entry.update(self.total, self.done, self.errors)
+
+    def _print(self) -> None:
+        if self._last_is_out:
+            return
+        self._last_is_out = self.done == self.total
+        self._console.print(self.line())
 
 
 def _clock(seconds: float) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from pipeline.stores import exclusive, storage
 from pipeline.stores.exclusive import Changed, Stored
+from pipeline.threads import every
 
 RENEW_SECONDS = 15.0
 STALE_SECONDS = 60.0  # three renewals were missed, and a slow store had time for the fourth
@@ -70,14 +70,11 @@ def hold(
     lease = Lease(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), now, now)
     _take(output, lease, take_over, say)
     check(output, lease.id)
-    ended = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(output, lease, ended, lost), daemon=True)
-    keeper.start()
     try:
-        yield lease.id
+        # A store that hangs must not keep the command from its end.
+        with every(RENEW_SECONDS, lambda: _renew(output, lease, lost), patience=END_SECONDS):
+            yield lease.id
     finally:
-        ended.set()
-        keeper.join(END_SECONDS)  # a store that hangs must not keep the command from its end
         with suppress(Exception):  # of many kinds; a lease that stays is dead within the minute
             exclusive.remove(_url(output), _own(output, lease.id))
 
@@ -121,15 +118,16 @@ def _outlived(output: str, found: Stored, say: Callable[[str], None]) -> Stored 
     return found
 
 
-def _keep(output: str, lease: Lease, ended: threading.Event, lost: Callable[[str], None]) -> None:
-    while not ended.wait(RENEW_SECONDS):
-        try:
-            exclusive.write(_url(output), _text(replace(lease, renewed=_now())), _own(output, lease.id))
-        except LeaseError as error:
-            lost(str(error))
-            break
-        except Exception:  # the store may be back, or the lease another's, at the next renewal
-            continue
+def _renew(output: str, lease: Lease, lost: Callable[[str], None]) -> bool:
+    """Whether the lease is still this one, as far as is known."""
+    try:
+        exclusive.write(_url(output), _text(replace(lease, renewed=_now())), _own(output, lease.id))
+    except LeaseError as error:
+        lost(str(error))
+        return False
+    except Exception:  # the store may be back, or the lease another's, at the next renewal
+        return True
+    return True
 
 
 def _own(output: str, lease_id: str) -> Stored:

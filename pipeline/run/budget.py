@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from pipeline.output.usage_json import Usage
 from pipeline.run.stop import Stop
+from pipeline.threads import every
 
 CHECK_SECONDS = 5.0
 
@@ -23,35 +21,25 @@ def spent(dollars: float, budget: float) -> str:
     )
 
 
-class Budget:
+@contextmanager
+def kept(usage: Usage, budget: float | None, stop: Stop, gpus: Callable[[], float]) -> Iterator[None]:
     """While entered, counts the GPUs that a run pays for, and ends it through `stop` when all is spent.
 
     gpus: how many there are, at work or not; it may raise.
     """
+    last = time.monotonic()
 
-    def __init__(self, usage: Usage, budget: float | None, stop: Stop, gpus: Callable[[], float]) -> None:
-        self._usage, self._budget, self._stop, self._gpus = usage, budget, stop, gpus
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def check() -> bool:
+        nonlocal last
+        with suppress(Exception):  # of a cluster that is gone for a moment; then the time counts later
+            count, now = gpus(), time.monotonic()
+            usage.had(count, now - last)
+            last = now
+        dollars = usage.dollars
+        if budget is None or dollars is None or dollars < budget:
+            return True
+        stop.at_budget(spent(dollars, budget))
+        return False
 
-    def __enter__(self) -> Self:
-        self._last = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join(CHECK_SECONDS)
-
-    def _run(self) -> None:
-        while not self._ended.wait(CHECK_SECONDS):
-            with suppress(Exception):  # of a cluster that is gone for a moment; then the time counts later
-                gpus, now = self._gpus(), time.monotonic()
-                self._usage.had(gpus, now - self._last)
-                self._last = now
-            dollars = self._usage.dollars
-            if self._budget is not None and dollars is not None and dollars >= self._budget:
-                self._stop.at_budget(spent(dollars, self._budget))
-                break
+    with every(CHECK_SECONDS, check, patience=CHECK_SECONDS):
+        yield

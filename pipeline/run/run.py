@@ -27,7 +27,6 @@ from pipeline.results import summary
 from pipeline.results.summary import RunSummary
 from pipeline.run import budget, failures, graph, pool
 from pipeline.run.breaker import Breaker
-from pipeline.run.budget import Budget
 from pipeline.run.compaction import Compaction
 from pipeline.run.scan import scan
 from pipeline.run.stop import Stop
@@ -150,8 +149,8 @@ def _restore(
     """Restores the open shards, each made whole as soon as its last row is there."""
     with (
         ray_session(),
-        Crew(held.lease) as crew,
-        Watch(config.no_progress_seconds, held.stop, crew) as watch,
+        Crew(held.lease).watched() as crew,
+        Watch(config.no_progress_seconds, held.stop, crew).kept() as watch,
         observing(config) as observer,
     ):
         held.stop.listen()
@@ -171,8 +170,8 @@ def _restore(
         breaker = Breaker(None if retry_errors else config.error_share)
         size, gpus = options.batch_size, partial(pool.gpus, options.device)
         with (
-            Budget(observer.usage, config.budget, held.stop, gpus),
-            Progress(entry, total, total - left, size, retries=found.retries, crew=crew) as progress,
+            budget.kept(observer.usage, config.budget, held.stop, gpus),
+            Progress(entry, total, total - left, size, retries=found.retries, crew=crew).shown() as progress,
         ):
             for note in (*pool.notes(config, options.device), *run_json.begin(config, options.device)):
                 progress.say(note)

@@ -7,9 +7,9 @@ cluster was lost, it does not fire.
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Self
 
 import ray
@@ -17,6 +17,7 @@ import ray
 from pipeline.cluster.crew import Crew
 from pipeline.run.failures import GOES_ON
 from pipeline.run.stop import Stop
+from pipeline.threads import every
 
 CHECK_SECONDS = 5.0
 LEAST_WAIT, FIRST_WAIT, LONGEST_WAIT = 1800.0, 7200.0, 86400.0  # s without progress, where that is "auto"
@@ -24,27 +25,25 @@ TIMES_GONE = 3  # in a row: a cluster's head may be restarted, and be the same c
 
 
 class Watch:
-    """While entered, ends the run through `stop` when it does not move. Enter it when Ray is there."""
+    """Ends the run through `stop` when it does not move."""
 
     def __init__(self, limit: float | Literal["auto"], stop: Stop, crew: Crew) -> None:
         self._given, self._stop, self._crew = limit, stop, crew
         self._last = time.monotonic()
         self._longest = 0.0  # s from one commit to the next
         self._gone = 0  # checks in a row that found no cluster
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._ended = False  # what a check under way finds then, such as that Ray is gone, ends nothing
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def kept(self) -> Iterator[Self]:
+        """While entered, a thread watches. Enter it when Ray is there."""
         context = ray.get_runtime_context()
         self._node, self._address = context.get_node_id(), context.gcs_address
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join(CHECK_SECONDS)
+        with every(min(CHECK_SECONDS, self.limit), self._check, patience=CHECK_SECONDS):
+            try:
+                yield self
+            finally:
+                self._ended = True
 
     def progress(self) -> None:
         """Something was committed."""
@@ -64,11 +63,12 @@ class Watch:
             return LONGEST_WAIT
         return max(LEAST_WAIT, 3 * self._longest + LEAST_WAIT / 2) if self._longest else FIRST_WAIT
 
-    def _run(self) -> None:
-        while not self._ended.wait(min(CHECK_SECONDS, self.limit)):
-            if (reason := self._reason()) is not None and not self._ended.is_set():
-                self._stop.now(reason)
-                break
+    def _check(self) -> bool:
+        """Whether to go on."""
+        reason = self._reason()
+        if reason is not None and not self._ended:
+            self._stop.now(reason)
+        return reason is None
 
     def _reason(self) -> str | None:
         self._gone = 0 if self._is_there() else self._gone + 1

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -60,7 +61,14 @@ CLIENT_ERRORS = {  # package and class, so that no client is imported to be name
     *("google.TransportError", "gcsfs.ChecksumError"),
 }
 UNAUTHORIZED = "HTTP 401"  # of a token that ran out or was withdrawn: another one is fetched
-ON_GOOGLE = ("KUBERNETES_SERVICE_HOST", "GCE_METADATA_HOST")  # one is set where a metadata server may come
+NO_IDENTITY = {"NoCredentialsError", "CredentialRetrievalError"}  # botocore's, before a metadata server is up
+# One is set where a metadata server may come.
+ON_GOOGLE = ("KUBERNETES_SERVICE_HOST", "GCE_METADATA_HOST")
+ON_AWS = (
+    *("KUBERNETES_SERVICE_HOST", "AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+)
+VENDOR = Path("/sys/class/dmi/id/sys_vendor")  # of this machine
 NEVER = {  # kinds of the above that stay as they are
     *("builtins.PermissionError", "builtins.FileNotFoundError", "ssl.SSLCertVerificationError"),
     *("aiohttp.ClientSSLError", "aiohttp.ClientConnectorCertificateError", "aiohttp.InvalidURL"),
@@ -102,18 +110,28 @@ def name(error: BaseException) -> str | None:
 
 
 def _name_of_login(chain: Sequence[BaseException]) -> str | None:
-    """The transient error of a login to Google Cloud.
+    """The transient error of a login.
 
-    A metadata server may answer only after a pod's first seconds: there, no credentials are none yet.
+    A metadata server may answer only after a machine's or a pod's first seconds: there, no credentials are
+    none yet.
     """
     if any(_is_one_of(cause, {"google.DefaultCredentialsError"}) for cause in chain):
         return "DefaultCredentialsError" if any(place in os.environ for place in ON_GOOGLE) else None
+    if none := [cause for cause in chain if _is_one_of(cause, {f"botocore.{kind}" for kind in NO_IDENTITY})]:
+        return type(none[0]).__name__ if _is_on_aws() else None
     for cause in chain:
         if _is_one_of(cause, {"google.RefreshError"}):
             return "RefreshError" if getattr(cause, "retryable", False) else None
     anonymous = any("anonymous caller" in str(cause).lower() for cause in chain)
     unauthorized = any(getattr(cause, "code", None) in (401, "401") for cause in chain)
     return UNAUTHORIZED if unauthorized and not anonymous else None
+
+
+def _is_on_aws() -> bool:
+    with suppress(OSError):
+        if VENDOR.read_text().strip() == "Amazon EC2":
+            return True
+    return any(place in os.environ for place in ON_AWS)
 
 
 @contextmanager
@@ -171,15 +189,20 @@ def url_to_fs(url: str) -> tuple[AbstractFileSystem, str]:
     protocols = _protocols(fs)
     if "s3" in protocols:
         fs.retries = 1
-        if (client := fs.s3) not in _watched:
-            most = client.meta.config.retries["total_max_attempts"]
-            client.meta.events.register("needs-retry.s3", _Botocore(most))
-            _watched.add(client)
+        _count_retries_of(fs.s3)
     elif "gs" in protocols:
         import gcsfs.retry
 
         gcsfs.retry.is_retriable = _gcsfs  # asked before each retry of a request
     return fs, path
+
+
+def _count_retries_of(client: Any) -> None:
+    """Of botocore, from here on."""
+    if client not in _watched:
+        most = client.meta.config.retries["total_max_attempts"]
+        client.meta.events.register("needs-retry.s3", _Botocore(most))
+        _watched.add(client)
 
 
 class _Botocore:
@@ -201,10 +224,13 @@ def _protocols(fs: AbstractFileSystem) -> set[str]:
 
 
 def log_in_again(fs: AbstractFileSystem) -> None:
-    """Drops a token that the store refuses; the next request fetches another."""
-    if "gs" in _protocols(fs):
-        with suppress(Exception):  # of many kinds; then the token stays, and is refused again
+    """Drops a token that the store refuses, or none; the next request fetches another."""
+    with suppress(Exception):  # of many kinds; then the token stays, and is refused again
+        if "gs" in _protocols(fs):
             fs.credentials.connect(fs.credentials.token)
+        elif "s3" in _protocols(fs):
+            fs.connect(refresh=True)
+            _count_retries_of(fs.s3)
 
 
 def _gcsfs(error: BaseException) -> bool:

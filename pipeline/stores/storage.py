@@ -270,7 +270,7 @@ def attempt(fs: AbstractFileSystem, url: str, done: str, operation: Callable[[],
     """The operation's result after bounded retries; its error in words, unless it is about a local file."""
 
     def again(error: str) -> None:
-        if error == retries.UNAUTHORIZED:
+        if error == retries.UNAUTHORIZED or error in retries.NO_IDENTITY:
             retries.log_in_again(fs)
 
     try:

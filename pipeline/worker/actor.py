@@ -109,7 +109,7 @@ class RestoreAndCommit:
             elif len(item.wanted) > 1:
                 found = [row for single in item.rows_alone() for row in self._finished(single, done)]
             else:
-                found = self._condemned(item, before, done)
+                found = self._condemned(item, tries.deaths(before, alive), done)
         except SystemExit:  # SIGTERM: the machine is taken away, or the run has ended
             tries.withdraw(self.output, item, number)
             raise
@@ -120,10 +120,10 @@ class RestoreAndCommit:
         tries.end(self.output, item, number)
         return found
 
-    def _condemned(self, item: Item, before: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
+    def _condemned(self, item: Item, deaths: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
         """An error for the item's one row, unless it is in `done`."""
-        causes = [one.cause for one in before if one.cause]
-        message = "; ".join([f"ended its process: {len(before)} times", *causes[-1:]])
+        causes = [one.cause for one in deaths if one.cause]
+        message = "; ".join([f"ended its process: {len(deaths)} times", *causes[-1:]])
         (row,) = sources.rows(item.shard, item.flags, self._samples)
         if row.key in done:
             return [done[row.key]]

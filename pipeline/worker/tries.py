@@ -15,10 +15,7 @@ from pipeline.output import commits
 from pipeline.stores import storage
 from pipeline.worker.items import Item
 
-DEADLY = (
-    3  # processes that an item may take down before it is done row by row, and a row before it is an error
-)
-LOST = 10  # the same, machines that were lost included
+DEADLY = 3  # deaths of an item after which it is done row by row, and of a row after which it is an error
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,14 @@ def end(output: str, item: Item, number: int) -> None:
         storage.remove(_url(output, item, one))
 
 
+def deaths(before: list[Try], alive: Set[str]) -> list[Try]:
+    """Those that the item is to blame for. alive: the nodes; one that was lost took its processes along."""
+    return [one for one in before if one.node in alive]
+
+
 def is_deadly(before: list[Try], alive: Set[str]) -> bool:
-    """Whether the item is to blame for their ends. alive: the nodes; a lost one took its processes along."""
-    return sum(one.node in alive for one in before) >= DEADLY or len(before) >= LOST
+    """Whether the item took down so many processes that it is not tried as a whole again."""
+    return len(deaths(before, alive)) >= DEADLY
 
 
 def _url(output: str, item: Item, number: int) -> str:

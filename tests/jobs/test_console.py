@@ -65,6 +65,6 @@ def test_tables_warnings_and_errors_show_text_as_it_is(name: str, monkeypatch: p
 
 @pytest.mark.parametrize("name", NAMES)
 def test_progress_says_text_as_it_is(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Start(str(tmp_path)) as entry, Progress(entry, 1, 0, 1) as progress:
+    with Start(str(tmp_path)) as entry, Progress(entry, 1, 0, 1).shown() as progress:
         progress.say(name)
     assert name in capsys.readouterr().err.splitlines()

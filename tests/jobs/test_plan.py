@@ -19,6 +19,7 @@ from pipeline.cost.counting import OperationCounter
 from pipeline.cost.machines import MachineEstimate, cheapest, machine_estimates, with_preemptions
 from pipeline.cost.plan import TYPICAL_SHARE, Measurement, count, estimate, measure, measure_steps
 from pipeline.prices import SHIPPED, Prices, load_prices
+from tests.pipeline.small_jobs import png, write_tar
 
 PRICES = """
 date: 2026-01-02
@@ -131,6 +132,21 @@ def test_the_command_prints_hours_memory_calls_and_dollars(model_folder: Path, t
         "cheapest for this job",
     ):
         assert word in result.output
+
+
+def test_the_command_plans_for_the_rows_and_tells_what_is_left_out_of_them(tmp_path: Path) -> None:
+    members = {"x.png": png(1), "y.png": png(2), "y.json": b"{}"}
+    write_tar(tmp_path / "in" / "a.tar", members)
+    (tmp_path / "in" / "notes.json").write_text("")
+    small = ["model=tiny", "method=adjoint", f"input={tmp_path / 'in'}"]
+    arguments = ["plan", "sr8", "--price", "a100=1", *(word for text in small for word in ("--set", text))]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "\n2 images on one worker" in result.stdout
+    assert result.stderr.splitlines() == [
+        "1 left out, text: notes.json",
+        "1 left out, members of a tar that end in .json: y.json",
+    ]
 
 
 def a_job(seconds_on_a100: float = 36, gib: float = 10) -> Measurement:

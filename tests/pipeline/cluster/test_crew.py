@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -112,15 +113,21 @@ def test_a_worker_that_tries_its_store_again_is_waited_for(
     assert found.moved > before
 
 
-def test_a_run_waits_by_what_its_commits_take_and_long_for_machines(found: Crew) -> None:
+def test_a_run_waits_by_what_its_commits_take_and_long_for_machines(
+    found: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(watchdog, "time", types.SimpleNamespace(monotonic=lambda: now))
     ends = Watch("auto", Stop(), found)
     assert ends.limit == watchdog.LONGEST_WAIT, "there is no worker"
     tell("w", 0, Heartbeat())
     found.look()
     assert ends.limit == watchdog.FIRST_WAIT
-    ends._longest = 1.0
+    now = 1.0
+    ends.progress()
     assert ends.limit == watchdog.LEAST_WAIT
-    ends._longest = 3600.0
+    now += 3600.0
+    ends.progress()
     assert ends.limit == 3 * 3600 + 900
     assert Watch(7.0, Stop(), found).limit == 7.0
 
@@ -130,7 +137,7 @@ def test_it_knows_why_no_worker_can_start(found: Crew) -> None:
     board.put(RUN, starting.TOPIC, ray.get_runtime_context().get_node_id(), failed)
     found.look()
     assert found.hopeless == "403"
-    with found:
+    with found.watched():
         pass
     assert board.read(RUN, starting.TOPIC) == {}, "the board is wiped in the end"
 

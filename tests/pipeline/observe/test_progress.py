@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline.cluster.crew import Crew
 from pipeline.observe.progress import Progress
 from pipeline.output.progress_json import JOB_CONFIG, Start
 from pipeline.worker.actor import RECEIPT_SCHEMA
@@ -29,7 +30,7 @@ def told(folder: Path) -> dict:
 def test_without_a_terminal_there_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with Progress(Start(str(tmp_path)), 10, 4, micro_batch=4, interval=0.05) as progress:
+    with Progress(Start(str(tmp_path)), 10, 4, micro_batch=4, interval=0.05).shown() as progress:
         time.sleep(0.08)
         progress.committed(receipts("ok", "ok", "error"))
         time.sleep(0.08)
@@ -39,8 +40,22 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     assert "images/s" in lines[-1]
 
 
+def test_the_last_line_is_there_once_and_tells_of_no_worker_when_all_is_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    crew = Crew("tests.progress")
+    crew.wanted = 1
+    with Progress(Start(str(tmp_path)), 2, 0, micro_batch=4, crew=crew, interval=0.05).shown() as progress:
+        progress.committed(receipts("ok"))
+        assert progress.line().endswith("; 1 waiting for a machine")
+        progress.committed(receipts("ok"))
+        time.sleep(0.2)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "restored 2 of 2" in line]
+    assert len(lines) == 1 and lines[0].endswith(" 0 errors")
+
+
 def test_a_smaller_micro_batch_is_told_of_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with Progress(Start(str(tmp_path)), 10, 0, micro_batch=4) as progress:
+    with Progress(Start(str(tmp_path)), 10, 0, micro_batch=4).shown() as progress:
         for size in (4, 2, 2):
             progress.committed(receipts("ok", micro_batch=size))
     lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
@@ -48,7 +63,10 @@ def test_a_smaller_micro_batch_is_told_of_once(capsys: pytest.CaptureFixture[str
 
 
 def test_the_output_tells_how_far_the_run_is_while_it_works(tmp_path: Path) -> None:
-    with Start(str(tmp_path)) as start, Progress(start, 10, 4, micro_batch=4, interval=0.05) as progress:
+    with (
+        Start(str(tmp_path)) as start,
+        Progress(start, 10, 4, micro_batch=4, interval=0.05).shown() as progress,
+    ):
         assert (told(tmp_path)["state"], told(tmp_path)["done"]) == ("running", 4)
         progress.committed(receipts("ok", "error"))
         deadline = time.monotonic() + 30
@@ -67,7 +85,11 @@ def test_a_start_that_ends_early_says_so_and_is_listed_by_the_next(
     end: BaseException, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(JOB_CONFIG, json.dumps({"metadata": {"job_submission_id": "raysubmit_1"}}))
-    with pytest.raises(type(end)), Start(str(tmp_path)) as start, Progress(start, 10, 4, micro_batch=4):
+    with (
+        pytest.raises(type(end)),
+        Start(str(tmp_path)) as start,
+        Progress(start, 10, 4, micro_batch=4).shown(),
+    ):
         raise end
     first = told(tmp_path)
     assert (first["state"], first["done"], first["submission_id"]) == (state, 4, "raysubmit_1")

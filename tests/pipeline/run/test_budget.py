@@ -16,7 +16,6 @@ from pipeline.config import ConfigError
 from pipeline.output import outputs, usage_json
 from pipeline.output.usage_json import StartUsage, Usage
 from pipeline.run import budget
-from pipeline.run.budget import Budget
 from pipeline.run.run import LimitError, run
 from pipeline.run.stop import Stop
 from tests.pipeline.small_jobs import job, settings, write_shards
@@ -106,7 +105,7 @@ def test_idle_gpus_reach_the_budget_without_a_commit(
         yield
 
     with Stop() as stop, pytest.raises(KeyboardInterrupt):  # noqa: SIM117  in the order of a run
-        with Budget(Usage(str(tmp_path), HOUR), 0.1, stop, lambda: 1.0):
+        with budget.kept(Usage(str(tmp_path), HOUR), 0.1, stop, lambda: 1.0):
             for _ in stop.gracefully(receipts()) if graceful else [time.sleep(60)]:
                 pass
     assert stop.over_budget and stop.reason is not None
