@@ -8,25 +8,26 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint chaos fuzz
+.PHONY: help demo test lint chaos fuzz
 .DELETE_ON_ERROR:
 
-demo: $(READY)
+help: ## List the targets; what `make` alone does
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY) ## Degrade and restore twelve photographs with the small shipped model
 	@$(BIN)/p2l demo
 
 # Two processes, each with the tests of whole files; in the order of the files long tests come early.
-test: $(READY)
+test: $(READY) ## Pass the tests; some of them with ARGS="-k operators"
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Kills a real job 20 times on a loopback cluster of two nodes; about 5 minutes on two cores.
-chaos: $(READY)
+chaos: $(READY) ## Kill a real job 20 times on a loopback cluster of two nodes; about 5 minutes on two cores
 	@$(BIN)/python -m jobs.benchmark chaos --kills 20 --seed 3
 
-# Damages real files in 2,000 ways and restores what is left of them; about half a minute on two cores.
-fuzz: $(READY)
+fuzz: $(READY) ## Damage real files in 2,000 ways and restore what is left of them; about half a minute on two cores
 	@$(BIN)/python -m jobs.benchmark fuzz --mutations 2000
 
-lint: $(READY)
+lint: $(READY) ## Check format, style and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
@@ -40,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	done; \
 	if [ -z "$$python" ]; then \
 	    echo "No Python 3.11 or newer with the venv module among: $(PYTHON)." >&2; \
-	    echo "Install one, or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.12" >&2; \
+	    echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; \
 	    exit 1; \
 	fi; \
 	echo "Setting up $(VENV) with $$($$python --version); the packages take a few minutes ..."; \

@@ -33,6 +33,7 @@ def demo(
 
     photographs, restored = folder / "photographs", folder / "restored"
     write_photographs(photographs / "held_out.parquet")
+    write_photograph(folder / "photo.png")
     job = load_config(configs.locate("demo"), [f"input={photographs}", f"output={restored}"])
     summary = run(job)
     page = write_report(job.output)
@@ -58,6 +59,16 @@ def write_photographs(path: Path) -> None:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def write_photograph(path: Path) -> None:
+    """One held-out photograph whole, to try `p2l image` on."""
+    from p2l_engine.tiny.photographs import held_out_photographs
+    from pipeline.pictures.images import encode_png
+
+    photograph, _ = next(iter(held_out_photographs().values()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(photograph))
 
 
 def _middle(photograph: Photograph, share: float) -> bytes:

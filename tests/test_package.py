@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
+from pre_commit.clientlib import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA_FOLDERS = ("p2l_engine/tiny/weights", "jobs/configs", "pipeline/results/report")
@@ -44,10 +46,22 @@ def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
     }
 
 
+def test_make_alone_lists_the_targets() -> None:
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    listed = re.findall(r"^make (\w+) +\w", shown.stdout, re.MULTILINE)
+    (declared,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(declared.split())
+
+
 @pytest.mark.parametrize("target", ["demo", "test", "lint"])
 def test_make_has_the_target(target: str) -> None:
     shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr
+
+
+def test_what_runs_before_a_commit_is_make_lint() -> None:
+    (repository,) = load_config(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert [hook["entry"] for hook in repository["hooks"]] == ["make lint"]
 
 
 def test_the_constraints_select_the_cpu_wheel_of_torch() -> None:

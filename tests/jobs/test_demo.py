@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from PIL import Image
 
 LONGEST = 240  # seconds: what a newcomer is promised
 
@@ -20,4 +21,5 @@ def test_the_demo_restores_photographs_and_makes_a_page(tmp_path: Path) -> None:
     (shard,) = (tmp_path / "p2l-demo" / "restored" / "restored").iterdir()
     rows = pq.read_table(shard, columns=["status", "psnr"]).to_pylist()
     assert all(row["status"] == "ok" and row["psnr"] > 15 for row in rows)
+    assert Image.open(tmp_path / "p2l-demo" / "photo.png").size == (512, 512), "what the README restores next"
     assert (tmp_path / "p2l-demo" / "restored" / "report.html").stat().st_size > 100_000

@@ -1,7 +1,7 @@
-"""Every command of the README works.
+"""Every command of the README and of docs/ works.
 
-The README's blocks are run in order in one temporary folder that holds photo.png, photographs/ and .venv, as
-in a shell where nothing was activated before:
+The blocks of the README, then those of each page, are run in order in one temporary folder that holds
+photographs/ and what `make demo` leaves, as in a shell where nothing was activated before:
   ```bash    each line; one that ends in a backslash goes on in the next. `make` lines are checked to name a
              target; lines that need another place (`ELSEWHERE`) are only read; what one line sources, those
              after it have. Ray is these tests' cluster.
@@ -22,8 +22,10 @@ import ray
 from PIL import Image
 from skimage import data
 
+from jobs.demo import write_photograph
+
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = ("git clone ", "cd ", "ray job submit ", "pip install ")
 LONGEST = 300  # seconds
 
@@ -32,7 +34,8 @@ def steps() -> list[tuple[str, str, str]]:
     """(language, text, what was sourced before) of what is to be run; of a bash block each line."""
     found: list[tuple[str, str, str]] = []
     sourced = ""
-    for language, text in re.findall(r"^```(bash|yaml|python)\n(.*?)^```", README, re.DOTALL | re.MULTILINE):
+    pages = "\n".join(page.read_text() for page in PAGES)
+    for language, text in re.findall(r"^```(bash|yaml|python)\n(.*?)^```", pages, re.DOTALL | re.MULTILINE):
         lines = text.replace("\\\n", " ").splitlines() if language == "bash" else [text]
         for line in lines:
             if line.startswith("source "):
@@ -44,10 +47,10 @@ def steps() -> list[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: one photograph, a folder with two, and the environment that `make demo` sets up."""
+    """A user's folder: two photographs, and the environment and the picture that `make demo` leaves."""
     folder = tmp_path_factory.mktemp("user")
     (folder / ".venv").symlink_to(sys.prefix)
-    Image.fromarray(data.astronaut()).save(folder / "photo.png")
+    write_photograph(folder / "p2l-demo" / "photo.png")
     (folder / "photographs").mkdir()
     for number in range(2):
         crop = data.chelsea()[:128, 128 * number : 128 * (number + 1)]
@@ -57,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("language", "text", "sourced"), steps(), ids=lambda part: part.split("\n")[0][:60])
-def test_what_the_readme_says_works(language: str, text: str, sourced: str, folder: Path) -> None:
+def test_what_the_documents_say_works(language: str, text: str, sourced: str, folder: Path) -> None:
     if language == "yaml":
         name = re.match(r"# (\S+\.yaml)\n", text)
         assert name, "the first line of a yaml block names its file: # job.yaml"
@@ -71,7 +74,7 @@ def test_what_the_readme_says_works(language: str, text: str, sourced: str, fold
 
 
 def _succeeds(command: list[str], folder: Path) -> None:
-    here = os.path.dirname(sys.executable)
+    here = str(Path(sys.executable).parent)
     environment = os.environ | {
         "PATH": os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if part != here),
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,

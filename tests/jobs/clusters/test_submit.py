@@ -1,4 +1,4 @@
-"""`ray job submit` as the README says it, on a real cluster with token authentication."""
+"""`ray job submit` as docs/clusters.md says it, on a real cluster with token authentication."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.pipeline.small_jobs import settings, write_shards
 ROWS = 28
 LONGEST = 400  # seconds; the machine may be busy
 OPERATOR = "import time\n\n\ndef slow(images):\n    time.sleep(0.1)\n    return images * 1.0\n"
-README = (ROOT / "README.md").read_text().split("## Going to a cluster")[1].split("\n## ")[0]
+PAGE = (ROOT / "docs" / "clusters.md").read_text()
 
 
 def commands(first_words: str) -> list[str]:
-    """The README's commands that begin so, the bucket in them named {bucket}."""
-    text = "\n".join(re.findall(r"^```console\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+    """The page's commands that begin so, the bucket in them named {bucket}."""
+    text = "\n".join(re.findall(r"^```console\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
     lines = text.replace("\\\n", " ").replace("gs://bucket", "{bucket}").splitlines()
     return [line for line in lines if line.startswith(first_words)]
 
@@ -37,14 +37,14 @@ def head() -> Iterator[Head]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, wheel_file: Path) -> Path:
-    """A user's folder: job.yaml, its own operator, runtime_env.yaml as in the README, and the built wheel."""
+    """A user's folder: job.yaml, its own operator, runtime_env.yaml as on the page, and the built wheel."""
     folder = tmp_path_factory.mktemp("user")
     write_shards(folder / "input", "ab", ROWS // 2)
     job = settings(Path("input"), Path("output"), operator={"name": "linear", "function": "own:slow"})
     (folder / "job.yaml").write_text(json.dumps(job))
     (folder / "own.py").write_text(OPERATOR)
     (folder / "pipeline.py").write_text("raise ImportError('the user has a file of this name')\n")
-    (environment,) = re.findall(r"^# (runtime_env\.yaml\n.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (environment,) = re.findall(r"^# (runtime_env\.yaml\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (folder / "runtime_env.yaml").write_text(environment.partition("\n")[2])
     (folder / "dist").mkdir()
     (folder / "dist" / wheel_file.name).write_bytes(wheel_file.read_bytes())
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, wheel_file: Path) -> Path:
 
 @pytest.fixture
 def command(head: Head, folder: Path) -> Callable[[str], subprocess.CompletedProcess]:
-    """Runs one of the README's commands in the user's folder."""
+    """Runs one of the page's commands in the user's folder."""
 
     def run(text: str) -> subprocess.CompletedProcess:
         return subprocess.run(
