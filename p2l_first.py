@@ -1,6 +1,6 @@
-"""`jobs` and `pipeline` are names that people give their own files: whatever lies in the current folder or on
-PYTHONPATH, here they are the packages beside `p2l_engine`, a name that nobody else has.
+"""The packages `jobs` and `pipeline` are those beside `p2l_engine`, whatever a user's own files are called.
 
+People give these names to their own files, in the current folder or on PYTHONPATH; `p2l_engine` nobody does.
 The command `p2l` starts here, under a name as unlikely to be met. Where Ray's workers would find another
 `pipeline`, they run `own_packages` before anything of a job; it is sent to them as code, not to be imported.
 """

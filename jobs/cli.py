@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -29,7 +29,8 @@ app.command("compare")(compare.compare)
 
 def main() -> None:
     """Run the command named on the command line and exit with its status."""
-    sys.path.append(os.getcwd())  # as under `python -m`, so that an operator may be a function of a file here
+    # As under `python -m`, so that an operator may be a function of a file here.
+    sys.path.append(str(Path.cwd()))
     run_to_its_status(app)
 
 

@@ -16,11 +16,11 @@ def image_seed(run_seed: int, key: str) -> int:
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator for one purpose (`PURPOSES`) of one image; its streams for different purposes are
-    independent, so a different operator leaves the noise and the first latent of an image as they were.
+    """A CPU generator for one purpose (`PURPOSES`) of one image.
 
-    Torch's CPU generator keeps 32 bits of a seed, so among ten million images about one in four hundred has
-    its noise in common with some other image.
+    Streams for different purposes are independent, so a different operator leaves the noise and the first
+    latent of an image as they were. Torch's CPU generator keeps 32 bits of a seed, so among ten million
+    images about one in four hundred has its noise in common with some other image.
 
     Raises ValueError for an unknown purpose.
     """

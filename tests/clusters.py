@@ -58,8 +58,8 @@ def ray_head(cpus: int, *, node_types: Mapping[str, Any] | None = None, **enviro
     gcs, dashboard, agent, client = _free_ports(4)
     address = f"{get_node_ip_address()}:{gcs}"
     token = secrets.token_hex(16)
-    with open(os.open(folder / "token", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-        file.write(token)
+    (folder / "token").touch(0o600)
+    (folder / "token").write_text(token)
     command = [
         *("ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={folder}"),
         *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
@@ -67,7 +67,7 @@ def ray_head(cpus: int, *, node_types: Mapping[str, Any] | None = None, **enviro
         f"--object-store-memory={200 * 2**20}",
     ]
     shared = os.environ | {
-        "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
@@ -76,7 +76,7 @@ def ray_head(cpus: int, *, node_types: Mapping[str, Any] | None = None, **enviro
         (folder / "autoscaler.json").write_text(json.dumps(_autoscaler(address, cpus, node_types)))
         command.append(f"--autoscaling-config={folder / 'autoscaler.json'}")
         environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with open(folder / "head.log", "w") as log:
+    with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=shared | environment, stdout=log, stderr=log)
     head = Head(
         address,
@@ -124,7 +124,7 @@ def _autoscaler(address: str, cpus: int, node_types: Mapping[str, Any]) -> dict[
         "auth": {},
         "file_mounts": {},
         "file_mounts_sync_continuously": False,
-        **dict.fromkeys(("cluster_synced_files", "rsync_exclude", "rsync_filter"), []),
+        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
         **{f"{name}_commands": [] for name in commands},
     }
 

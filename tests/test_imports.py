@@ -86,13 +86,14 @@ def test_the_wings_of_the_pipeline_import_downwards_only() -> None:
             continue
         here = wing_of(".".join(relative.with_suffix("").parts))
         for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
-            modules = []
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module == "pipeline":
                 modules = [f"pipeline.{alias.name}" for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module]
+            else:
+                continue
             wrong += [
                 f"{relative}:{node.lineno} imports {module}, from above it"
                 for module in modules

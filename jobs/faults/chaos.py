@@ -112,6 +112,7 @@ def _kinds(kills: int, chance: random.Random, kinds: Sequence[str]) -> Iterator[
 
 
 def write_input(folder: Path) -> None:
+    """The shards of numbered images that a job reads."""
     folder.mkdir()
     for shard in range(SHARDS):
         numbers = range(shard * ROWS_IN_SHARD, (shard + 1) * ROWS_IN_SHARD)
@@ -122,6 +123,7 @@ def write_input(folder: Path) -> None:
 
 
 def job_file(output: Path) -> Path:
+    """Writes the job beside its output."""
     settings = {
         "input": str(output.parent / "input"),
         "output": str(output),

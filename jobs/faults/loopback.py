@@ -149,11 +149,13 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process and all below it; returns when it is gone."""
     kill_processes(tree(process.pid))
     process.wait()
 
 
 def kill_processes(processes: Sequence[psutil.Process]) -> None:
+    """SIGKILL to those that are still there."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

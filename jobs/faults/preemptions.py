@@ -19,6 +19,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from pipeline.worker.actor import COMMIT_SECONDS
 from pipeline.worker.tries import Try, is_deadly
@@ -92,7 +93,7 @@ def simulate(setting: Setting, chance: random.Random) -> Outcome:
         if (now := next(place, None)) is not None:
             heapq.heappush(clocks, (now, number, place))
     commits = sorted([0.0, *model.commits])
-    silences = [after - before for before, after in zip(commits, commits[1:], strict=False)]
+    silences = [after - before for before, after in pairwise(commits)]
     model.outcome.longest_silence = max(silences)
     model.outcome.seconds = commits[-1]
     return model.outcome

@@ -38,7 +38,7 @@ def traced(images: Tensor) -> Tensor:
     numbers = _numbers(images.detach())
     if numbers:
         lines = "".join(f"{os.getpid()} {number}\n" for number in numbers)
-        with open(os.environ[LOG], "a") as log:
+        with Path(os.environ[LOG]).open("a") as log:
             log.write(lines)  # one write of few bytes: lines of several processes do not mix
         time.sleep(float(os.environ[SECONDS]) * len(numbers))
     return images * 1.0

@@ -218,7 +218,7 @@ def _from_url(url: str) -> Path:
         logger.info("fetching model %s into %s", url, complete)
         for relative, info in files.items():
             _fetch(filesystem, url, relative, info, partial / relative)
-        os.replace(partial, complete)  # a whole copy appears under its name in one step
+        partial.replace(complete)  # a whole copy appears under its name in one step
     return complete
 
 
@@ -238,7 +238,7 @@ def _fetch(
         raise ConnectionError(
             f"model {url!r}: {name} came as {begun.stat().st_size} bytes of {info['size']}; try again"
         )
-    os.replace(begun, target)
+    begun.replace(target)
 
 
 def _fingerprint(url: str, files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -218,6 +218,7 @@ def save(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLI
 
 
 def main() -> None:
+    """Read the command line and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

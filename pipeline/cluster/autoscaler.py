@@ -25,9 +25,11 @@ def news(address: str) -> list[str]:
     older = _report_of_version_1()
     starting += len(older.get("pending_nodes", ())) + sum(older.get("pending_launches", {}).values())
     availability = older.get("node_availability_summary", {}).get("node_availabilities", {})
-    for kind in availability.values():
-        if not kind["is_available"] and (why := kind["unavailable_node_information"]):
-            failed.append(f"{why['category']}: {why['description']}")
+    failed += [
+        f"{why['category']}: {why['description']}"
+        for kind in availability.values()
+        if not kind["is_available"] and (why := kind["unavailable_node_information"])
+    ]
     words = [redact(" ".join(text.split()))[:SHOWN] for text in failed[-1:]]
     return ([f"{starting} starting"] if starting else []) + words
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -69,8 +70,8 @@ def _hint() -> str:
 
 def _workers() -> dict[str, Any] | None:
     """What each worker runs first where it would find another `pipeline`, in folders that Ray puts first."""
-    found = PathFinder.find_spec("pipeline", [os.getcwd(), *sys.path])
-    if found is not None and found.origin is not None and os.path.samefile(found.origin, pipeline.__file__):
+    found = PathFinder.find_spec("pipeline", [str(Path.cwd()), *sys.path])
+    if found is not None and found.origin is not None and Path(found.origin).samefile(pipeline.__file__):
         return None
     ray.cloudpickle.register_pickle_by_value(p2l_first)
     return {"worker_process_setup_hook": p2l_first.own_packages}
@@ -81,7 +82,7 @@ def _silent_core() -> Iterator[None]:
     """Ray's core, told to be silent, says on standard error that it was told so."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
+    with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 2)
     try:
         yield

@@ -181,7 +181,7 @@ def _machine() -> str:
     """This boot of this machine and the process namespace (a container's own) on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:  # no Linux
         return f"{uuid.getnode():x}"
 

@@ -109,7 +109,7 @@ def _drawn(rows: Mapping[str, int], sample: int | None, seed: int) -> dict[str, 
     total = sum(rows.values())
     if sample is None or sample >= total:
         return {file: range(count) for file, count in rows.items()}
-    drawn = sorted(random.Random(seed).sample(range(total), sample))  # noqa: S311  no secret
+    drawn = sorted(random.Random(seed).sample(range(total), sample))
     ends = np.cumsum(list(rows.values()))
     chosen: dict[str, Collection[int]] = {}
     for file, end, count in zip(rows, ends, rows.values(), strict=True):

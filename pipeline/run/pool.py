@@ -62,6 +62,7 @@ def wanted(config: JobConfig, device: str) -> int:
 
 
 def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
+    """The pool of actors, each with one item more than it works on."""
     least, first, most = pool_size(config, device)
     return ActorPoolStrategy(
         min_size=least, initial_size=first, max_size=most, max_tasks_in_flight_per_actor=2

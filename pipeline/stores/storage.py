@@ -96,6 +96,7 @@ def _is_exact(fs: AbstractFileSystem, path: str) -> bool:
 
 
 def is_local(fs: AbstractFileSystem) -> bool:
+    """Whether its files are this machine's."""
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return protocol in ("file", "local")
 
@@ -115,6 +116,7 @@ def find(url: str, suffix: str = "", *, prefix: str = "") -> list[str]:
 
 
 def exists(url: str) -> bool:
+    """Whether there is a file or a folder."""
     return kind(url) is not None
 
 
@@ -199,6 +201,7 @@ def write_whole(url: str) -> Iterator[BinaryIO]:
 
 
 def write_text(url: str, text: str) -> None:
+    """A file of UTF-8 text, which appears whole."""
     with write_whole(url) as file:
         file.write(text.encode())
 

@@ -33,14 +33,14 @@ DEFAULTS: Options = {
 
 _REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 _SECRET_NAME = re.compile(
-    r"key|secret|token|passw|passphrase|credential|connection_string|sas|auth|cookie", re.I
+    r"key|secret|token|passw|passphrase|credential|connection_string|sas|auth|cookie", re.IGNORECASE
 )
-_PATH_NAME = re.compile(r"(file|filename|path)$", re.I)
+_PATH_NAME = re.compile(r"(file|filename|path)$", re.IGNORECASE)
 _HOW_TO_LOG_IN = ("anon", "google_default", "cloud", "cache", "browser")  # gcsfs's words for `token`
 _SECRET_VALUE = re.compile(
     r"-----BEGIN|\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bya29\.|\bAccountKey="
     r"|://[^/\s@]*:[^/\s@]+@|[?&](X-Amz-Signature|X-Goog-Signature|sig|token|access_token)=",
-    re.I,
+    re.IGNORECASE,
 )
 
 _from_environment = copy.deepcopy(fsspec.config.conf)

@@ -9,7 +9,7 @@ NEARLY = 0.95  # of the best rate
 WARM, MEASURED = 1, 3  # steps of each size: those before the clock, and those on it
 
 
-class Enough(Exception):  # noqa: N818  no error: it ends a restoration whose steps were measured
+class Enough(Exception):
     """The steps of one size were measured."""
 
 

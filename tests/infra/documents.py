@@ -24,7 +24,7 @@ Document = dict[str, Any]
 
 
 def _stated(file: str, pattern: str) -> str:
-    return re.findall(pattern, (ROOT / file).read_text(), re.M)[0]
+    return re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE)[0]
 
 
 VERSION = _stated("pyproject.toml", r'^version = "(.+)"')
@@ -74,7 +74,8 @@ def of_kind(documents: Sequence[Document], kind: str) -> Document:
 def changed(document: Document, path: str, value: Any) -> Document:
     """A copy with one setting changed, added or REMOVED; the path's parts stand between blanks."""
     document = copy.deepcopy(document)
-    *parents, last = [int(part) if part.isdigit() else part for part in path.split()]
+    parts: list[Any] = [int(part) if part.isdigit() else part for part in path.split()]
+    *parents, last = parts
     place: Any = document
     for part in parents:
         place = place[part] if isinstance(place, list) else place.setdefault(part, {})

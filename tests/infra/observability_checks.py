@@ -58,7 +58,9 @@ def dashboard_complaints(dashboard: Document) -> list[str]:
     typed = Dashboard.from_json(json.loads(json.dumps(dashboard)))
     found = list(_lost(dashboard, json.loads(JSONEncoder(sort_keys=True).encode(typed)), ""))
     found += [
-        f"{panel.title}: there is no panel {panel.type_val!r}" for panel in typed.panels if _untyped(panel)
+        f"{panel.title}: there is no panel {panel.type_val!r}"
+        for panel in typed.panels or ()
+        if _untyped(panel)
     ]
     identities = [panel["id"] for panel in dashboard["panels"]]
     if len(set(identities)) < len(identities):
@@ -138,4 +140,4 @@ def _overlaps(panels: Sequence[Document]) -> Iterator[str]:
         ]
         if over := {taken[cell] for cell in cells if cell in taken}:
             yield f"{panel['title']}: lies over {', '.join(sorted(over))}"
-        taken |= dict.fromkeys(cells, panel["title"])
+        taken.update((cell, panel["title"]) for cell in cells)

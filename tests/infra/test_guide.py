@@ -25,7 +25,9 @@ from tests.infra.documents import INFRA, KUBERAY, ROOT, of_kind, render, tool
 
 GUIDE = (INFRA / "README.md").read_text()
 COMMANDS = [
-    line for block in re.findall(r"^```bash\n(.*?)^```", GUIDE, re.M | re.S) for line in block.splitlines()
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
 ]
 NAMES = {
     "PROJECT": "my-project",
@@ -99,16 +101,16 @@ def parse(root: Any, command: str) -> dict[str, Any]:
 
 
 def test_the_steps_are_numbered_one_after_another() -> None:
-    numbers = [int(number) for number in re.findall(r"^\*\*(\d+)\. ", GUIDE, re.M)]
+    numbers = [int(number) for number in re.findall(r"^\*\*(\d+)\. ", GUIDE, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_every_step_says_what_it_costs() -> None:
-    steps = re.split(r"^\*\*\d+\. ", GUIDE, flags=re.M)[1:]
+    steps = re.split(r"^\*\*\d+\. ", GUIDE, flags=re.MULTILINE)[1:]
     silent = [
         step.splitlines()[0]
         for step in steps
-        if not re.search(r"\((.*?\d\.\d\d|free)", step.split("```")[0], re.S)
+        if not re.search(r"\((.*?\d\.\d\d|free)", step.split("```")[0], re.DOTALL)
     ]
     assert not [
         step for step in silent if not step.startswith(("Tear down", "Take it down", "Everything but"))
@@ -216,9 +218,10 @@ def test_errors_are_tried_again_by_the_guides_command() -> None:
 
 def test_the_driver_is_new_enough_for_the_cuda_of_torch() -> None:
     """Looked up for each torch: a new one must be looked up as well."""
-    needed = {"2.13": 580}[re.findall(r"^torch==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.M)[0]]
+    pins = (ROOT / "constraints.txt").read_text()
+    needed = {"2.13": 580}[re.findall(r"^torch==(\d+\.\d+)", pins, re.MULTILINE)[0]]
     assert f"driver {needed} or newer" in GUIDE
-    (family,) = set(re.findall(r"nvidia-(\d+)$", (INFRA / "gcp/a100.yaml").read_text(), re.M))
+    (family,) = set(re.findall(r"nvidia-(\d+)$", (INFRA / "gcp/a100.yaml").read_text(), re.MULTILINE))
     assert int(family) >= needed
     pools = [call for call in calls("gcloud") if "node-pools create a100" in call]
     assert all("gpu-driver-version=latest" in pool for pool in pools)

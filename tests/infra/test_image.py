@@ -93,7 +93,7 @@ def test_the_wheel_of_the_image_builds_from_what_the_dockerfile_copies(tmp_path:
         else:
             context.mkdir(exist_ok=True)
             shutil.copy(origin, context / path)
-    (command,) = re.findall(r"^RUN hatchling (build .+)$", DOCKERFILE, re.M)
+    (command,) = re.findall(r"^RUN hatchling (build .+)$", DOCKERFILE, re.MULTILINE)
     arguments = [str(tmp_path / "wheel") if part == "/wheel" else part for part in command.split()]
     subprocess.run(
         [sys.executable, "-m", "hatchling", *arguments], cwd=context, check=True, capture_output=True
@@ -144,7 +144,7 @@ def node(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.slow
 def test_the_health_check_tells_a_node_that_is_up_from_one_that_is_not(node: int, tmp_path: Path) -> None:
-    (command,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", DOCKERFILE, re.M)
+    (command,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.+)$", DOCKERFILE, re.MULTILINE)
     program, *arguments = json.loads(command.replace(AGENT_PORT, str(node)))
     assert program == "python"
 

@@ -35,7 +35,7 @@ needs_promtool = pytest.mark.skipif(
 
 
 def test_the_metrics_that_are_checked_are_those_that_a_run_exports() -> None:
-    source = (ROOT / "pipeline" / "telemetry.py").read_text()
+    source = (ROOT / "pipeline" / "observe" / "prometheus.py").read_text()
     exported = {f"ray_{name}" for name in re.findall(r'"(p2l_\w+)"', source)}
     assert {*COUNTERS, *GAUGES, HISTOGRAM[0].removesuffix("_bucket")} == exported
 

@@ -138,7 +138,7 @@ def test_out_that_cannot_be_written_is_refused_before_any_work(
     before = photograph.read_bytes()
     for out, cause in {
         tmp_path: "is a folder; name a file in it",
-        Path("."): "is a folder",
+        Path(): "is a folder",
         tmp_path / "restored": "its ending names no format; allowed: .png, .webp, .tif",
         tmp_path / "restored.gif": "its ending names no format",
         photograph: "would overwrite IN",

@@ -208,7 +208,7 @@ def test_the_cheapest_is_one_that_the_job_fits_and_ends_on(price_file: Path) -> 
 
     def best(measured: Measurement, commit: int = 10) -> str | None:
         found = cheapest(machine_estimates(measured, 1000, commit, prices))
-        return found and found.machine
+        return found.machine if found else None
 
     assert best(a_job()) == "small-spot"
     assert best(a_job(), commit=1000) == "small", "a commit of days never ends between preemptions"

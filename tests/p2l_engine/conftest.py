@@ -1,6 +1,5 @@
 """A small random model, for tests that need exactness and not quality."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from p2l_engine.tiny import architecture
 
 
 @pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDiffusion]:
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
     """Random networks in float64: images of multiples of 8 pixels, latents of a quarter of the side."""
     torch.manual_seed(0)
     folder: Path = tmp_path_factory.mktemp("tokenizer")
@@ -36,7 +35,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDif
         attention_head_dim=2,
         norm_num_groups=4,
     )
-    yield LatentDiffusion(
+    return LatentDiffusion(
         vae=vae,
         unet=unet,
         text_encoder=architecture.new_text_encoder(tokenizer),

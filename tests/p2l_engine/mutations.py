@@ -224,7 +224,7 @@ def _test(tree: Path, tests: Sequence[str]) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]
     sys.dont_write_bytecode = True  # told from its source by time and size, and a mistake may change neither
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))

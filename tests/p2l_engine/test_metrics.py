@@ -1,6 +1,7 @@
 """The metrics follow their stated protocol."""
 
 import importlib.util
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_ssim_is_none_below_its_window() -> None:
 
 
 @pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
-def test_images_of_unequal_size_or_wrong_type_are_refused(metric) -> None:
+def test_images_of_unequal_size_or_wrong_type_are_refused(metric: Callable[..., float | None]) -> None:
     image = photograph()
     with pytest.raises(ValueError, match="one size"):
         metric(image, image[:32])
@@ -91,7 +92,7 @@ def test_lpips_sees_images_from_minus_1_to_1(monkeypatch: pytest.MonkeyPatch) ->
         seen.extend(image.flatten().tolist() for image in pair)
         return 0.5
 
-    monkeypatch.setattr(metrics, "_lpips_network", lambda: network)
+    monkeypatch.setattr("p2l_engine.metrics.perceptual._lpips_network", lambda: network)
     assert metrics.lpips(first, 255 - first) == 0.5
     assert seen == [pytest.approx([-1, -0.6, 1]), pytest.approx([1, 0.6, -1])]
 

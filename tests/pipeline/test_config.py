@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -18,7 +19,7 @@ TINY = Path(p2l_engine.__file__).parent / "tiny" / "weights"
 MINIMAL = {"input": "gs://bucket/shards/*.parquet", "output": "gs://bucket/run"}
 
 
-def problems(source: dict, *overrides: str) -> list[str]:
+def problems(source: str | dict[str, Any], *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         load_config(source, overrides)
     return refused.value.problems

@@ -31,6 +31,8 @@ class ErrorGroup:
 
 @dataclass(frozen=True)
 class Counts:
+    """Rows of an output, by status."""
+
     rows: int
     ok: int
     errors: int

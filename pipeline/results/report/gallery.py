@@ -39,6 +39,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
+    """One row as the page shows it."""
+
     key: str
     pictures: dict[str, Picture]  # by label; those of `PICTURES` that the row has
     figures: tuple[tuple[str, str], ...]  # name and value, in words
@@ -47,6 +49,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
+    """Cards under one title."""
+
     title: str
     note: str
     cards: tuple[Card, ...]

@@ -1,5 +1,7 @@
 """Conjugate gradients on a batch: the solution, the stated tolerance, and the images' independence."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ def test_an_image_is_solved_alike_alone_and_among_others() -> None:
     assert len(set(together.iterations.tolist())) > 1
     for i in range(len(b)):
         matrix, right = matrices[i : i + 1], b[i : i + 1]
-        alone = conjugate_gradients(lambda u, m=matrix: applied(m, u), right, torch.zeros_like(right))
+        alone = conjugate_gradients(partial(applied, matrix), right, torch.zeros_like(right))
         assert alone.iterations[0] == together.iterations[i]
         torch.testing.assert_close(alone.values[0], together.values[i], rtol=1e-9, atol=0)
 

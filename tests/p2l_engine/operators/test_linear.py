@@ -1,6 +1,7 @@
 """Operators from functions one writes: what is derived, what is checked, how they are named."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_a_function_that_drops_everything_has_a_zero_adjoint() -> None:
         "half",
     ],
 )
-def test_what_is_no_linear_function_of_images_is_refused(function: object, problem: str) -> None:
+def test_what_is_no_linear_function_of_images_is_refused(function: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         operators.linear(function, SHAPE)
 

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def lopsided_kernels(padding: str) -> Callable[[tuple[int, int]], LinearOperator
     return lambda size: operators.build("blur", padding=padding, kernels=kernels)
 
 
-def by_name(name: str, **settings: object) -> Callable[[tuple[int, int]], LinearOperator]:
+def by_name(name: str, **settings: Any) -> Callable[[tuple[int, int]], LinearOperator]:
     return lambda size: operators.build(name, generators=generators(), image_shape=(3, *size), **settings)
 
 

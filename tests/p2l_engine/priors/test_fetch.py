@@ -8,13 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec import AbstractFileSystem
 
 from p2l_engine.priors import fetch, layout
 
+Resolve = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[3]
 # The module without the rest of its package, whose import takes seconds.
 FETCH_ALONE = """
@@ -56,13 +60,13 @@ UNUSED = {
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("P2L_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def bucket():
+def bucket() -> Iterator[AbstractFileSystem]:
     filesystem = fsspec.filesystem("memory")
     filesystem.pipe({f"/bucket/sd/{name}": content for name, content in {**MODEL, **UNUSED}.items()})
     yield filesystem
@@ -94,7 +98,7 @@ def without(*endings: str) -> dict[str, bytes]:
         ("gss://bucket/sd", "did you mean gs://"),
     ],
 )
-def test_an_unknown_id_is_refused_with_what_is_allowed(model_id, said):
+def test_an_unknown_id_is_refused_with_what_is_allowed(model_id: str, said: str) -> None:
     (problem,) = fetch.check_model_id(model_id)
     assert said in problem
     with pytest.raises(ValueError, match="model: got"):
@@ -104,18 +108,18 @@ def test_an_unknown_id_is_refused_with_what_is_allowed(model_id, said):
 @pytest.mark.parametrize(
     "model_id", ["CompVis/stable-diffusion-v1-4", "gs://bucket/sd", "memory://bucket/sd"]
 )
-def test_an_id_that_only_the_network_can_judge_passes(model_id):
+def test_an_id_that_only_the_network_can_judge_passes(model_id: str) -> None:
     assert fetch.check_model_id(model_id) == []
 
 
-def test_a_revision_belongs_to_hub_ids_only(tmp_path):
+def test_a_revision_belongs_to_hub_ids_only(tmp_path: Path) -> None:
     assert fetch.check_model_id("CompVis/stable-diffusion-v1-4", "main") == []
     for model_id in ("gs://bucket/sd", str(write(tmp_path / "sd", MODEL))):
         (problem,) = fetch.check_model_id(model_id, "main")
         assert "allowed only with a hub id" in problem
 
 
-def test_checking_an_id_imports_no_network_library():
+def test_checking_an_id_imports_no_network_library() -> None:
     code = FETCH_ALONE + (
         "fetch.check_model_id('tinny')\n"
         "print({'torch', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules))"
@@ -126,12 +130,12 @@ def test_checking_an_id_imports_no_network_library():
     assert done.stdout.strip() == "set()"
 
 
-def test_a_whole_folder_is_taken_where_it_lies(tmp_path):
+def test_a_whole_folder_is_taken_where_it_lies(tmp_path: Path) -> None:
     folder = write(tmp_path / "sd", MODEL)
     assert fetch.resolve(str(folder)) == folder
 
 
-def test_a_folder_of_pickled_weights_says_how_to_convert_it(tmp_path):
+def test_a_folder_of_pickled_weights_says_how_to_convert_it(tmp_path: Path) -> None:
     pickled = {**without("pytorch_model.safetensors"), "unet/diffusion_pytorch_model.bin": b"x"}
     with pytest.raises(
         ValueError, match=r"only pickled weights are there \(.*\.bin\).*converted by.*save_pretrained"
@@ -139,7 +143,7 @@ def test_a_folder_of_pickled_weights_says_how_to_convert_it(tmp_path):
         fetch.resolve(str(write(tmp_path / "sd", pickled)))
 
 
-def test_every_missing_file_is_named_at_once(tmp_path):
+def test_every_missing_file_is_named_at_once(tmp_path: Path) -> None:
     folder = write(tmp_path / "sd", without("vocab.json", "scheduler_config.json"))
     problems = fetch.check_model_id(str(folder))
     assert [p.split(": ")[1] for p in problems] == [
@@ -148,12 +152,12 @@ def test_every_missing_file_is_named_at_once(tmp_path):
     ]
 
 
-def test_a_tokenizer_in_one_file_will_do(tmp_path):
+def test_a_tokenizer_in_one_file_will_do(tmp_path: Path) -> None:
     files = {**without("vocab.json", "merges.txt"), "tokenizer/tokenizer.json": b"{}"}
     assert fetch.check_model_id(str(write(tmp_path / "sd", files))) == []
 
 
-def test_half_precision_is_taken_only_where_there_is_nothing_else(tmp_path):
+def test_half_precision_is_taken_only_where_there_is_nothing_else(tmp_path: Path) -> None:
     half = {
         name.replace(".safetensors", ".fp16.safetensors"): content
         for name, content in MODEL.items()
@@ -176,23 +180,27 @@ def test_half_precision_is_taken_only_where_there_is_nothing_else(tmp_path):
         ("text_encoder", {"model_type": "t5"}, "text_encoder is a t5"),
     ],
 )
-def test_another_architecture_is_refused_from_its_configuration(tmp_path, network, change, said):
+def test_another_architecture_is_refused_from_its_configuration(
+    tmp_path: Path, network: str, change: dict[str, Any], said: str
+) -> None:
     config = {"vae": VAE, "unet": UNET, "text_encoder": TEXT_ENCODER}[network]
     changed = {f"{network}/config.json": json.dumps({**config, **change}).encode()}
     (problem,) = fetch.check_model_id(str(write(tmp_path / "sd", {**MODEL, **changed})))
     assert said in problem
 
 
-def test_a_damaged_configuration_is_a_problem_not_a_crash(tmp_path):
+def test_a_damaged_configuration_is_a_problem_not_a_crash(tmp_path: Path) -> None:
     (problem,) = fetch.check_model_id(str(write(tmp_path / "sd", {**MODEL, "vae/config.json": b"{"})))
     assert "not JSON" in problem
 
 
-def test_a_bucket_s_model_is_copied_with_the_files_it_uses_and_no_others(cache, bucket):
+def test_a_bucket_s_model_is_copied_with_the_files_it_uses_and_no_others(
+    cache: Path, bucket: AbstractFileSystem
+) -> None:
     assert files_in(fetch.resolve("memory://bucket/sd")) == MODEL
 
 
-def test_a_copied_model_is_not_copied_again_until_it_changes(cache, bucket):
+def test_a_copied_model_is_not_copied_again_until_it_changes(cache: Path, bucket: AbstractFileSystem) -> None:
     first = fetch.resolve("memory://bucket/sd")
     (first / "model_index.json").write_bytes(b"mark")
     assert fetch.resolve("memory://bucket/sd") == first
@@ -202,7 +210,9 @@ def test_a_copied_model_is_not_copied_again_until_it_changes(cache, bucket):
     assert fetch.resolve("memory://bucket/sd") != first
 
 
-def test_a_bucket_without_a_model_is_refused_before_anything_is_fetched(cache, bucket):
+def test_a_bucket_without_a_model_is_refused_before_anything_is_fetched(
+    cache: Path, bucket: AbstractFileSystem
+) -> None:
     with pytest.raises(ValueError, match="memory://bucket/none.*is missing"):
         fetch.resolve("memory://bucket/none")
     bucket.rm("/bucket/sd/vae/config.json")
@@ -227,7 +237,7 @@ print(fetch.resolve(sys.argv[1]))
 """
 
 
-def start_fetch(folder: Path, delay: float) -> subprocess.Popen:
+def start_fetch(folder: Path, delay: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", SLOW_FETCH, f"slow://{folder}", str(delay)],
         cwd=ROOT,
@@ -237,7 +247,7 @@ def start_fetch(folder: Path, delay: float) -> subprocess.Popen:
     )
 
 
-def test_processes_that_load_at_once_fetch_once(cache, tmp_path):
+def test_processes_that_load_at_once_fetch_once(cache: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "sd", MODEL)
     outcomes = [
         (*process.communicate(timeout=60), process.returncode)
@@ -249,7 +259,7 @@ def test_processes_that_load_at_once_fetch_once(cache, tmp_path):
     assert files_in(Path(folder)) == MODEL
 
 
-def test_a_fetch_that_was_killed_is_never_taken_for_a_whole_one(cache, tmp_path):
+def test_a_fetch_that_was_killed_is_never_taken_for_a_whole_one(cache: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "sd", MODEL)
     killed = start_fetch(source, 0.3)
     deadline = time.monotonic() + 60
@@ -308,7 +318,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path: Path) -> Iterator[Resolve]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     Hub.fetched.clear()
@@ -321,7 +331,7 @@ def hub(tmp_path):
     }
     environment.pop("HF_HUB_OFFLINE", None)
 
-    def resolve(model_id: str, **extra: str) -> subprocess.CompletedProcess:
+    def resolve(model_id: str, **extra: str) -> subprocess.CompletedProcess[str]:
         code = f"{FETCH_ALONE}print(fetch.resolve({model_id!r}))"
         return subprocess.run(
             [sys.executable, "-c", code],
@@ -336,7 +346,7 @@ def hub(tmp_path):
     server.shutdown()
 
 
-def test_of_a_hub_repository_only_the_used_files_are_fetched_and_then_serve_offline(hub):
+def test_of_a_hub_repository_only_the_used_files_are_fetched_and_then_serve_offline(hub: Resolve) -> None:
     online = hub("owner/sd")
     assert online.returncode == 0, online.stderr
     assert files_in(Path(online.stdout.strip())) == MODEL
@@ -345,7 +355,9 @@ def test_of_a_hub_repository_only_the_used_files_are_fetched_and_then_serve_offl
 
 
 @pytest.mark.parametrize("precision", ["", ".fp16"])
-def test_of_weights_in_several_files_all_are_fetched_and_no_others(hub, monkeypatch, precision):
+def test_of_weights_in_several_files_all_are_fetched_and_no_others(
+    hub: Resolve, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     shards = [f"diffusion_pytorch_model{precision}-0000{part}-of-00002.safetensors" for part in (1, 2)]
     index = {"weight_map": {f"tensor {shard}": shard for shard in shards}}
     sharded = {
@@ -361,7 +373,7 @@ def test_of_weights_in_several_files_all_are_fetched_and_no_others(hub, monkeypa
     assert hub("owner/sd", HF_HUB_OFFLINE="1").stdout == found.stdout
 
 
-def test_a_repository_that_the_hub_lacks_is_told_from_one_out_of_reach(hub):
+def test_a_repository_that_the_hub_lacks_is_told_from_one_out_of_reach(hub: Resolve) -> None:
     assert "neither a folder on this machine nor a hub repository" in hub("owner/none").stderr
     assert (
         "ConnectionError: model: 'owner/sd' is not in the hub's cache"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -87,12 +88,14 @@ def test_actors_follow_the_nodes_and_no_image_is_lost_or_repeated(head: Head, fo
     while run.poll() is None:
         most = max(most, len(nodes(head)))
         time.sleep(0.5)
+    assert run.stderr
     told = run.stderr.read()
     assert run.returncode == 0, told
     assert "1 actor on cpu to begin with; 1 to 3 as the cluster allows" in told
     assert most >= 2 and len(list((folder / "seen").iterdir())) >= 2, "no actor worked on a second node"
     keys = [pq.read_table(file, columns=["key"])["key"].to_pylist() for file in output.glob("restored/*")]
-    assert sorted(sum(keys, [])) == sorted(f"{name}-{row}" for name in "ab" for row in range(ROWS // 2))
+    expected = sorted(f"{name}-{row}" for name in "ab" for row in range(ROWS // 2))
+    assert sorted(chain.from_iterable(keys)) == expected
     assert json.loads((output / "progress.json").read_text())["done"] == ROWS, "a commit was made twice"
     wait_for_one_node(head)
 
@@ -110,6 +113,7 @@ def test_demanding_cuda_brings_a_gpu_node_to_a_cluster_that_has_none(head: Head,
     while run.poll() is None:
         came = came or any("GPU" in node for node in nodes(head))
         time.sleep(0.5)
+    assert run.stderr
     told = run.stderr.read()
     assert came, told
     assert "1 actor on cuda to begin with; one more for each GPU that joins" in told

@@ -25,7 +25,8 @@ starting.started({make}, {device!r}, "run", "node")
 
 def test_what_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "WAITS", (0.01,) * 3)
-    outcomes = [ConnectionError("no route"), RuntimeError("CUDA driver initialization failed"), "made"]
+    failures = [ConnectionError("no route"), RuntimeError("CUDA driver initialization failed")]
+    outcomes: list[Exception | str] = [*failures, "made"]
 
     def make() -> str:
         outcome = outcomes.pop(0)

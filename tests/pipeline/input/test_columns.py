@@ -134,7 +134,7 @@ def test_the_settings_enter_the_fingerprint_once_they_change_something(tmp_path:
     plain = job(tmp_path, tmp_path / "out")
     assert job(tmp_path, tmp_path / "out", keys="key", columns={"image": "image"}) == plain
     assert "keys" not in plain.settings and not any(name.startswith("columns") for name in plain.settings)
-    others = [{"keys": "row"}, {"keys": "shard/key"}, {"columns": {"image": "jpg"}}]
+    others: list[dict[str, Any]] = [{"keys": "row"}, {"keys": "shard/key"}, {"columns": {"image": "jpg"}}]
     prints = [job(tmp_path, tmp_path / "out", **other).fingerprint for other in others]
     assert len({plain.fingerprint, *prints}) == 4
 

@@ -163,8 +163,7 @@ def test_a_parquet_footer_that_lies_about_its_rows(tmp_path: Path) -> None:
         try:
             found = sources.keys(shard)
         except SourceError as error:
-            assert "its footer states" in str(error)
-            outcomes.add("refused")
+            outcomes.add("refused" if "its footer states" in str(error) else str(error))
             continue
         rows = list(sources.rows(shard, [True] * len(found)))
         assert [row.key for row in rows] == found == keys
@@ -280,8 +279,8 @@ def test_shards_that_cannot_be_read_are_all_named_before_anything_is_restored(tm
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_on_hostile_rows_ends_with_a_row_for_each(tmp_path: Path) -> None:
-    rows = {f"good {row}": png(row) for row in range(3)} | dict.fromkeys(AWKWARD, png(4))
-    rows |= {"bomb": b"\x89PNG\r\n\x1a\n" + b"\xff" * 50, "null": None}
+    rows: dict[str, bytes | None] = {f"good {row}": png(row) for row in range(3)}
+    rows |= dict.fromkeys(AWKWARD, png(4)) | {"bomb": b"\x89PNG\r\n\x1a\n" + b"\xff" * 50, "null": None}
     prompts = ["x" * 1_000_000, *[None] * (len(rows) - 1)]
     write_parquet(tmp_path / "in" / "x.parquet", rows, prompt=prompts)
     summary = run(job(tmp_path / "in", tmp_path / "out"))

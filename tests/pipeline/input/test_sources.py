@@ -180,10 +180,13 @@ def test_the_last_row_of_a_tar_whose_headers_are_known_is_read_alone(
 
     @contextmanager
     def counted(url: str, **options: int) -> Iterator[Any]:
-        with open(url.removeprefix("file://"), "rb") as file:
-            yield SimpleNamespace(
-                read=lambda size: read.append(size) or file.read(size), seek=file.seek, tell=file.tell
-            )
+        with Path(url.removeprefix("file://")).open("rb") as file:
+
+            def read_some(size: int) -> bytes:
+                read.append(size)
+                return file.read(size)
+
+            yield SimpleNamespace(read=read_some, seek=file.seek, tell=file.tell)
 
     monkeypatch.setattr(storage, "open_read", counted)
     wanted = [row == 49 for row in range(50)]

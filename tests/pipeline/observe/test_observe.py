@@ -68,7 +68,7 @@ def test_the_metrics_of_a_run_are_at_the_nodes_metrics_endpoint(observed: tuple[
     config, _ = observed
     DriverMetrics(config.fingerprint).retried({"HTTP 503": 2})
     DriverMetrics("by hand").set(planned=3, done=0, spent=None, budget=None)
-    by_hand = [
+    by_hand: list[dict[str, Any]] = [
         {"status": "ok", "seconds": 1.0, "nfe": 40},
         {"status": "error", "nfe": 2},
         {"status": "error"},
@@ -90,7 +90,8 @@ def test_the_metrics_of_a_run_are_at_the_nodes_metrics_endpoint(observed: tuple[
     for bound in prometheus.SECONDS:
         within = sum(second <= bound for second in seconds)
         wanted["ray_p2l_image_seconds_bucket", str(bound)] = within
-    deadline, found = time.monotonic() + 60, {}
+    deadline = time.monotonic() + 60
+    found: dict[tuple[str, str], float] = {}
     while not wanted.items() <= found.items() and time.monotonic() < deadline:
         time.sleep(0.5)  # Ray collects from its processes every ten seconds
         found = scraped(config.fingerprint)

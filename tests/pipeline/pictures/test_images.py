@@ -61,7 +61,7 @@ def test_sixteen_bit_colour_is_rounded_as_grey_is() -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, values, photometric="rgb")
     assert pixels(buffer.getvalue())[0, 0].tolist() == [0, 19, 255]
-    assert pixels(imagecodecs.png_encode(values))[0, 0].tolist() == [0, 19, 255]
+    assert pixels(bytes(imagecodecs.png_encode(values)))[0, 0].tolist() == [0, 19, 255]
 
 
 def test_palettes_are_looked_up() -> None:

@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,6 +25,7 @@ from pipeline.output.commits import METRICS_SCHEMA, OUTPUT_SCHEMA
 from pipeline.run import graph
 from pipeline.run.run import RunError, run
 from pipeline.stores import storage
+from pipeline.worker.items import Item
 from tests.pipeline.small_jobs import SIDE, job, png, settings, write_parquet, write_shards, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -94,7 +97,9 @@ def test_pandas_duckdb_and_datasets_read_the_output(finished: Path, tmp_path: Pa
     frame = pandas.read_parquet(finished / "output" / "restored")
     assert len(frame) == 15 and frame["image"][0]["bytes"].startswith(b"\x89PNG")
     query = f"select count(*), count(distinct key), avg(psnr) from read_parquet('{pattern}')"
-    rows, keys, mean = duckdb.sql(query).df().iloc[0]
+    counted = duckdb.query(query)
+    assert counted is not None
+    rows, keys, mean = counted.df().iloc[0]
     assert (rows, keys) == (15, 15) and np.isclose(mean, frame["psnr"].mean())
     table = datasets.load_dataset("parquet", data_files=pattern, split="train", cache_dir=str(tmp_path))
     assert isinstance(table.features["image"], datasets.Image)
@@ -183,8 +188,13 @@ def test_a_run_of_many_commits_is_done_in_parts(tmp_path: Path, monkeypatch: pyt
     """Each part is a Dataset, whose statistics the driver drops before the next."""
     parts = []
     receipts = graph.receipts
+
+    def counted(config: JobConfig, part: Sequence[Item], *more: Any) -> Any:
+        parts.append(len(part))
+        return receipts(config, part, *more)
+
     monkeypatch.setattr(graph, "ITEMS_AT_ONCE", 6)  # of two rows or the last of a shard, so two shards
-    monkeypatch.setattr(graph, "receipts", lambda *given: parts.append(len(given[1])) or receipts(*given))
+    monkeypatch.setattr(graph, "receipts", counted)
     assert run(job(write_shards(tmp_path / "input", "abcde"), tmp_path / "output")).ok == 25
     assert parts == [6, 6, 3]
     keys = [row["key"] for name in "abcde" for row in restored(tmp_path / "output", name)]

@@ -103,9 +103,9 @@ def put_all(store: Store, names: list[str]) -> None:
         head = json.dumps({"name": f"{FOLDER}/{name}"})
         body = f"--x\r\nContent-Type: application/json\r\n\r\n{head}\r\n--x\r\n\r\n".encode() + content(name)
         url = f"{store.endpoint}/upload/storage/v1/b/hostile/o?uploadType=multipart"
-        request = urllib.request.Request(url, body + b"\r\n--x--")  # noqa: S310
+        request = urllib.request.Request(url, body + b"\r\n--x--")
         request.add_header("Content-Type", 'multipart/related; boundary="x"')
-        urllib.request.urlopen(request).close()  # noqa: S310
+        urllib.request.urlopen(request).close()
 
 
 def put_local(folder: Path, name: str) -> None:

@@ -45,7 +45,7 @@ TRANSIENT = [
     (requests.exceptions.ProxyError(), "ProxyError"),  # gcsfs's word for 502
     (ConnectionResetError(104, "reset"), "ConnectionResetError"),
     (TimeoutError(), "TimeoutError"),
-    (http.client.RemoteDisconnected(), "RemoteDisconnected"),
+    (http.client.RemoteDisconnected(""), "RemoteDisconnected"),
     (http.client.IncompleteRead(b""), "IncompleteRead"),
     (aiohttp.ServerDisconnectedError(), "ServerDisconnectedError"),
     (aiohttp.ClientPayloadError(), "ClientPayloadError"),
@@ -106,10 +106,9 @@ def test_an_error_is_known_by_what_it_was_raised_from() -> None:
 
 
 def test_a_file_that_is_missing_is_missing_whatever_was_asked_before() -> None:
-    try:
-        raise FileNotFoundError("gone") from ConnectionResetError()
-    except FileNotFoundError as error:
-        assert retries.name(error) is None
+    missing = FileNotFoundError("gone")
+    missing.__cause__ = ConnectionResetError()
+    assert retries.name(missing) is None
 
 
 class Failing:

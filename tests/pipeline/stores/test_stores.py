@@ -306,7 +306,7 @@ def test_a_large_upload_arrives_whole(s3_store: Store, use: Callable[..., None],
 
 @pytest.mark.parametrize("count", [3_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_listing_of_many_pages_is_whole_when_pages_fail(count: int, use: Callable[..., None]) -> None:
-    """A page has 1,000 objects. (The server for Google Cloud Storage answers with all in one page.)"""
+    """A page has 1,000 objects; the server for Google Cloud Storage answers with all in one page."""
     names = [f"{number:06d}.parquet" for number in range(count)]
     server = ThreadedMotoServer("127.0.0.1", free_port())
     server.start()
@@ -335,7 +335,7 @@ class SlowUploads(LocalFileSystem):
     protocol = "slow-uploads"
 
     def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
-        with open(lpath, "rb") as source, open(self._strip_protocol(rpath), "wb") as target:
+        with Path(lpath).open("rb") as source, Path(self._strip_protocol(rpath)).open("wb") as target:
             while part := source.read(1000):
                 target.write(part)
                 target.flush()
@@ -351,7 +351,7 @@ def test_on_stores_that_show_half_an_upload_a_file_appears_whole(tmp_path: Path)
     def watch() -> None:
         while not done.is_set():
             if target.exists():
-                seen.add(os.path.getsize(target))
+                seen.add(target.stat().st_size)
             time.sleep(0.001)
 
     watcher = threading.Thread(target=watch)

@@ -29,7 +29,12 @@ def test_the_first_steps_of_the_first_images_choose_and_change_no_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[dict[int, float]] = []
-    monkeypatch.setattr(micro_batch, "smallest_fast", lambda rates: measured.append(rates) or 2)
+
+    def chosen(rates: dict[int, float]) -> int:
+        measured.append(rates)
+        return 2
+
+    monkeypatch.setattr(micro_batch, "smallest_fast", chosen)
     method = {"name": "ldps", "steps": 5}
     config = job(tmp_path, tmp_path / "out", model="tiny", method=method, size=32)
     rows = [InputRow(str(seed), "s", png(seed, side=32)) for seed in range(3)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from p2l_engine.restore import Restored
 from pipeline.cluster.heartbeat import Heartbeat
 from pipeline.input.cells import npy
 from pipeline.input.rows import InputRow
@@ -89,7 +91,7 @@ def test_an_image_that_diverges_is_an_error_and_its_neighbours_are_not(
     worker = restorer(tmp_path, 4)
     genuine = restore.restore
 
-    def diverging(*arguments: object, **settings: object) -> object:
+    def diverging(*arguments: Any, **settings: Any) -> Restored:
         restored = genuine(*arguments, **settings)
         errors = (None, "not-a-number at step 3", None)
         return type(restored)(**vars(restored) | {"errors": errors})
@@ -107,9 +109,9 @@ def test_a_row_with_a_prompt_uses_it_and_others_the_default(
     seen: list[list[str]] = []
     genuine = restore.restore
 
-    def listening(*arguments: object, prompts: list[str], **settings: object) -> object:
-        seen.append(prompts)
-        return genuine(*arguments, prompts=prompts, **settings)
+    def listening(*arguments: Any, **settings: Any) -> Restored:
+        seen.append(settings["prompts"])
+        return genuine(*arguments, **settings)
 
     monkeypatch.setattr(restore, "restore", listening)
     worker(
