@@ -65,6 +65,29 @@ class Shard:
     reading: Reading = AS_STORED
 
 
+class Format(NamedTuple):
+    """How shards of one kind are read: as `inventory` and `rows` are, with keys as they stand there."""
+
+    inventory: Callable[[Shard], Inventory]
+    rows: Callable[[Shard, Sequence[bool], Callable[[str], Samples]], Iterator[InputRow]]
+
+
+FORMATS: dict[Kind, Format] = {
+    "parquet": Format(
+        lambda shard: Inventory(parquet_keys(shard.url, shard.reading)),
+        lambda shard, wanted, _: parquet_rows(shard.url, shard.name, wanted, shard.reading),
+    ),
+    "tar": Format(
+        lambda shard: tar_inventory(shard.url),
+        lambda shard, wanted, samples: tar_rows(shard.url, shard.name, wanted, samples),
+    ),
+    "images": Format(
+        lambda shard: Inventory([paths[0] for paths in shard.files]),
+        lambda shard, wanted, _: image_rows(shard.url, shard.name, shard.files, wanted),
+    ),
+}
+
+
 def list_shards(inputs: Sequence[str], reading: Reading = AS_STORED) -> list[Shard]:
     """The shards of `listing`, for those who need no account of what is left out."""
     return listing(inputs, reading).shards
@@ -110,18 +133,9 @@ def inventory(shard: Shard) -> Inventory:
 
     Raises SourceError where the keys cannot be known, StorageError where the store cannot be reached.
     """
-    found = _stored(shard)
+    found = FORMATS[shard.kind].inventory(shard)
     keys = [shard.reading.key_of(shard.name, row, key) for row, key in enumerate(found.keys)]
     return replace(found, keys=keys)
-
-
-def _stored(shard: Shard) -> Inventory:
-    """With the keys as they stand in the shard."""
-    if shard.kind == "parquet":
-        return Inventory(parquet_keys(shard.url, shard.reading))
-    if shard.kind == "tar":
-        return tar_inventory(shard.url)
-    return Inventory([paths[0] for paths in shard.files])
 
 
 def left_out_of(shards: Sequence[Shard]) -> tuple[LeftOut, ...]:
@@ -143,18 +157,9 @@ def rows(
     samples: of a tar, see `tar_rows`. A row that cannot be read comes with its `error` set.
     """
     numbers = (row for row, want in enumerate(wanted) if want)
-    for number, row in zip(numbers, _stored_rows(shard, wanted, samples), strict=True):
+    stored = FORMATS[shard.kind].rows(shard, wanted, samples)
+    for number, row in zip(numbers, stored, strict=True):
         yield replace(row, key=str(shard.reading.key_of(shard.name, number, row.key)))
-
-
-def _stored_rows(
-    shard: Shard, wanted: Sequence[bool], samples: Callable[[str], Samples]
-) -> Iterator[InputRow]:
-    if shard.kind == "parquet":
-        return parquet_rows(shard.url, shard.name, wanted, shard.reading)
-    if shard.kind == "tar":
-        return tar_rows(shard.url, shard.name, wanted, samples)
-    return image_rows(shard.url, shard.name, shard.files, wanted)
 
 
 def _shards_of(url: str) -> tuple[list[Shard], list[Passed], list[str]]:

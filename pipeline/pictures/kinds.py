@@ -8,13 +8,22 @@ people and Spark take one out. Pictures of such names are pictures.
 from __future__ import annotations
 
 import posixpath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.pictures.images import SUFFIXES, looks_like_image
 
 Kind = Literal["parquet", "tar", "images"]
 
-SHARD_KINDS: dict[str, Kind] = {".parquet": "parquet", ".tar": "tar"}
+
+class ShardKind(NamedTuple):
+    """A kind of file that holds many rows. at, mark: where a file of it has which bytes."""
+
+    kind: Kind
+    at: int
+    mark: bytes
+
+
+SHARD_KINDS = {".parquet": ShardKind("parquet", 0, b"PAR1"), ".tar": ShardKind("tar", 257, b"ustar")}
 HEAD = 265  # first bytes that tell a kind; the mark of a tar is the last
 ALLOWED = f".parquet, .tar, and pictures by name ({' '.join(SUFFIXES)}) or first bytes"
 
@@ -101,7 +110,9 @@ def is_taken_out(name: str) -> bool:
 
 def by_name(name: str) -> Kind | None:
     """The kind that a name's ending says, in any case of letters."""
-    return "images" if ending(name) in SUFFIXES else SHARD_KINDS.get(ending(name))
+    if ending(name) in SUFFIXES:
+        return "images"
+    return SHARD_KINDS[ending(name)].kind if ending(name) in SHARD_KINDS else None
 
 
 def reason_by_name(name: str) -> str | None:
@@ -111,10 +122,9 @@ def reason_by_name(name: str) -> str | None:
 
 def by_content(head: bytes) -> Kind | None:
     """The kind of a file by its first `HEAD` bytes."""
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head[257:262] == b"ustar":
-        return "tar"
+    for shard in SHARD_KINDS.values():
+        if head.startswith(shard.mark, shard.at):
+            return shard.kind
     return "images" if looks_like_image(head) else None
 
 
