@@ -131,13 +131,11 @@ def _read(inputs: Mapping[str, Path | None]) -> tuple[dict[str, bytes | None], l
 
 def _needs(config: JobConfig, mask: Path | None, kernel: Path | None) -> list[str]:
     """What the operator takes and was not given, and what was given and it does not take."""
-    from p2l_engine import operators
-
-    name, needs = config.operator["name"], operators.needs(config.operator["name"], config.operator_settings)
+    name, needs = config.operator.name, config.operator.needs
     given = {"mask": mask, "kernel": kernel}
     return [
         f"operator {name}: takes a {part} from a file; give --{part}"
-        for part in needs
+        for part in sorted(needs)
         if given.get(part) is None
     ] + [
         f"--{part}: operator {name} takes none"

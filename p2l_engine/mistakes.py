@@ -15,6 +15,16 @@ class Mistakes(ValueError):
     def __str__(self) -> str:
         return "\n".join(self.problems)
 
+    def within(self, block: str) -> "Mistakes":
+        """The same mistakes, in settings of a block."""
+        return Mistakes([f"{block}.{problem}" for problem in self.problems])
+
+
+def refuse(problems: Sequence[str], within: str | None = None) -> None:
+    """Raises Mistakes where there are problems. within: as in `Mistakes.within`."""
+    if problems:
+        raise Mistakes(problems).within(within) if within else Mistakes(problems)
+
 
 def nearest(word: Any, allowed: Collection[str]) -> str | None:
     """The one of `allowed` that was most likely meant; None where none is near."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from p2l_engine import operators
+import torch
+
 from p2l_engine.mistakes import Mistakes
-from p2l_engine.operators.masks import Masking
+from p2l_engine.operators import OperatorSettings
 from p2l_engine.priors.architecture import Architecture, is_near, read_architecture
-from p2l_engine.seeding import generator
 from pipeline import limits
 from pipeline.accelerators import datasheet_tflops
 from pipeline.stores import retries, storage_options
@@ -48,24 +47,22 @@ def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Optio
     return [f"steps: got {steps}; allowed: 1 to {most}, the timesteps that the model was trained with"]
 
 
-def operator_problems(operator: Mapping[str, Any], size: tuple[int, int]) -> list[str]:
+def operator_problems(operator: OperatorSettings, size: tuple[int, int]) -> list[str]:
     """Why an operator cannot apply to pictures of a size (height, width); it is built to find out.
 
     Masks and kernels that come with the rows are not known here, and none are drawn for pictures beyond what
     is restored of the data's own sizes: what does not fit is that row's error.
     """
-    settings = {name: value for name, value in operator.items() if name != "name"}
-    if operators.needs(operator["name"], settings) or math.prod(size) > limits.RESTORED_PIXELS:
+    if operator.needs or math.prod(size) > limits.RESTORED_PIXELS:
         return []
     try:
-        built = operators.build(
-            operator["name"], generators=[generator(0, "operator")], image_shape=(3, *size), **settings
-        )
+        built = operator.example(1, (3, *size))
     except ValueError as error:
         return [str(error)]
-    if isinstance(built, Masking) and not built.mask.any():
+    if not built.entries(torch.zeros(1, *built.measurement_shape((3, *size)))).any():
         return [
-            f"inpainting: no pixel of {size[0]}x{size[1]} is observed; allowed: a smaller fraction, or size"
+            f"{operator.name}: no pixel of {size[0]}x{size[1]} is observed; allowed: a smaller fraction, or "
+            "size"
         ]
     return []
 

@@ -101,6 +101,10 @@ class LinearOperator(ABC):
         )
         return y + sigma * noise.to(y)
 
+    def observed(self, y: Tensor) -> Tensor:
+        """y (B, *measurement) as A can have made it: 0 where it measures nothing."""
+        return y
+
     def entries(self, y: Tensor) -> Tensor:
         """How many entries of each y (B, *measurement) hold something measured: (B,) int64."""
         return torch.full((len(y),), y[0].numel(), device=y.device)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,8 +18,21 @@ from p2l_engine.operators.base import (
     lasting,
     per_image,
 )
+from p2l_engine.operators.settings import Data, OperatorSettings
 
-Padding = Literal["reflect", "circular"]
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError
+    return value
+
+
+Padding = Annotated[Literal["reflect", "circular"], Field(description="reflect, circular")]
+KernelSize = Annotated[
+    int,
+    Field(ge=3, strict=True, description="an odd whole number of at least 3"),
+    AfterValidator(_odd),
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +127,33 @@ class Blur(LinearOperator):
                 grid = grid.roll((-(rows // 2), -(columns // 2)), dims=(2, 3))
                 self._spectra[key] = torch.fft.rfft2(grid)
         return self._spectra[key]
+
+
+class GaussianBlur(OperatorSettings):
+    """Blur by a Gaussian. size: the kernel's side in pixels; sigma: its standard deviation in pixels."""
+
+    name: Literal["gaussian_blur"] = "gaussian_blur"
+    size: KernelSize = 61
+    sigma: float = Field(3.0, gt=0, strict=True, description="a number of pixels above 0")
+    padding: Padding = "reflect"
+
+    def make(self, data: Data) -> Blur:
+        return Blur(gaussian_kernel(self.size, self.sigma)[None], self.padding, name=self.name)
+
+
+class GivenBlur(OperatorSettings):
+    """Blur by the kernel that each image brings along."""
+
+    name: Literal["blur"] = "blur"
+    kernel: Literal["given"] = Field("given", description="given")
+    padding: Padding = "reflect"
+
+    @property
+    def needs(self) -> frozenset[Literal["mask", "kernel"]]:
+        return frozenset({"kernel"})
+
+    def make(self, data: Data) -> Blur:
+        return Blur(data.need("kernels"), self.padding)
 
 
 def gaussian_kernel(size: int, sigma: float) -> Tensor:

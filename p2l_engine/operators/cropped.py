@@ -70,6 +70,9 @@ class Cropped(LinearOperator):
     def measure(self, x: Tensor, sigma: float, generators: Sequence[torch.Generator]) -> Tensor:
         return self.operator.measure(self.crop(x), sigma, generators)
 
+    def observed(self, y: Tensor) -> Tensor:
+        return self.operator.observed(y)
+
     def entries(self, y: Tensor) -> Tensor:
         return self.operator.entries(y)
 

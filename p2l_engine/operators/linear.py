@@ -3,11 +3,14 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from p2l_engine.operators.base import ImageShape, LinearOperator, Shape, check_image_shape
+from p2l_engine.operators.settings import Data, OperatorSettings
 
 ImageFunction = Callable[[Tensor], Tensor]
 
@@ -94,8 +97,8 @@ def linear(function: ImageFunction, image_shape: Shape) -> LinearOperator:
 
 def resolve_function(path: str) -> ImageFunction:
     """The function named "package.module:function". ValueError where there is none."""
-    module_name, separator, attribute = path.partition(":")
-    if not (module_name and separator and attribute):
+    module_name, _, attribute = path.partition(":")
+    if not (module_name and attribute):
         raise ValueError(f"function: got {path!r}; allowed: package.module:function")
     try:
         module = importlib.import_module(module_name)
@@ -112,6 +115,34 @@ def resolve_function(path: str) -> ImageFunction:
             "allowed: the name of a function of that module"
         )
     return function
+
+
+class Linear(OperatorSettings):
+    """A function of the user's own."""
+
+    name: Literal["linear"] = "linear"
+    function: str = Field(
+        description="package.module:function, a linear function of images (B, 3, H, W)", strict=True
+    )
+
+    @field_validator("function")
+    @classmethod
+    def _in_a_module(cls, value: str) -> str:
+        if not all(value.partition(":")):
+            raise ValueError
+        return value
+
+    def check(self) -> list[str]:
+        try:
+            resolve_function(self.function)
+        except ValueError as error:
+            return [str(error)]
+        return []
+
+    def make(self, data: Data) -> LinearOperator:
+        # Where y alone is known, images and measurements are of one size.
+        shape = data.measurement_shape or data.need("image_shape")
+        return linear(resolve_function(self.function), shape)
 
 
 def _close(got: Tensor, expected: Tensor, scale: Tensor | None = None) -> bool:

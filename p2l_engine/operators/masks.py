@@ -1,10 +1,11 @@
 """Inpainting: A keeps the observed pixels and puts 0 in the holes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from p2l_engine.operators.base import (
@@ -16,6 +17,8 @@ from p2l_engine.operators.base import (
     lasting,
     per_image,
 )
+from p2l_engine.operators.brush import CLASSES, free_form_mask
+from p2l_engine.operators.settings import Data, OperatorSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,10 @@ class Masking(LinearOperator):
         """y = m (x + sigma n): holes get no noise."""
         return self(super().measure(x, sigma, generators))
 
+    def observed(self, y: Tensor) -> Tensor:
+        """y, with 0 in the holes."""
+        return self(y)
+
     def entries(self, y: Tensor) -> Tensor:
         """Those outside the holes."""
         each = self.mask.flatten(1).sum(1) * y.shape[1]
@@ -76,6 +83,48 @@ class Masking(LinearOperator):
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         return replace(self, mask=self.mask.to(device))
+
+
+class Inpainting(OperatorSettings):
+    """Inpainting. fraction: what share is dropped, which each kind of mask says in its own way."""
+
+    name: Literal["inpainting"] = "inpainting"
+    mask: Literal["random", "free_form", "box", "given"] = Field(
+        "free_form", description="random, free_form, box, given"
+    )
+    fraction: float | str | None = Field(None, validate_default=True)
+
+    @field_validator("fraction", mode="plain")
+    @classmethod
+    def _of_its_mask(cls, value: Any, info: ValidationInfo) -> float | str | None:
+        if "mask" not in info.data:  # wrong itself, and said so
+            return None
+        default, allowed, accepts = _FRACTIONS[info.data["mask"]]
+        if isinstance(value, str):
+            value = f"{value.replace(' ', '').removesuffix('%')}%"
+        value = default if value is None else float(value) if type(value) is int else value
+        if not accepts(value):
+            raise ValueError(f"allowed: {allowed}")
+        return value
+
+    @property
+    def title(self) -> str:
+        return f"{super().title}, {self.mask.replace('_', ' ')}"
+
+    @property
+    def needs(self) -> frozenset[Literal["mask", "kernel"]]:
+        return frozenset({"mask"}) if self.mask == "given" else frozenset()
+
+    @property
+    def instead_of_drawn(self) -> str | None:
+        return None if self.mask == "given" else "inpainting {mask: given}, with the mask of each image"
+
+    def make(self, data: Data) -> Masking:
+        if self.mask == "given":
+            return Masking(data.need("masks"))
+        draw = _MASKS[self.mask]
+        _, height, width = check_image_shape(self.name, data.need("image_shape"))
+        return Masking(data.draw(lambda source: draw(source, height, width, self.fraction)))
 
 
 def random_mask(source: torch.Generator, height: int, width: int, share: float) -> Tensor:
@@ -94,6 +143,32 @@ def box_mask(source: torch.Generator, height: int, width: int, share: float) -> 
     mask = torch.ones(1, height, width, dtype=torch.bool)
     mask[:, top : top + tall, left : left + wide] = False
     return mask
+
+
+_MASKS: dict[str, Callable[..., Tensor]] = {
+    "random": random_mask,
+    "free_form": free_form_mask,
+    "box": box_mask,
+}
+# By kind of mask: the default, what is allowed, and whether a value is.
+_FRACTIONS: dict[str, tuple[float | str | None, str, Callable[[Any], bool]]] = {
+    "random": (
+        0.8,
+        "the share of pixels dropped, from 0 to below 1",
+        lambda value: type(value) is float and 0 <= value < 1,
+    ),
+    "free_form": (
+        "10-20%",
+        f"a class of dropped share: {', '.join(CLASSES)}",
+        lambda value: isinstance(value, str) and value in CLASSES,
+    ),
+    "box": (
+        0.5,
+        "the box's share of each side, above 0 and below 1",
+        lambda value: type(value) is float and 0 < value < 1,
+    ),
+    "given": (None, "nothing: the given masks say what is dropped", lambda value: value is None),
+}
 
 
 def _check_mask(mask: Tensor) -> Tensor:

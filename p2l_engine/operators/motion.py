@@ -5,10 +5,14 @@ literature of deblurring uses; `python -m jobs.benchmark motion` measures them.
 """
 
 import math
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from p2l_engine.operators.blur import Blur, KernelSize, Padding
+from p2l_engine.operators.settings import Data, OperatorSettings
 from p2l_engine.seeding import uniform
 
 SAMPLES = 2048  # instants of the exposure
@@ -18,6 +22,23 @@ WANDER = 1.0  # standard deviation of the heading at the end of an exposure, in 
 JERKS, JERK = 2, 1.0  # sudden turns in one exposure, and the most that one turns, in radians
 HASTE = 0.5  # standard deviation of the logarithm of the speed at the end of an exposure
 SPOT = 0.7  # side in pixels of the square whose corners are the image of a point at rest
+
+
+class MotionBlur(OperatorSettings):
+    """Blur by a random movement of the camera, one for each image."""
+
+    name: Literal["motion_blur"] = "motion_blur"
+    size: KernelSize = 61
+    intensity: float = Field(0.5, ge=0, le=1, strict=True, description="a number from 0 to 1")
+    padding: Padding = "reflect"
+
+    @property
+    def instead_of_drawn(self) -> str:
+        return "blur, with the kernel of each image"
+
+    def make(self, data: Data) -> Blur:
+        kernels = data.draw(lambda source: motion_kernel(source, self.size, self.intensity))
+        return Blur(kernels, self.padding, name=self.name)
 
 
 def motion_kernel(source: torch.Generator, size: int, intensity: float) -> Tensor:

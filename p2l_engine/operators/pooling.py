@@ -1,13 +1,15 @@
 """Super-resolution: A averages blocks of f x f pixels."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from p2l_engine.operators.base import ImageShape, LinearOperator, Shape, check_image_shape, per_image
+from p2l_engine.operators.settings import Data, OperatorSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,3 +53,17 @@ class AveragePooling(LinearOperator):
         """Plain enlargement: every value of y fills its block."""
         self.image_shape(y.shape[1:])
         return y.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1)
+
+
+class SuperResolution(OperatorSettings):
+    """Super-resolution by a factor."""
+
+    name: Literal["super_resolution"] = "super_resolution"
+    factor: int = Field(8, ge=1, strict=True, description="a whole number of at least 1")
+
+    @property
+    def title(self) -> str:
+        return f"{super().title} ×{self.factor}"
+
+    def make(self, data: Data) -> AveragePooling:
+        return AveragePooling(self.factor)

@@ -1,150 +1,121 @@
-"""The settings of every operator by name: defaults, what is allowed, and all that is wrong with a choice."""
+"""An operator's settings as a value, and how it becomes the operator of a batch of images."""
 
-import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from p2l_engine.mistakes import Mistakes, did_you_mean
-from p2l_engine.operators.brush import CLASSES
-from p2l_engine.operators.linear import resolve_function
+import torch
+from torch import Tensor
+
+from p2l_engine.operators.base import LinearOperator, Shape
+from p2l_engine.settings import Settings
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One setting: its default, and how a value given for it is read."""
+class Data:
+    """What an operator may need beside its settings; as in `OperatorSettings.build`."""
 
-    default: Any
-    allowed: str
-    parse: Callable[[Any], Any]  # to the canonical value; ValueError for one that is not allowed
+    name: str
+    generators: Sequence[torch.Generator] | None
+    image_shape: Shape | None
+    measurement_shape: Shape | None
+    masks: Tensor | None
+    kernels: Tensor | None
+
+    def need(self, what: str) -> Any:
+        """The data of that name. ValueError where it was not given."""
+        given = getattr(self, what)
+        if given is None or len(given) == 0:
+            raise ValueError(f"operator {self.name}: got no {what}; allowed: {what}={_FORMS[what]}")
+        return given
+
+    def draw(self, one: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """One drawing for each image's generator, stacked."""
+        return torch.stack([one(source) for source in self.need("generators")])
 
 
-def validate(name: Any, settings: Mapping[str, Any]) -> list[str]:
-    """Everything wrong with an operator's name and settings, without building it; empty if nothing is.
+_FORMS = {
+    "generators": "[...], one torch.Generator an image",
+    "image_shape": "(3, height, width)",
+    "masks": "a tensor (images, 1, height, width), 1 where observed",
+    "kernels": "a tensor (images, 1, height, width), sum 1",
+}
 
-    Each problem starts with the setting it is about ("factor: got 0; allowed: ...").
+
+class OperatorSettings(Settings, ABC):
+    """Which operator, and how: the fields are what an `operator:` block may set.
+
+    An operator writes its fields and `make`, and overrides the properties that are otherwise for it.
     """
-    if not isinstance(name, str) or name not in SCHEMAS:
-        return [f"name: got {name!r}; allowed: {', '.join(SCHEMAS)}{did_you_mean(name, SCHEMAS)}"]
-    schema = _schema(name, settings)
-    problems = [
-        f"{key}: no setting of {name}; allowed: {', '.join(schema) or 'none'}{did_you_mean(key, schema)}"
-        for key in settings
-        if key not in schema
-    ]
-    for key, setting in schema.items():
-        try:
-            setting.parse(settings.get(key, setting.default))
-        except ValueError as error:
-            detail = f" ({error})" if str(error) else ""
-            problems.append(f"{key}: got {settings.get(key)!r}{detail}; allowed: {setting.allowed}")
-    return problems
 
+    name: str
 
-def resolve(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of an operator, defaults filled in, values in canonical form. Mistakes as `validate`."""
-    if problems := validate(name, settings):
-        raise Mistakes([f"operator {problem}" for problem in problems])
-    return {
-        key: setting.parse(settings.get(key, setting.default))
-        for key, setting in _schema(name, settings).items()
-    }
+    @property
+    def title(self) -> str:
+        """In words, such as "Super resolution ×4"."""
+        return self.name.replace("_", " ").capitalize()
 
+    @property
+    def needs(self) -> frozenset[Literal["mask", "kernel"]]:
+        """What every image must bring along."""
+        return frozenset()
 
-def needs(name: str, settings: Mapping[str, Any]) -> set[str]:
-    """What every image must bring along for this operator: a subset of {"mask", "kernel"}."""
-    resolved = resolve(name, settings)
-    return {what for what in ("mask", "kernel") if resolved.get(what) == "given"}
+    @property
+    def instead_of_drawn(self) -> str | None:
+        """What fits measurements made elsewhere, of which a mask or kernel drawn anew knows nothing.
 
+        None where nothing is drawn.
+        """
+        return None
 
-def _whole(default: int, least: int, odd: bool = False) -> Setting:
-    def parse(value: Any) -> int:
-        if type(value) is not int or value < least or (odd and value % 2 == 0):
-            raise ValueError
-        return value
+    def check(self) -> list[str]:
+        """What is wrong on this machine, by running code of the user's where the settings name some."""
+        return []
 
-    return Setting(default, f"{'an odd' if odd else 'a'} whole number of at least {least}", parse)
+    @abstractmethod
+    def make(self, data: Data) -> LinearOperator:
+        """The operator of a batch. ValueError where `data` lacks what it takes."""
 
+    def build(
+        self,
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+        image_shape: Shape | None = None,
+        measurement_shape: Shape | None = None,
+        masks: Tensor | None = None,
+        kernels: Tensor | None = None,
+    ) -> LinearOperator:
+        """The operator for a batch of B images.
 
-def _number(default: float, allowed: str, accepts: Callable[[float], bool]) -> Setting:
-    def parse(value: Any) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value) or not accepts(value):
-            raise ValueError
-        return float(value)
+        generators: one an image, drawing its mask or motion kernel (inpainting random | free_form | box,
+        motion_blur). image_shape: (3, H, W); needed for drawn masks and for `linear`; where given, it is
+        checked that the operator applies to it. measurement_shape: of y, where the image's is not known.
+        masks (B, 1, H, W), 1 = observed: for inpainting with mask given. kernels (B, 1, k, k), sum 1: for
+        blur. One mask or kernel (B = 1) serves every image of any batch.
 
-    return Setting(default, allowed, parse)
+        Raises ValueError for what is missing, and for what does not fit.
+        """
+        for what, part, given, takers in (
+            ("masks", "mask", masks, "inpainting with mask='given'"),
+            ("kernels", "kernel", kernels, "blur"),
+        ):
+            if given is not None and part not in self.needs:
+                raise ValueError(f"operator {self.name}: got {what}; allowed: only for {takers}")
+        operator = self.make(Data(self.name, generators, image_shape, measurement_shape, masks, kernels))
+        if image_shape is not None:
+            operator.measurement_shape(image_shape)
+        return operator
 
+    def example(self, count: int, image_shape: Shape) -> LinearOperator:
+        """The operator for so many images (3, H, W), its mask or kernel made up where they would bring one.
 
-def _choice(default: str, *options: str) -> Setting:
-    def parse(value: Any) -> str:
-        if not isinstance(value, str) or value not in options:
-            raise ValueError(did_you_mean(value, options).removeprefix("; "))
-        return value
-
-    return Setting(default, ", ".join(options), parse)
-
-
-def _coverage(default: str) -> Setting:
-    def parse(value: Any) -> str:
-        canonical = f"{value.replace(' ', '').removesuffix('%')}%" if isinstance(value, str) else None
-        if canonical not in CLASSES:
-            raise ValueError
-        return canonical
-
-    return Setting(default, f"a class of dropped share: {', '.join(CLASSES)}", parse)
-
-
-def _absent(reason: str) -> Setting:
-    def parse(value: Any) -> None:
-        if value is not None:
-            raise ValueError
-
-    return Setting(None, f"nothing: {reason}", parse)
-
-
-def _function() -> Setting:
-    def parse(value: Any) -> str:
-        if not isinstance(value, str):
-            raise ValueError
-        resolve_function(value)
-        return value
-
-    return Setting(None, "package.module:function, a linear function of images (B, 3, H, W)", parse)
-
-
-_PADDING = _choice("reflect", "reflect", "circular")
-_KERNEL_SIZE = _whole(61, 3, odd=True)
-
-SCHEMAS: dict[str, dict[str, Setting]] = {
-    "super_resolution": {"factor": _whole(8, 1)},
-    "inpainting": {"mask": _choice("free_form", "random", "free_form", "box", "given")},
-    "gaussian_blur": {
-        "size": _KERNEL_SIZE,
-        "sigma": _number(3.0, "a number of pixels above 0", lambda value: value > 0),
-        "padding": _PADDING,
-    },
-    "motion_blur": {
-        "size": _KERNEL_SIZE,
-        "intensity": _number(0.5, "a number from 0 to 1", lambda value: 0 <= value <= 1),
-        "padding": _PADDING,
-    },
-    "blur": {"kernel": _choice("given", "given"), "padding": _PADDING},
-    "denoising": {},
-    "linear": {"function": _function()},
-}
-
-# What `fraction` of inpainting means depends on the kind of mask.
-_FRACTIONS: dict[str, Setting] = {
-    "random": _number(0.8, "the share of pixels dropped, from 0 to below 1", lambda value: 0 <= value < 1),
-    "free_form": _coverage("10-20%"),
-    "box": _number(0.5, "the box's share of each side, above 0 and below 1", lambda value: 0 < value < 1),
-    "given": _absent("the given masks say what is dropped"),
-}
-
-
-def _schema(name: str, settings: Mapping[str, Any]) -> dict[str, Setting]:
-    if name != "inpainting":
-        return SCHEMAS[name]
-    mask = settings.get("mask", SCHEMAS[name]["mask"].default)
-    unknown = Setting(None, "", lambda value: value)  # the mask itself is the problem then
-    return SCHEMAS[name] | {"fraction": _FRACTIONS.get(mask, unknown) if isinstance(mask, str) else unknown}
+        What a step costs does not depend on it. Raises ValueError as `build` does.
+        """
+        rows = torch.arange(image_shape[1]) % 2
+        return self.build(
+            generators=[torch.Generator().manual_seed(number) for number in range(count)],
+            image_shape=image_shape,
+            masks=rows[:, None].expand(1, 1, *image_shape[1:]) if "mask" in self.needs else None,
+            kernels=torch.full((1, 1, 9, 9), 1 / 81) if "kernel" in self.needs else None,
+        )

@@ -138,7 +138,7 @@ def measure(config: JobConfig) -> Measurement:
 
 def _shapes(config: JobConfig, native_size: int) -> tuple[LinearOperator, torch.Tensor]:
     """The operator and the measurements of a batch of pictures of noise."""
-    size = config.size or (native_size, native_size)
+    size = config.sides or (native_size, native_size)
     config = config.model_copy(update={"mode": "measure", "size": size})
     batch = config.batch_size if isinstance(config.batch_size, int) else 1
     return measurements([prepare(_any_row(str(number), size), config) for number in range(batch)], config)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from PIL import Image
 
 from p2l_engine.metrics import psnr, ssim
-from pipeline.config import JobConfig
+from pipeline.config import ConfigError, JobConfig, read_back
 from pipeline.input import sources
 from pipeline.input.files import refuse_inside
 from pipeline.input.rows import SourceError
@@ -81,7 +81,10 @@ def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
     if not run:
         missing = "is missing, so it is not known what the output should hold"
         return Findings([Problem("run.json", None, missing)], 0, 0)
-    config = _job(run["config"])
+    try:
+        config = read_back(run["config"])
+    except ConfigError as error:
+        return Findings([Problem("run.json", None, problem) for problem in error.problems], 0, 0)
     storage_options.configure(config.storage)
     try:
         refuse_inside(config.output, config.input)
@@ -118,12 +121,6 @@ def _drawn(rows: Mapping[str, int], sample: int | None, seed: int) -> dict[str, 
             place - first for place in drawn[bisect_left(drawn, first) : bisect_left(drawn, int(end))]
         }
     return chosen
-
-
-def _job(stored: dict[str, Any]) -> JobConfig:
-    """The job of run.json, not validated again: its model need not be here to check its output."""
-    size = stored["size"] and tuple(stored["size"])
-    return JobConfig.model_construct(**stored | {"size": size})
 
 
 def _file(shard: Shard) -> str:

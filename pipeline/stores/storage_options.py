@@ -53,6 +53,17 @@ def problems(options: Any) -> list[str]:
     return [problem for protocol, of in options.items() for problem in _problems_of(str(protocol), of)]
 
 
+def unset(options: Options) -> list[str]:
+    """The references to variables that this process's environment lacks."""
+    return [
+        _unset(path, reference[1])
+        for protocol, of in options.items()
+        for path, value, _ in _values(of, f"storage.{protocol}", False)
+        if isinstance(value, str) and (reference := _REFERENCE.fullmatch(value))
+        if reference[1] not in os.environ
+    ]
+
+
 def holds_secret(url: str) -> bool:
     """Whether a URL has a password or a signature in it."""
     return bool(_SECRET_VALUE.search(url))
@@ -82,10 +93,8 @@ def _problems_of(protocol: str, options: Mapping[str, Any]) -> Iterator[str]:
 
         yield f"storage.{protocol}: is no protocol that fsspec knows{did_you_mean(protocol, known)}"
     for path, value, secret_name in _values(options, f"storage.{protocol}", False):
-        reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-        if reference and reference[1] not in os.environ:
-            yield _unset(path, reference[1])
-        elif not reference and _looks_secret(value, secret_name):
+        reference = isinstance(value, str) and _REFERENCE.fullmatch(value)
+        if not reference and _looks_secret(value, secret_name):
             yield (
                 f"{path}: looks like a secret, which no file may hold; allowed: env:NAME, the name of an "
                 "environment variable of the command and of every worker"

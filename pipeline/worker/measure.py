@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from p2l_engine import operators
 from p2l_engine.operators import LinearOperator
-from p2l_engine.operators.masks import Masking
 from p2l_engine.seeding import generator, image_seed
 from pipeline import limits
 from pipeline.config import JobConfig
@@ -62,11 +59,11 @@ def prepare(row: InputRow, config: JobConfig) -> Prepared:
     image = decode_image(row.image)
     own = (image.height, image.width)
     if config.mode == "measure":
-        image = fit_image(image, config.size, config.fit)
-    if config.mode == "restore" or config.size is None:
+        image = fit_image(image, config.sides, config.fit)
+    if config.mode == "restore" or config.sides is None:
         _check_size(image.height, image.width)
     pixels = np.array(image)
-    needs = operators.needs(config.operator["name"], config.operator_settings)
+    needs = config.operator.needs
     mask = None
     if "mask" in needs:
         mask = fit_mask(read_mask(row.mask), own, (image.height, image.width), config.fit)
@@ -87,26 +84,25 @@ def measurements(images: Sequence[Prepared], config: JobConfig) -> tuple[LinearO
     Raises ValueError where the operator cannot apply to images of this shape.
     """
     x = torch.stack([image.image for image in images])
-    settings: dict[str, Any] = dict(config.operator_settings)
-    if images[0].mask is not None:
-        settings["masks"] = torch.stack([image.mask for image in images if image.mask is not None])
-    if images[0].kernel is not None:
-        settings["kernels"] = torch.stack([image.kernel for image in images if image.kernel is not None])
+    shape = tuple(x.shape[1:])
+    masks, kernels = _stacked([image.mask for image in images]), _stacked([image.kernel for image in images])
     if config.mode == "restore":
-        if config.operator["name"] == "linear":
-            settings["image_shape"] = tuple(
-                x.shape[1:]
-            )  # all that is known: images and measurements of one size
-        operator = operators.build(config.operator["name"], **settings)
-        _check_size(*operator.image_shape(tuple(x.shape[1:]))[1:])
-        return operator, torch.where(operator.mask, x, 0) if isinstance(operator, Masking) else x
-    operator = operators.build(
-        config.operator["name"],
+        operator = config.operator.build(measurement_shape=shape, masks=masks, kernels=kernels)
+        _check_size(*operator.image_shape(shape)[1:])
+        return operator, operator.observed(x)
+    operator = config.operator.build(
         generators=[generator(image.seed, "operator") for image in images],
-        image_shape=tuple(x.shape[1:]),
-        **settings,
+        image_shape=shape,
+        masks=masks,
+        kernels=kernels,
     )
     return operator, operator.measure(x, config.noise, [generator(image.seed, "noise") for image in images])
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """What each image brings; None where they bring none, in which a batch agrees."""
+    given = [part for part in parts if part is not None]
+    return torch.stack(given) if given else None
 
 
 def _check_size(height: int, width: int) -> None:

@@ -61,12 +61,12 @@ class Restorer:
         self._ran_out: Counter[int] = Counter()  # of memory: how often, by the number of images
         self.micro_batch = options.batch_size
         self.device = options.device
-        self.method = methods.from_block(config.method, config.operator["name"])
+        self.method = methods.from_block(config.method, config.operator.name)
         self.model = None
         if self.method.name != "adjoint":
             self.model = models.load(config.model.model_copy(update={"device": self.device}))
         self._constants = {
-            "operator": json.dumps(config.operator),
+            "operator": json.dumps(config.operator.model_dump(mode="json")),
             "method": json.dumps(config.method),
             "model": config.model.id,
             "fingerprint": config.fingerprint,

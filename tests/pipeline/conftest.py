@@ -100,7 +100,7 @@ def write_run(tmp_path: Path) -> Callable[..., str]:
         config = load_config(job | settings)
         filled = {
             "model": "tiny",
-            "operator": json.dumps(config.operator),
+            "operator": json.dumps(config.operator.model_dump(mode="json")),
             "method": json.dumps(config.method),
         }
         filled["fingerprint"] = config.fingerprint

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from p2l_engine import operators
 from pipeline.output import outputs
 from pipeline.output.versions import upgrades
 from pipeline.results.report import charts, collect, gallery, text
@@ -87,14 +88,8 @@ def _named(block: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _title(config: Mapping[str, Any]) -> str:
-    """The operator in words, such as `Super resolution ×4` or `Inpainting, free form`."""
-    operator, settings = _named(config.get("operator"))
-    words = operator.replace("_", " ").capitalize() or "Restoration"
-    if factor := settings.get("factor"):
-        words += f" ×{factor}"
-    if mask := settings.get("mask"):
-        words += f", {mask.replace('_', ' ')}"
-    return words
+    """The operator in words, where run.json says which it is."""
+    return operators.from_block(config["operator"]).title if "operator" in config else "Restoration"
 
 
 def _headline(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

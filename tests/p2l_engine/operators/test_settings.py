@@ -8,25 +8,29 @@ from p2l_engine import operators
 NAMES = ["super_resolution", "inpainting", "gaussian_blur", "motion_blur", "blur", "denoising"]
 
 
+def settings_of(name: str, **settings: object) -> dict[str, object]:
+    return operators.from_block({"name": name, **settings}).model_dump(mode="json", exclude={"name"})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_operator_has_a_default_for_every_setting(name: str) -> None:
     assert operators.validate(name, {}) == []
-    resolved = operators.resolve(name, {})
-    assert operators.validate(name, resolved) == []
-    assert operators.resolve(name, resolved) == resolved
+    value = operators.from_block({"name": name})
+    assert operators.from_block(value.model_dump(mode="json")) == value
 
 
 def test_defaults_are_the_papers() -> None:
-    assert operators.resolve("super_resolution", {}) == {"factor": 8}
-    assert operators.resolve("inpainting", {}) == {"mask": "free_form", "fraction": "10-20%"}
-    assert operators.resolve("gaussian_blur", {}) == {"size": 61, "sigma": 3.0, "padding": "reflect"}
-    assert operators.resolve("motion_blur", {}) == {"size": 61, "intensity": 0.5, "padding": "reflect"}
-    assert operators.resolve("inpainting", {"mask": "random"})["fraction"] == 0.8
+    assert operators.from_block({}) == operators.from_block({"name": "super_resolution"})
+    assert settings_of("super_resolution") == {"factor": 8}
+    assert settings_of("inpainting") == {"mask": "free_form", "fraction": "10-20%"}
+    assert settings_of("gaussian_blur") == {"size": 61, "sigma": 3.0, "padding": "reflect"}
+    assert settings_of("motion_blur") == {"size": 61, "intensity": 0.5, "padding": "reflect"}
+    assert settings_of("inpainting", mask="random")["fraction"] == 0.8
 
 
 @pytest.mark.parametrize("written", ["20-30", "20-30%", "20-30 %", " 20 - 30 %"])
 def test_a_free_form_class_has_one_form_however_it_is_written(written: str) -> None:
-    assert operators.resolve("inpainting", {"fraction": written})["fraction"] == "20-30%"
+    assert settings_of("inpainting", fraction=written)["fraction"] == "20-30%"
 
 
 @pytest.mark.parametrize(
@@ -82,11 +86,35 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert sorted(problem.split(":")[0] for problem in problems) == ["padding", "sigma", "sise", "size"]
 
 
-def test_what_rows_must_bring_is_told() -> None:
-    assert operators.needs("inpainting", {"mask": "given"}) == {"mask"}
-    assert operators.needs("inpainting", {"mask": "random"}) == set()
-    assert operators.needs("blur", {}) == {"kernel"}
-    assert operators.needs("super_resolution", {"factor": 2}) == set()
+@pytest.mark.parametrize(
+    ("block", "needs", "instead", "title"),
+    [
+        ({"name": "inpainting", "mask": "given"}, {"mask"}, None, "Inpainting, given"),
+        ({"name": "inpainting"}, set(), "inpainting {mask: given}", "Inpainting, free form"),
+        ({"name": "blur"}, {"kernel"}, None, "Blur"),
+        ({"name": "motion_blur"}, set(), "blur", "Motion blur"),
+        ({"name": "gaussian_blur"}, set(), None, "Gaussian blur"),
+        ({"name": "super_resolution", "factor": 2}, set(), None, "Super resolution ×2"),
+    ],
+)
+def test_settings_say_what_images_bring_and_what_is_drawn(
+    block: dict, needs: set[str], instead: str | None, title: str
+) -> None:
+    settings = operators.from_block(block)
+    assert (settings.needs, settings.title) == (needs, title)
+    assert (settings.instead_of_drawn or "").startswith(instead or "")
+    assert (settings.instead_of_drawn is None) == (instead is None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_needs_no_image_to_bring_anything(name: str) -> None:
+    A = operators.from_block({"name": name}).example(2, (3, 64, 72))
+    assert A(torch.zeros(2, 3, 64, 72)).shape[0] == 2
+
+
+def test_an_example_with_a_given_mask_has_holes() -> None:
+    A = operators.from_block({"name": "inpainting", "mask": "given"}).example(1, (3, 4, 4))
+    assert A(torch.ones(1, 3, 4, 4))[0, 0].sum(1).tolist() == [0, 4, 0, 4]
 
 
 @pytest.mark.parametrize(
@@ -106,3 +134,8 @@ def test_what_rows_must_bring_is_told() -> None:
 def test_a_build_that_lacks_something_or_gets_too_much_says_so(name: str, given: dict, missing: str) -> None:
     with pytest.raises(ValueError, match=f"{missing}"):
         operators.build(name, **given)
+
+
+def test_where_y_alone_is_known_a_function_maps_images_of_its_size() -> None:
+    settings = operators.from_block({"name": "linear", "function": "torch:neg"})
+    assert settings.build(measurement_shape=(3, 4, 6)).image_shape((3, 4, 6)) == (3, 4, 6)

@@ -1,35 +1,22 @@
-"""The job: one YAML file, every mistake in it named at once, and the fingerprint that guards a resume."""
+"""The job: its settings, their defaults and what is allowed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from p2l_engine import methods, operators
-from p2l_engine.mistakes import Mistakes
-from p2l_engine.priors.fetch import check_model_id
-from p2l_engine.settings import Settings, explain
-from pipeline import feasible, yaml_text
+from p2l_engine.mistakes import Mistakes, refuse
+from p2l_engine.operators import OperatorSettings
+from p2l_engine.settings import Settings
+from pipeline.config import fingerprint
 from pipeline.input.rows import Keys, Reading
 from pipeline.prices import load_prices
 from pipeline.stores import storage, storage_options
 
-DEFAULT_OPERATOR = {"name": "super_resolution", "factor": 8}
 DEFAULT_METHOD = {"name": "p2l", "preset": "imagenet"}
-OWN_SIDE: Any = "auto"  # for `size`; resolved as a job is read
-DRAWN = {"motion_blur"}  # operators that draw their kernel, and so never fit a measurement made elsewhere
-# What is left out of the fingerprint while it is the default, for runs begun before it was a setting.
-SETTINGS_OF_INPUT = ("columns", "keys")
-SETTINGS_OF_RESULT = ("mode", "model", "size", "fit", "operator", "noise", "prompt", "method", "seed")
-
-
-class ConfigError(Mistakes):
-    """A configuration that cannot be run."""
+OWN_SIDE: Literal["auto"] = "auto"  # for `size`
 
 
 class ModelConfig(Settings):
@@ -51,15 +38,9 @@ class ModelConfig(Settings):
 
     @field_validator("id")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _without_secrets(cls, value: str) -> str:
         _refuse_secret("model", value)
-        _raise(check_model_id(value))
         return value
-
-    @model_validator(mode="after")
-    def _has_revisions(self) -> ModelConfig:
-        _raise(check_model_id(self.id, self.revision))
-        return self
 
 
 class ColumnsConfig(Settings):
@@ -73,7 +54,10 @@ class ColumnsConfig(Settings):
 
 
 class JobConfig(Settings):
-    """The job file. A field's description says what is allowed."""
+    """The job, as its file or run.json has it: reading it looks at nothing but what is written there.
+
+    Whether this machine finds what it names is a matter of `pipeline.config.environment`.
+    """
 
     model_config = ConfigDict(validate_default=True)
 
@@ -92,11 +76,13 @@ class JobConfig(Settings):
         default_factory=lambda: ModelConfig.model_validate({}),
         description="an id, or {id, revision, dtype, device}",
     )
-    size: tuple[int, int] | None = Field(
+    size: tuple[int, int] | Literal["auto"] | None = Field(
         OWN_SIDE, description="auto (the model's own side), a side in pixels, [height, width], or null"
     )
     fit: Literal["crop", "resize", "pad"] = Field("crop", description="crop, resize, pad")
-    operator: dict[str, Any] = Field(DEFAULT_OPERATOR, description="a block with a name and its settings")
+    operator: SerializeAsAny[OperatorSettings] = Field(
+        default_factory=lambda: operators.from_block({}), description="a block with a name and its settings"
+    )
     noise: float = Field(0.01, ge=0, description="a standard deviation of at least 0, for pixels in [-1, 1]")
     prompt: str = Field("", description="text")
     method: dict[str, Any] = Field(DEFAULT_METHOD, description="a block with a name and its settings")
@@ -125,7 +111,10 @@ class JobConfig(Settings):
     @field_validator("input", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        return tuple(storage.absolute(url) for url in ([value] if isinstance(value, str) else value or []))
+        urls = [value] if isinstance(value, str) else value or []
+        if not isinstance(urls, list | tuple) or not all(isinstance(url, str) for url in urls):
+            raise ValueError
+        return tuple(map(storage.absolute, urls))
 
     @field_validator("output")
     @classmethod
@@ -142,7 +131,7 @@ class JobConfig(Settings):
     @field_validator("storage", mode="before")
     @classmethod
     def _known_storage(cls, value: Any) -> Any:
-        _raise(storage_options.problems({} if value is None else value))
+        refuse(storage_options.problems({} if value is None else value))
         return value or {}
 
     @field_validator("model", mode="before")
@@ -152,13 +141,9 @@ class JobConfig(Settings):
 
     @field_validator("size", mode="before")
     @classmethod
-    def _square(cls, value: Any, info: Any) -> Any:
-        if value == OWN_SIDE:
-            if "model" not in info.data:  # wrong itself, and said so
-                return None
-            value = feasible.own_side(info.data["model"], info.data.get("storage", {}))
+    def _square(cls, value: Any) -> Any:
         sides = [value, value] if isinstance(value, int) else value
-        if sides is not None and not (
+        if sides not in (None, OWN_SIDE) and not (
             isinstance(sides, list | tuple) and len(sides) == 2 and all(map(_count, sides))
         ):
             raise ValueError
@@ -181,51 +166,42 @@ class JobConfig(Settings):
         """The price that the shipped file has for a machine type, so that run.json keeps it."""
         return load_prices().of_a_worker().get(value, value) if isinstance(value, str) else value
 
-    @field_validator("operator", "method", mode="before")
+    @field_validator("operator", mode="before")
     @classmethod
-    def _with_name(cls, value: Any, info: Any) -> Any:
-        """A block without a name is about the default one; a name alone is a block."""
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and "name" not in value:
-            default = DEFAULT_OPERATOR if info.field_name == "operator" else DEFAULT_METHOD
-            return default | value
-        return value
+    def _named_operator(cls, value: Any) -> Any:
+        if isinstance(value, OperatorSettings):
+            return value
+        try:
+            return operators.from_block(_block(value))
+        except Mistakes as mistakes:
+            raise mistakes.within("operator") from None
 
-    @field_validator("operator")
+    @field_validator("method", mode="before")
     @classmethod
-    def _known_operator(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
-        settings = {key: setting for key, setting in value.items() if key != "name"}
-        _raise(operators.validate(value["name"], settings), "operator.")
-        resolved = {"name": value["name"], **operators.resolve(value["name"], settings)}
-        if info.data.get("mode") == "measure" and info.data.get("size"):
-            _raise(feasible.operator_problems(resolved, info.data["size"]), "operator.")
-        return resolved
+    def _named_method(cls, value: Any) -> Any:
+        """A block without a name is about the default one."""
+        block = _block(value)
+        return block if "name" in block else DEFAULT_METHOD | block
 
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
         # Of an operator that is wrong itself, which is said already, no preset can be looked up.
-        operator = info.data["operator"]["name"] if "operator" in info.data else None
-        block = value if operator else {**value, "preset": None}
-        _raise(methods.validate(block, operator), "method.")
-        method = methods.from_block(block, operator)
-        if method.name == "adjoint":
-            return {"name": "adjoint"}
-        if "model" in info.data and (operator or "steps" in value):
-            stores = info.data.get("storage", {})
-            _raise(feasible.steps_problems(info.data["model"], method.steps, stores), "method.")
-        return method.model_dump(mode="json")
+        operator = info.data["operator"].name if "operator" in info.data else None
+        try:
+            method = methods.from_block(value if operator else {**value, "preset": None}, operator)
+        except Mistakes as mistakes:
+            raise mistakes.within("method") from None
+        return {"name": "adjoint"} if method.name == "adjoint" else method.model_dump(mode="json")
 
     @model_validator(mode="after")
     def _measured_elsewhere(self) -> JobConfig:
-        drawn = self.operator["name"] in DRAWN or self.operator.get("mask", "given") != "given"
-        if self.mode == "restore" and drawn:
+        instead = self.operator.instead_of_drawn
+        if self.mode == "restore" and instead:
             raise Mistakes(
                 [
-                    f"operator: got {self.operator['name']} with drawn masks or kernels in mode restore; "
-                    "allowed: what made the measurements: inpainting {mask: given} with a mask column, "
-                    "blur with a kernel column, or an operator without either"
+                    f"operator: got {self.operator.name} with drawn masks or kernels in mode restore; "
+                    f"allowed: what made the measurements: {instead}"
                 ]
             )
         return self
@@ -242,12 +218,19 @@ class JobConfig(Settings):
         return self
 
     @property
+    def sides(self) -> tuple[int, int] | None:
+        """(height, width) that pictures are fitted to, None for each one's own.
+
+        ValueError for the model's own side, which is to be read from the model before a job runs.
+        """
+        if self.size == OWN_SIDE:
+            raise ValueError(f"size: {OWN_SIDE} is not resolved; load the job with `load_config`")
+        return self.size
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings that change results, flat: {"method.steps": 1000, ...}."""
-        values = self.model_dump(mode="json", include=set(SETTINGS_OF_RESULT))
-        values["model"].pop("device")
-        given = self.model_dump(mode="json", include=set(SETTINGS_OF_INPUT), exclude_defaults=True)
-        return _flat(values | given)
+        return fingerprint.settings(self)
 
     @property
     def fingerprint(self) -> str:
@@ -255,84 +238,21 @@ class JobConfig(Settings):
 
         To the bit on CPUs of one type with the same versions; on GPUs to within rounding.
         """
-        text = json.dumps(self.settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint.of(self.settings)
 
     @property
     def reading(self) -> Reading:
         """How the input's shards are read."""
         return Reading(self.keys, **dict(self.columns))
 
-    @property
-    def operator_settings(self) -> dict[str, Any]:
-        return {key: value for key, value in self.operator.items() if key != "name"}
 
-
-def load_config(source: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> JobConfig:
-    """A job file (path or URL) or its content, with overrides such as "method.steps=50" on top.
-
-    An override's value is read as YAML. Raises ConfigError with all mistakes at once; loads no weights.
-    """
-    raw = _read(source) if isinstance(source, str) else json.loads(json.dumps(source))
-    problems = [problem for override in overrides if (problem := _apply(raw, override))]
-    try:
-        config = JobConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError([*problems, *explain(error, JobConfig)]) from None
-    if problems:
-        raise ConfigError(problems)
-    return config
-
-
-def changed_settings(stored: Mapping[str, Any], config: JobConfig) -> list[str]:
-    """What differs between a run's stored `settings` and these: "method.steps: 1000 -> 50"."""
-    now = config.settings
-    absent = "(absent)"
-    return [
-        f"{name}: {_show(stored.get(name, absent))} -> {_show(now.get(name, absent))}"
-        for name in sorted({*stored, *now})
-        if stored.get(name, absent) != now.get(name, absent)
-    ]
-
-
-def _read(source: str) -> dict[str, Any]:
-    try:
-        raw = yaml_text.read(storage.read_text(source))
-    except FileNotFoundError:
-        raise ConfigError([f"{source}: there is no such file"]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"{source}: cannot be read as YAML: {error}"]) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            [f"{source}: got {type(raw).__name__}; allowed: settings, one `name: value` a line"]
-        )
-    return raw
-
-
-def _apply(raw: dict[str, Any], override: str) -> str | None:
-    """Sets one `a.b=c` in place; the mistake in it, if there is one."""
-    path, equals, text = override.partition("=")
-    names = path.strip().split(".")
-    if not equals or not all(names):
-        return f"override {override!r}: allowed is setting=value, such as method.steps=50"
-    try:
-        value = yaml_text.read(text)
-    except yaml.YAMLError as error:
-        return f"override {override!r}: the value is not YAML: {error}"
-    block = raw
-    for name in names[:-1]:
-        inner = block.get(name)
-        if isinstance(inner, str) and name in ("model", "operator", "method"):
-            inner = {"id" if name == "model" else "name": inner}
-        block[name] = inner if isinstance(inner, dict) else {}
-        block = block[name]
-    block[names[-1]] = value
-    return None
-
-
-def _raise(problems: Sequence[str], within: str = "") -> None:
-    if problems:
-        raise Mistakes([within + problem for problem in problems])
+def _block(value: Any) -> dict[str, Any]:
+    """A block of settings; a name alone is one. ValueError for what is neither."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
 
 
 def _refuse_secret(name: str, url: str) -> None:
@@ -347,17 +267,3 @@ def _refuse_secret(name: str, url: str) -> None:
 
 def _count(value: Any, least: int | None = 1) -> bool:
     return type(value) is int and (least is None or value >= least)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _show(value: Any) -> str:
-    return value if value == "(absent)" else json.dumps(value)

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 
 import p2l_engine
+from p2l_engine.operators.pooling import SuperResolution
 from p2l_engine.priors import layout
 from pipeline.config import ConfigError, changed_settings, load_config
 from pipeline.feasible import warnings
@@ -28,7 +29,7 @@ def problems(source: str | dict[str, Any], *overrides: str) -> list[str]:
 def test_every_setting_has_a_default_and_the_resolved_whole_is_a_job_again() -> None:
     config = load_config(MINIMAL)
     assert config.model.id == "CompVis/stable-diffusion-v1-4" and config.size == (512, 512)
-    assert config.operator == {"name": "super_resolution", "factor": 8}
+    assert config.operator == SuperResolution(factor=8)
     assert config.method["name"] == "p2l" and config.method["projection"]["every"] == 4
     assert load_config(config.model_dump(mode="json")) == config
 
@@ -55,7 +56,7 @@ def test_a_file_is_read_and_overrides_are_yaml(tmp_path: Path) -> None:
 def test_a_block_without_a_name_changes_the_default_one() -> None:
     config = load_config(MINIMAL, ["method.steps=50", "operator.factor=4"])
     assert config.method["preset"] == "imagenet" and config.method["steps"] == 50
-    assert config.operator == {"name": "super_resolution", "factor": 4}
+    assert config.operator == SuperResolution(factor=4)
     assert load_config(MINIMAL, ["method.name=adjoint"]).method == {"name": "adjoint"}
 
 
@@ -121,7 +122,9 @@ def test_what_yaml_merges_stands_once(tmp_path: Path) -> None:
         "input: in\noutput: out\nmodel: tiny\nstorage: {}\n"
         "operator: &mine {name: super_resolution, factor: 8}\n"
     )
-    assert load_config(str(path), ["operator.factor=4", "operator.factor=2"]).operator["factor"] == 2
+    assert load_config(str(path), ["operator.factor=4", "operator.factor=2"]).operator == SuperResolution(
+        factor=2
+    )
     path.write_text(
         "input: in\noutput: out\nmodel: &small {id: tiny, dtype: float64}\n"
         "storage: {s3: &a {anon: true, use_ssl: true}, gs: {<<: *a, anon: false}}\n"

@@ -1,0 +1,77 @@
+"""Whether this machine finds what a job names, and what follows from that: the size of the model's own.
+
+The only part of reading a job that looks at disks, stores, environment variables and the user's code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
+
+from p2l_engine.mistakes import refuse
+from p2l_engine.operators import OperatorSettings
+from p2l_engine.priors.fetch import check_model_id
+from pipeline import feasible
+from pipeline.config.job import OWN_SIDE, JobConfig, ModelConfig
+from pipeline.stores import storage_options
+
+
+class ModelHere(ModelConfig):
+    """A model that is here, or may be elsewhere."""
+
+    @field_validator("id")
+    @classmethod
+    def _is_there(cls, value: str) -> str:
+        refuse(check_model_id(value))
+        return value
+
+    @model_validator(mode="after")
+    def _has_revisions(self) -> ModelHere:
+        refuse(check_model_id(self.id, self.revision))
+        return self
+
+
+class JobHere(JobConfig):
+    """A job that can run here; its mistakes in form and those of the environment are found together."""
+
+    model: ModelHere = Field(
+        default_factory=lambda: ModelHere.model_validate({}),
+        description=JobConfig.model_fields["model"].description,
+    )
+
+    @field_validator("storage")
+    @classmethod
+    def _variables_are_set(cls, value: dict[str, Any]) -> dict[str, Any]:
+        refuse(storage_options.unset(value))
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def _own_side(cls, value: Any, info: ValidationInfo) -> Any:
+        if value != OWN_SIDE:
+            return value
+        if "model" not in info.data:  # wrong itself, and said so
+            return None
+        return (feasible.own_side(info.data["model"], info.data.get("storage", {})),) * 2
+
+    @field_validator("operator")
+    @classmethod
+    def _applies(cls, value: OperatorSettings, info: ValidationInfo) -> OperatorSettings:
+        refuse(value.check(), "operator")
+        if info.data.get("mode") == "measure" and info.data.get("size"):
+            refuse(feasible.operator_problems(value, info.data["size"]), "operator")
+        return value
+
+    @field_validator("method", mode="wrap")
+    @classmethod
+    def _has_as_many_steps(
+        cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> dict[str, Any]:
+        method: dict[str, Any] = read(value)
+        # Of an operator that is wrong itself no preset can be looked up, which may say how many.
+        known = "operator" in info.data or (isinstance(value, dict) and "steps" in value)
+        if "model" in info.data and "steps" in method and known:
+            stores = info.data.get("storage", {})
+            refuse(feasible.steps_problems(info.data["model"], method["steps"], stores), "method")
+        return method
