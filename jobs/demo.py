@@ -85,10 +85,11 @@ def _middle(photograph: Photograph, share: float) -> bytes:
 
 
 def _show(url: str) -> None:
-    from pipeline.output import outputs
+    from pipeline.output.folder import OutputFolder
+    from pipeline.output.rows import all_rows
 
     names = ("key", "psnr", "ssim", "residual", "seconds")
-    rows = sorted(outputs.rows(url, names).to_pylist(), key=lambda row: str(row["key"]))
+    rows = sorted(all_rows(OutputFolder(url), names).to_pylist(), key=lambda row: str(row["key"]))
     table(
         ["photograph", "PSNR dB", "SSIM", "residual", "seconds"], [[r[name] for name in names] for r in rows]
     )
@@ -99,13 +100,15 @@ def _draw(url: str, path: Path) -> None:
     import numpy as np
 
     from jobs import pictures
-    from pipeline.output import outputs
+    from pipeline.output.folder import OutputFolder
+    from pipeline.output.rows import all_rows, images
     from pipeline.pictures.images import decode_image, encode_png
 
     columns = ("measurement", "image", "reference")
-    rows = outputs.rows(url, ("psnr",)).to_pylist()
+    folder = OutputFolder(url)
+    rows = all_rows(folder, ()).to_pylist()
     wanted = {row["key"] for row in rows if row["status"] == "ok" and row["key"].endswith(DRAWN)}
-    found = outputs.images(url, {row["file"]: wanted for row in rows}, columns)
+    found = images(folder, {row["file"]: wanted for row in rows}, columns)
     cells = [
         [np.asarray(decode_image(found[key][name]["bytes"])) for name in columns] for key in sorted(found)
     ]

@@ -23,7 +23,10 @@ import pyarrow.parquet as pq
 
 from p2l_engine.metrics import psnr, ssim
 from pipeline.config import JobConfig, load_config
-from pipeline.output import commits, resume, run_json
+from pipeline.output import run_json
+from pipeline.output.columns import OUTPUT_SCHEMA, ROWS_IN_GROUP, open_writer
+from pipeline.output.folder import OutputFolder
+from pipeline.output.rows import with_errors
 from pipeline.pictures.images import encode_png
 from pipeline.results import summary, verify
 from pipeline.stores import storage, storage_options
@@ -62,9 +65,9 @@ def run(rows: int, shard_rows: int, sample: int, in_full: bool) -> str:
         )
         storage_options.configure(config.storage)
         storage.split("s3://benchmark")[0].call_s3("create_bucket", Bucket="benchmark")
-        shards = _write(config, rows, shard_rows)
+        shards, output = _write(config, rows, shard_rows), OutputFolder(config.output)
         looks: dict[str, Callable[[], Any]] = {
-            "`--retry-errors`: which shards": lambda: resume.with_errors(config.output, shards),
+            "`--retry-errors`: which shards": lambda: with_errors(output, shards),
             f"`verify --sample {sample}`": lambda: verify.examine(config.output, sample),
         }
         if in_full:
@@ -113,6 +116,7 @@ def _answers(port: int) -> bool:
 
 def _write(config: JobConfig, rows: int, shard_rows: int) -> Sequence[str]:
     """Input, output and its JSON files; the same pictures in each shard, for they are slow to make."""
+    output = OutputFolder(config.output)
     made = [_row(config, seed) for seed in range(min(rows, shard_rows))]
     names = [f"{number:06d}" for number in range(-(-rows // shard_rows))]
     for number, name in enumerate(names):
@@ -124,10 +128,10 @@ def _write(config: JobConfig, rows: int, shard_rows: int) -> Sequence[str]:
         if number % ERROR_EVERY == 0:
             keyed[-1] = _error(keyed[-1])
         with (
-            storage.write_whole(commits.restored_url(config.output, name)) as file,
-            commits.open_writer(file) as to,
+            storage.write_whole(output.at(output.restored_file(name))) as file,
+            open_writer(file) as to,
         ):
-            to.write_table(pa.Table.from_pylist(keyed, schema=commits.OUTPUT_SCHEMA), commits.ROWS_IN_GROUP)
+            to.write_table(pa.Table.from_pylist(keyed, schema=OUTPUT_SCHEMA), ROWS_IN_GROUP)
     run_json.begin(config, "cpu")
     summary.write(config, names, rows, 1.0, {}, ())
     return names

@@ -28,7 +28,9 @@ import pyarrow.parquet as pq
 from jobs.faults import traced
 from jobs.faults.loopback import Loopback
 from jobs.faults.traced import Line
-from pipeline.output import outputs
+from pipeline.output import folder as names
+from pipeline.output.folder import OutputFolder
+from pipeline.output.rows import all_rows
 from pipeline.pictures.images import encode_png
 from pipeline.results.verify import verify
 
@@ -48,7 +50,7 @@ PADDING = 2**19  # bytes after each PNG, which no decoder reads: a job's images 
 LONGEST_WAIT = 3.0  # s from a sign of progress to the kill
 ANYTIME = 0.25  # share of kills that wait for no progress, and so may meet a start
 PATIENCE = 900.0  # s without a sign of progress, after which a job is taken to hang
-WHOLE = {"metrics.parquet", "progress.json", "restored", "run.json", "summary.json", "usage.json"}
+WHOLE = {names.METRICS_FILE, names.PROGRESS, names.RESTORED, names.RUN, names.SUMMARY, names.USAGE}
 NOT_REPEATED = "seconds"  # the one column that differs between two runs of the same job
 
 
@@ -230,7 +232,7 @@ def _actors(cluster: Loopback) -> list[psutil.Process]:
 def _committed(output: Path) -> frozenset[str]:
     for _ in range(100):
         with suppress(OSError, pa.ArrowException):  # a shard became whole, and its commits went
-            return frozenset(outputs.rows(str(output), ())["key"].to_pylist())
+            return frozenset(all_rows(OutputFolder(str(output)), ())["key"].to_pylist())
     raise RuntimeError(f"{output} cannot be read")
 
 

@@ -178,16 +178,20 @@ def _input(folder: Path, number: int, kind: str, content: bytes) -> Path:
 def _restore(shard: Shard, keys: Sequence[str], actor: Restorer) -> dict[str, Any]:
     """Reads the rows, restores and commits them, and counts what stands in the commits."""
     from pipeline.input import sources
-    from pipeline.output import commits, resume
+    from pipeline.output.commits import commit
+    from pipeline.output.compact import compact
+    from pipeline.output.folder import OutputFolder
+    from pipeline.output.rows import metrics_of
     from pipeline.stores import storage
 
+    output = OutputFolder(OUTPUT)
     for rows in actor.stream(sources.rows(shard, [True] * len(keys))):
-        commits.commit(OUTPUT, shard.name, rows)
+        commit(output, shard.name, rows)
     if not keys:
         return {}
-    resume.compact(OUTPUT, shard.name, keys)
-    statuses = resume.metrics_of(OUTPUT, shard.name).select(["key", "status"]).to_pydict()
-    storage.remove(commits.restored_url(OUTPUT, shard.name))
+    compact(output, shard.name, keys)
+    statuses = metrics_of(output, shard.name).select(["key", "status"]).to_pydict()
+    storage.remove(output.at(output.restored_file(shard.name)))
     failure = None if statuses["key"] == list(keys) else f"rows {statuses['key']} for keys {keys}"
     ok, errors = (statuses["status"].count(status) for status in ("ok", "error"))
     return {"ok": ok, "errors": errors, "failure": failure}

@@ -16,6 +16,7 @@ from pipeline.cluster import session
 from pipeline.config import JobConfig
 from pipeline.observe import logs
 from pipeline.observe.prometheus import DriverMetrics
+from pipeline.output.folder import OutputFolder
 from pipeline.output.usage_json import Usage
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class Observer:
     """Told of a run's rows once they are counted, and of every commit."""
 
     def __init__(self, config: JobConfig) -> None:
-        self.usage = Usage(config.output, config.price)
+        self.usage = Usage(OutputFolder(config.output), config.price)
         self._budget = config.budget
         self._metrics = DriverMetrics(config.fingerprint)
         self._rows = self._done = 0

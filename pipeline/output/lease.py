@@ -20,9 +20,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.output.folder import LEASE, OutputFolder, json_text, now
 from pipeline.stores import exclusive, storage
 from pipeline.stores.exclusive import Changed, Stored
 from pipeline.threads import every
@@ -58,7 +58,7 @@ class Lease:
 
 @contextmanager
 def hold(
-    output: str, *, take_over: bool, lost: Callable[[str], None], say: Callable[[str], None]
+    output: OutputFolder, *, take_over: bool, lost: Callable[[str], None], say: Callable[[str], None]
 ) -> Iterator[str]:
     """Holds the lease of an output for as long as the block takes; gives its id.
 
@@ -66,8 +66,8 @@ def hold(
     sentence, when another driver has taken the lease. say: called with a sentence before a wait. Raises
     LeaseError when another driver holds it.
     """
-    now = _now()
-    lease = Lease(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), now, now)
+    start = now("milliseconds")
+    lease = Lease(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), start, start)
     _take(output, lease, take_over, say)
     check(output, lease.id)
     try:
@@ -79,7 +79,7 @@ def hold(
             exclusive.remove(_url(output), _own(output, lease.id))
 
 
-def check(output: str, lease_id: str) -> None:
+def check(output: OutputFolder, lease_id: str) -> None:
     """Raises LeaseError unless the lease of the output is this one."""
     try:
         text = storage.read_text(_url(output))
@@ -88,7 +88,7 @@ def check(output: str, lease_id: str) -> None:
     _check(output, text, lease_id)
 
 
-def _take(output: str, lease: Lease, take_over: bool, say: Callable[[str], None]) -> None:
+def _take(output: OutputFolder, lease: Lease, take_over: bool, say: Callable[[str], None]) -> None:
     """Writes the lease in place of none, a dead driver's, or with take_over of any."""
     while True:
         found = exclusive.read(_url(output))
@@ -100,7 +100,7 @@ def _take(output: str, lease: Lease, take_over: bool, say: Callable[[str], None]
             continue
 
 
-def _outlived(output: str, found: Stored, say: Callable[[str], None]) -> Stored | None:
+def _outlived(output: OutputFolder, found: Stored, say: Callable[[str], None]) -> Stored | None:
     """The lease once its driver is known to be dead; None once there is none. Raises LeaseError else."""
     holder = _parse(found.text)
     if holder is not None and holder.is_dead():
@@ -110,18 +110,20 @@ def _outlived(output: str, found: Stored, say: Callable[[str], None]) -> Stored 
     start = time.monotonic()
     while time.monotonic() - start < STALE_SECONDS:
         time.sleep(WATCH_SECONDS)
-        now = exclusive.read(_url(output))
-        if now is None:
+        later = exclusive.read(_url(output))
+        if later is None:
             return None
-        if now.version != found.version:
-            raise LeaseError(_refusal(output, _parse(now.text)))
+        if later.version != found.version:
+            raise LeaseError(_refusal(output, _parse(later.text)))
     return found
 
 
-def _renew(output: str, lease: Lease, lost: Callable[[str], None]) -> bool:
+def _renew(output: OutputFolder, lease: Lease, lost: Callable[[str], None]) -> bool:
     """Whether the lease is still this one, as far as is known."""
     try:
-        exclusive.write(_url(output), _text(replace(lease, renewed=_now())), _own(output, lease.id))
+        exclusive.write(
+            _url(output), _text(replace(lease, renewed=now("milliseconds"))), _own(output, lease.id)
+        )
     except LeaseError as error:
         lost(str(error))
         return False
@@ -130,7 +132,7 @@ def _renew(output: str, lease: Lease, lost: Callable[[str], None]) -> bool:
     return True
 
 
-def _own(output: str, lease_id: str) -> Stored:
+def _own(output: OutputFolder, lease_id: str) -> Stored:
     """The lease as it stands. Raises LeaseError where it is another's, or gone."""
     found = exclusive.read(_url(output))
     if found is None:
@@ -139,7 +141,7 @@ def _own(output: str, lease_id: str) -> Stored:
     return found
 
 
-def _check(output: str, text: str, lease_id: str) -> None:
+def _check(output: OutputFolder, text: str, lease_id: str) -> None:
     holder = _parse(text)
     if holder is None:
         raise LeaseError(f"{_url(output)} was overwritten with what is no lease: {text[:60]!r}")
@@ -147,19 +149,19 @@ def _check(output: str, text: str, lease_id: str) -> None:
         raise LeaseError(f"output: {output} was taken over by another driver: {holder}")
 
 
-def _gone(output: str) -> LeaseError:
+def _gone(output: OutputFolder) -> LeaseError:
     return LeaseError(f"{_url(output)} is gone: another driver took over this output, and has ended")
 
 
-def _refusal(output: str, holder: Lease | None) -> str:
+def _refusal(output: OutputFolder, holder: Lease | None) -> str:
     return (
         f"output: {output} is in work by another driver: {holder or 'unknown'}. Wait for it or stop it; "
         "--take-over ends its lease at once"
     )
 
 
-def _url(output: str) -> str:
-    return storage.join(output, "lease.json")
+def _url(output: OutputFolder) -> str:
+    return output.at(LEASE)
 
 
 def _parse(text: str) -> Lease | None:
@@ -170,11 +172,7 @@ def _parse(text: str) -> Lease | None:
 
 
 def _text(lease: Lease) -> str:
-    return json.dumps(asdict(lease), indent=2) + "\n"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json_text(asdict(lease))
 
 
 def _machine() -> str:

@@ -11,15 +11,12 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pipeline.output import outputs
-from pipeline.stores import storage
+from pipeline.output.folder import PROGRESS, OutputFolder, now
 
 State = Literal["running", "complete", "stopped", "failed"]
-PROGRESS = "progress.json"
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what `ray job submit` gives the command it starts
 
 
@@ -38,7 +35,7 @@ class Start:
     rows: of the run's input, known once it was scanned. done, errors: those with a row in the output.
     """
 
-    def __init__(self, output: str) -> None:
+    def __init__(self, output: OutputFolder) -> None:
         self._output = output
         self._entry: dict[str, Any] = {
             "state": "running",
@@ -46,7 +43,7 @@ class Start:
             "done": None,
             "errors": None,
             "updated": None,
-            "started": _now(),
+            "started": now(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "submission_id": submission_id(),
@@ -90,23 +87,18 @@ class Start:
         self._write()
 
     def _write(self) -> None:
-        self._entry["updated"] = _now()
-        content = self._entry | {"earlier": self._earlier}
-        storage.write_text(storage.join(self._output, PROGRESS), json.dumps(content, indent=2) + "\n")
+        self._entry["updated"] = now()
+        self._output.write_json(PROGRESS, self._entry | {"earlier": self._earlier})
 
 
-def _with_their_end(output: str) -> list[Mapping[str, Any]]:
+def _with_their_end(output: OutputFolder) -> list[Mapping[str, Any]]:
     """The entries of the starts before this one."""
-    last = outputs.read_json(output, PROGRESS)
+    last = output.json(PROGRESS)
     if not last:
         return []
     if not {"earlier", "state"} <= set(last):
-        raise outputs.damaged(output, PROGRESS, "no start in it")
+        raise output.damaged(PROGRESS, "no start in it")
     earlier = last.pop("earlier")
     if last["state"] == "running":
         last["state"] = "interrupted"
     return [*earlier, last]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,24 +10,23 @@ from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.input import files, sources
 from pipeline.input.rows import SourceError
 from pipeline.input.sources import Shard
-from pipeline.output import outputs, resume, versions
-from pipeline.stores import storage
+from pipeline.output import rows, versions
+from pipeline.output.folder import RUN, OutputFolder
 
-RUN = "run.json"
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 
 
-def _begun(output: str) -> dict[str, Any]:
+def _begun(output: OutputFolder) -> dict[str, Any]:
     """What run.json holds; {} where there is none."""
-    found = outputs.read_json(output, RUN)
+    found = output.json(RUN)
     if found and not {"settings", "versions"} <= set(found):
-        raise outputs.damaged(output, RUN, "no settings in it")
+        raise output.damaged(RUN, "no settings in it")
     return found
 
 
 def as_begun(config: JobConfig) -> JobConfig:
     """The configuration, its dtype that of the run's first start where it is `auto`."""
-    begun_with = _begun(config.output)
+    begun_with = _begun(OutputFolder(config.output))
     if not begun_with or config.model.dtype != "auto":
         return config
     dtype = begun_with["settings"]["model.dtype"]
@@ -37,7 +35,8 @@ def as_begun(config: JobConfig) -> JobConfig:
 
 def refuse_other_settings(config: JobConfig) -> None:
     """Raises ConfigError naming each results-changing setting that differs from the run's own."""
-    begun_with = _begun(config.output)
+    output = OutputFolder(config.output)
+    begun_with = _begun(output)
     if begun_with:
         changes = changed_settings(begun_with["settings"], config)
         if changes:
@@ -45,29 +44,29 @@ def refuse_other_settings(config: JobConfig) -> None:
             back = f"--set {name}={values.partition(' -> ')[0]}"
             begun = f"output: {config.output} was begun with other settings"
             raise ConfigError([f"{begun}; choose another, or set back ({back}):", *changes])
-    elif resume.restored_shards(config.output) or resume.unfinished_shards(config.output):
+    elif output.restored() or output.unfinished():
         raise ConfigError(
             [f"output: {config.output} has restored rows but no run.json; choose another folder"]
         )
 
 
-def refuse_output_in_input(output: str, inputs: Sequence[str]) -> None:
+def refuse_output_in_input(output: OutputFolder, inputs: Sequence[str]) -> None:
     """Raises ConfigError where what the run writes would be read as its input by the next start."""
     try:
-        files.refuse_inside(output, inputs)
+        files.refuse_inside(output.url, inputs)
     except SourceError as error:
         raise ConfigError(str(error).splitlines()) from error
 
 
-def refuse_changed_folders(output: str, planned: Sequence[Shard]) -> None:
+def refuse_changed_folders(output: OutputFolder, planned: Sequence[Shard]) -> None:
     """Raises SourceError where a folder of images is not what its whole shards were made of.
 
     An image that comes or goes moves its neighbours to other shards, those that are whole included.
     """
-    restored = resume.restored_shards(output)
+    restored = set(output.restored())
     whole = [shard for shard in planned if shard.kind == "images" and shard.name in restored]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        stored = pool.map(lambda shard: resume.keys_of(output, shard.name), whole)
+        stored = pool.map(lambda shard: rows.keys_of(output, shard.name), whole)
     changed = [shard for shard, keys in zip(whole, stored, strict=True) if keys != sources.keys(shard)]
     if changed:
         raise SourceError(
@@ -82,7 +81,8 @@ def begin(config: JobConfig, device: str) -> list[str]:
 
     Returns sentences on what differs from the start before and can change results.
     """
-    stored = _begun(config.output)
+    output = OutputFolder(config.output)
+    stored = _begun(output)
     starts = stored.get("starts") or ([{"versions": stored["versions"]}] if stored else [])
     now = versions.entry(device)
     content = {
@@ -92,7 +92,7 @@ def begin(config: JobConfig, device: str) -> list[str]:
         "versions": now["versions"],
         "starts": [*starts, now],
     }
-    storage.write_text(storage.join(config.output, RUN), json.dumps(content, indent=2) + "\n")
+    output.write_json(RUN, content)
     changes = versions.changes(starts[-1], now) if starts else []
     return [
         f"since the start before: {change}; rows from here on can differ from those before"

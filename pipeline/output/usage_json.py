@@ -9,20 +9,16 @@ at most a minute old.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.output import outputs
-from pipeline.stores import storage
+from pipeline.output.folder import USAGE, OutputFolder, now
 
-USAGE = "usage.json"
 SECONDS_BETWEEN_WRITES = 60.0
 
 
@@ -48,9 +44,9 @@ class StartUsage:
 class Usage:
     """Counts this start's part, from receipts, beside that of the starts before it."""
 
-    def __init__(self, output: str, price: float | None) -> None:
+    def __init__(self, output: OutputFolder, price: float | None) -> None:
         self._output, self._price = output, price
-        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._started = now()
         self._earlier = read(output)
         self._seconds: dict[str, float] = {}  # by worker
         self._rows, self._gpu_seconds = 0, 0.0
@@ -72,34 +68,29 @@ class Usage:
         self._gpu_seconds += gpus * seconds
 
     def write(self) -> None:
-        content = [asdict(start) for start in self.starts]
-        storage.write_text(usage_url(self._output), json.dumps(content, indent=2) + "\n")
+        self._output.write_json(USAGE, [asdict(start) for start in self.starts])
         self._written = time.monotonic()
 
     @property
     def starts(self) -> list[StartUsage]:
         seconds = round(sum(list(self._seconds.values())), 3)
-        now = StartUsage(
+        this = StartUsage(
             self._started, self._rows, len(self._seconds), seconds, self._price, round(self._gpu_seconds, 3)
         )
-        return [*self._earlier, now]
+        return [*self._earlier, this]
 
     @property
     def dollars(self) -> float | None:
         return dollars(self.starts, self._price)
 
 
-def usage_url(output: str) -> str:
-    return storage.join(output, USAGE)
-
-
-def read(output: str) -> list[StartUsage]:
+def read(output: OutputFolder) -> list[StartUsage]:
     """Every start that an output knows of."""
-    starts = outputs.read_json(output, USAGE, list)
+    starts = output.json(USAGE, list)
     try:
         return [StartUsage(**start) for start in starts]
     except TypeError as error:
-        raise outputs.damaged(output, USAGE, error) from error
+        raise output.damaged(USAGE, error) from error
 
 
 def dollars(starts: Sequence[StartUsage], price: float | None) -> float | None:
@@ -111,7 +102,7 @@ def dollars(starts: Sequence[StartUsage], price: float | None) -> float | None:
     return sum(hour * (usd or 0.0) for hour, usd in zip(hours, prices, strict=True))
 
 
-def cost(output: str, price: float | None, row_seconds: float) -> dict[str, Any]:
+def cost(output: OutputFolder, price: float | None, row_seconds: float) -> dict[str, Any]:
     """For the summary. row_seconds: of computing the output's rows, a part of the workers' seconds."""
     starts = read(output)
     spent = dollars(starts, price)

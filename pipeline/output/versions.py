@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
+
+from pipeline.output.folder import now
 
 VERSIONS_OF = ("p2l", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 OF_RESULTS = ("p2l", "torch", "diffusers", "transformers", "pillow", "numpy")
@@ -18,8 +19,7 @@ Entry = Mapping[str, Any]
 def entry(device: str) -> dict[str, Any]:
     """This start's entry in run.json: its time, the device of its actors (cpu, cuda), and versions."""
     versions = {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS_OF}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"started": now, "device": device, "versions": versions}
+    return {"started": now(), "device": device, "versions": versions}
 
 
 def changes(before: Entry, after: Entry) -> list[str]:

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
-from pipeline.output import outputs
+from pipeline.output.folder import RUN, OutputFolder
+from pipeline.output.rows import all_rows
 
 METRICS = ("psnr", "ssim", "residual", "seconds")  # dB; -1 to 1; units of [-1, 1]; s
 CONFIDENCE = 0.95
@@ -52,21 +53,20 @@ def compare(runs: Sequence[str]) -> Comparison:
     """
     if len(runs) < 2:
         raise ValueError(f"got {len(runs)} runs; give the output folders of at least two")
-    for run in runs:
-        outputs.check(run)
-    first, *others = runs
-    baseline = outputs.rows(first, METRICS)
-    config = outputs.read_json(first, "run.json").get("config", {})
+    first, *others = map(OutputFolder, runs)
+    for run in (first, *others):
+        run.check()
+    baseline, config = all_rows(first, METRICS), first.json(RUN).get("config", {})
     differences: list[Difference] = []
     notes: list[str] = []
     for run in others:
-        rows = outputs.rows(run, METRICS)
+        rows = all_rows(run, METRICS)
         notes += _missing(run, rows, first, baseline)
-        notes += _other_task(run, outputs.read_json(run, "run.json").get("config", {}), config)
+        notes += _other_task(run, run.json(RUN).get("config", {}), config)
         pairs = _join(baseline, rows)
         notes += _failed(run, pairs)
-        differences += _differences(run, pairs)
-    return Comparison(first, tuple(differences), tuple(notes))
+        differences += _differences(run.url, pairs)
+    return Comparison(first.url, tuple(differences), tuple(notes))
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> tuple[float, float | None, float | None]:
@@ -87,7 +87,7 @@ def _join(first: pa.Table, second: pa.Table) -> pa.Table:
     )
 
 
-def _missing(run: str, rows: pa.Table, first: str, baseline: pa.Table) -> Iterator[str]:
+def _missing(run: OutputFolder, rows: pa.Table, first: OutputFolder, baseline: pa.Table) -> Iterator[str]:
     """Keys that only one of the two runs has. Raises ValueError when none is in both."""
     shared = pc.sum(pc.is_in(rows["key"], baseline["key"].combine_chunks())).as_py() or 0
     if not shared:
@@ -98,13 +98,13 @@ def _missing(run: str, rows: pa.Table, first: str, baseline: pa.Table) -> Iterat
         yield f"{len(rows) - shared} keys of {run} are missing in {first}"
 
 
-def _failed(run: str, pairs: pa.Table) -> Iterator[str]:
+def _failed(run: OutputFolder, pairs: pa.Table) -> Iterator[str]:
     ok = _both_ok(pairs)
     if len(ok) < len(pairs):
         yield f"{len(pairs) - len(ok)} images failed in {run} or in the first run and are left out"
 
 
-def _other_task(run: str, config: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:
+def _other_task(run: OutputFolder, config: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:
     for name in SAME_TASK:
         if config.get(name) != first.get(name):
             yield f"{run} is another task: {name} is {config.get(name)}, {first.get(name)} in the first run"

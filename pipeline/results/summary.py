@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import messages
 from pipeline.config import JobConfig
 from pipeline.input.rows import LeftOut
-from pipeline.output import commits, outputs, resume, usage_json, versions
+from pipeline.output import usage_json, versions
+from pipeline.output.columns import METRICS_SCHEMA, completed, open_writer
+from pipeline.output.folder import METRICS_FILE, RUN, SUMMARY, OutputFolder
+from pipeline.output.rows import READERS, metrics_of
 from pipeline.stores import storage
 
 METRICS = ("psnr", "ssim", "residual", "seconds")
@@ -47,14 +48,6 @@ class RunSummary:
         return 3 if self.errors else 0
 
 
-def metrics_url(output: str) -> str:
-    return storage.join(output, "metrics.parquet")
-
-
-def summary_url(output: str) -> str:
-    return storage.join(output, "summary.json")
-
-
 def write(
     config: JobConfig,
     planned: Sequence[str],
@@ -70,24 +63,23 @@ def write(
     often this command tried again, by the name of the error. left_out: what of the input becomes no row.
     stopped: why it ended before it was complete.
     """
-    output = config.output
-    shards = sorted(resume.restored_shards(output))
+    output = OutputFolder(config.output)
+    shards = output.restored()
     rows = nfe = 0
-    errors = [commits.METRICS_SCHEMA.empty_table()]
-    warned = [commits.METRICS_SCHEMA.empty_table()]
+    errors = [METRICS_SCHEMA.empty_table()]
+    warned = [METRICS_SCHEMA.empty_table()]
     with (
-        storage.write_whole(metrics_url(output)) as file,
-        commits.open_writer(file, commits.METRICS_SCHEMA) as writer,
+        storage.write_whole(output.at(METRICS_FILE)) as file,
+        open_writer(file, METRICS_SCHEMA) as writer,
     ):
-        for table in _metrics_of(output, shards):
+        for table in _metrics_by_shard(output, shards):
             writer.write_table(table)
             rows += table.num_rows
             nfe += pc.sum(table.column("nfe")).as_py() or 0
             errors.append(table.filter(pc.equal(table.column("status"), "error")))
             warned.append(table.filter(pc.is_valid(table.column("warning"))))
     failed = pa.concat_tables(errors)
-    with storage.open_read(metrics_url(output)) as file:
-        parquet = pq.ParquetFile(file)  # a column at a time: all of them are gigabytes at 10^7 rows
+    with output.open(METRICS_FILE) as parquet:  # a column at a time: all of them are gigabytes at 10^7 rows
         metrics = {name: _statistics(parquet.read(columns=[name]).column(name)) for name in METRICS}
     of_rows = metrics["seconds"]["count"] * (metrics["seconds"]["mean"] or 0.0)
     summary = {
@@ -103,7 +95,7 @@ def write(
         "errors": _causes(failed, "error"),
         "warnings": _causes(pa.concat_tables(warned), "warning"),
         "nfe": nfe,
-        "upgrades": versions.upgrades(outputs.read_json(output, "run.json").get("starts", [])),
+        "upgrades": versions.upgrades(output.json(RUN).get("starts", [])),
         "cost": usage_json.cost(output, config.price, of_rows),
         "this_start": {
             "rows": restored_now,
@@ -112,39 +104,36 @@ def write(
             "retries": dict(retried),
         },
     }
-    storage.write_text(summary_url(output), json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    output.write_json(SUMMARY, summary)
 
 
-def count(output: str, shards: Sequence[str], seconds: float) -> RunSummary:
+def count(output: OutputFolder, shards: Sequence[str], seconds: float) -> RunSummary:
     """The rows of the given shards, counted in metrics.parquet."""
     names = pa.array(shards, pa.string())
     rows = ok = 0
     warnings: Counter[str] = Counter()
-    with storage.open_read(metrics_url(output)) as file:
-        parquet = pq.ParquetFile(file)
-        schema = pa.schema(
-            [commits.METRICS_SCHEMA.field(name) for name in ("source_shard", "status", "warning")]
-        )
-        for batch in parquet.iter_batches(columns=commits.stored_columns(parquet, schema)):
-            table = commits.with_later_columns(pa.Table.from_batches([batch]), schema)
+    columns = ["source_shard", "status", "warning"]
+    with output.open(METRICS_FILE) as parquet:
+        for batch in parquet.iter_batches(columns=columns):
+            table = completed(pa.Table.from_batches([batch]), columns)
             counted = table.filter(pc.is_in(table.column("source_shard"), names))
             rows += counted.num_rows
             ok += pc.sum(pc.equal(counted.column("status"), "ok")).as_py() or 0
             warnings.update(map(messages.cause, counted.column("warning").drop_null().to_pylist()))
-    return RunSummary(output, rows, ok, rows - ok, seconds, warnings, left_out(output))
+    return RunSummary(output.url, rows, ok, rows - ok, seconds, warnings, left_out(output))
 
 
-def left_out(output: str) -> tuple[LeftOut, ...]:
+def left_out(output: OutputFolder) -> tuple[LeftOut, ...]:
     """What of the input becomes no row, as summary.json says."""
-    return tuple(map(LeftOut.of, outputs.read_json(output, "summary.json").get("left_out", ())))
+    return tuple(map(LeftOut.of, output.json(SUMMARY).get("left_out", ())))
 
 
-def _metrics_of(output: str, shards: Sequence[str]) -> Iterator[pa.Table]:
+def _metrics_by_shard(output: OutputFolder, shards: Sequence[str]) -> Iterator[pa.Table]:
     """Each shard's rows without images, in order; so many files are read ahead as are opened at a time."""
-    with ThreadPoolExecutor(outputs.READERS) as pool:
-        for some in range(0, len(shards), outputs.READERS):
-            named = shards[some : some + outputs.READERS]
-            yield from pool.map(lambda shard: resume.metrics_of(output, shard), named)
+    with ThreadPoolExecutor(READERS) as pool:
+        for some in range(0, len(shards), READERS):
+            named = shards[some : some + READERS]
+            yield from pool.map(lambda shard: metrics_of(output, shard), named)
 
 
 def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:

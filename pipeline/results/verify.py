@@ -26,8 +26,9 @@ from pipeline.input import sources
 from pipeline.input.files import refuse_inside
 from pipeline.input.rows import SourceError
 from pipeline.input.sources import Shard
-from pipeline.output import outputs
-from pipeline.output.commits import OUTPUT_SCHEMA, stored_columns
+from pipeline.output import columns
+from pipeline.output.folder import METRICS_FILE, RESTORED, RUN, SUMMARY, UNFINISHED, OutputFolder
+from pipeline.output.rows import READERS, pick
 from pipeline.pictures.images import ImageError
 from pipeline.stores import storage_options
 from pipeline.worker.measure import prepare
@@ -76,34 +77,35 @@ def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
 
     Raises FileNotFoundError when there is no run.
     """
-    outputs.check(output)
-    run = outputs.read_json(output, "run.json")
+    folder = OutputFolder(output)
+    folder.check()
+    run = folder.json(RUN)
     if not run:
         missing = "is missing, so it is not known what the output should hold"
-        return Findings([Problem("run.json", None, missing)], 0, 0)
+        return Findings([Problem(RUN, None, missing)], 0, 0)
     try:
         config = read_back(run["config"])
     except ConfigError as error:
-        return Findings([Problem("run.json", None, problem) for problem in error.problems], 0, 0)
+        return Findings([Problem(RUN, None, problem) for problem in error.problems], 0, 0)
     storage_options.configure(config.storage)
     try:
         refuse_inside(config.output, config.input)
         shards = sources.list_shards(config.input, config.reading)
     except (SourceError, OSError) as error:
         unknown = f"the input cannot be listed, so no key can be checked: {error}"
-        return Findings([Problem("run.json", None, unknown)], 0, 0)
-    files = sorted(outputs.restored(output))
-    with ThreadPoolExecutor(max(outputs.READERS, os.cpu_count() or 1)) as pool:
-        rows = dict(zip(files, pool.map(partial(_rows_in, output), files), strict=True))
+        return Findings([Problem(RUN, None, unknown)], 0, 0)
+    files = [folder.restored_file(shard) for shard in folder.restored()]
+    with ThreadPoolExecutor(max(READERS, os.cpu_count() or 1)) as pool:
+        rows = dict(zip(files, pool.map(partial(_rows_in, folder), files), strict=True))
         chosen, hashes = _drawn(rows, sample, seed), dict[str, np.ndarray]()
-        check = partial(_check_shard, output, config, str(run["fingerprint"]), chosen, hashes)
+        check = partial(_check_shard, folder, config, str(run["fingerprint"]), chosen, hashes)
         problems = [problem for found in pool.map(check, shards) for problem in found]
-        strange = sorted(set(files) - {_file(shard) for shard in shards})
-        hashes |= zip(strange, pool.map(partial(_hashes, output), strange), strict=True)
+        strange = sorted(set(files) - {folder.restored_file(shard.name) for shard in shards})
+        hashes |= zip(strange, pool.map(partial(_hashes, folder), strange), strict=True)
     problems += [Problem(file, None, "no input shard has this name") for file in strange]
-    problems += _check_commits(output)
-    problems += _check_counts(output, sum(rows.values()))
-    problems += _check_repeated(output, hashes)
+    problems += _check_commits(folder)
+    problems += _check_counts(folder, sum(rows.values()))
+    problems += _check_repeated(folder, hashes)
     return Findings(problems, sum(rows.values()), sum(map(len, chosen.values())))
 
 
@@ -123,12 +125,8 @@ def _drawn(rows: Mapping[str, int], sample: int | None, seed: int) -> dict[str, 
     return chosen
 
 
-def _file(shard: Shard) -> str:
-    return f"restored/{shard.name}.parquet"
-
-
 def _check_shard(
-    output: str,
+    output: OutputFolder,
     config: JobConfig,
     fingerprint: str,
     chosen: Mapping[str, Collection[int]],
@@ -136,7 +134,7 @@ def _check_shard(
     shard: Shard,
 ) -> list[Problem]:
     """chosen: the rows to check in full, of each file there is. hashes: gains those of the file's keys."""
-    file = _file(shard)
+    file = output.restored_file(shard.name)
     try:
         keys = [str(key) for key in sources.keys(shard)]
         if file not in chosen:
@@ -148,7 +146,7 @@ def _check_shard(
 
 
 def _check_file(
-    output: str,
+    output: OutputFolder,
     config: JobConfig,
     fingerprint: str,
     shard: Shard,
@@ -156,10 +154,10 @@ def _check_file(
     chosen: Collection[int],
     hashes: dict[str, np.ndarray],
 ) -> Iterator[Problem]:
-    file = _file(shard)
-    with outputs.open_parquet(output, file) as parquet:
+    file = output.restored_file(shard.name)
+    with output.open(file) as parquet:
         names = parquet.schema_arrow.names
-        if absent := [name for name in stored_columns(parquet, OUTPUT_SCHEMA) if name not in names]:
+        if absent := columns.missing(names):
             yield Problem(file, None, f"lacks the columns {', '.join(absent)}")
         rows = parquet.read(columns=[name for name in STATED if name in names]).to_pylist()
         stored = [row["key"] for row in rows]
@@ -169,7 +167,7 @@ def _check_file(
         if config.mode == "measure" and "reference" not in config.keep and stored == list(keys):
             wanted = [row["status"] == "ok" and place in chosen for place, row in enumerate(rows)]
             originals = _originals(config, shard, wanted)
-        pictures = outputs.pick(parquet, chosen, PICTURES)
+        pictures = pick(parquet, chosen, PICTURES)
         for place, row in enumerate(rows):
             messages = list(_check_stated(row, fingerprint))
             if place in chosen:
@@ -264,27 +262,26 @@ def _pixels(cell: dict[str, Any] | None, name: str) -> np.ndarray:
         raise ValueError(f"{name} does not decode as PNG: {error}") from error
 
 
-def _check_commits(output: str) -> list[Problem]:
-    files = outputs.unfinished(output)
-    folders = sorted({file.rsplit("/", 1)[0] for file in files})
-    return [Problem(folder, None, "holds commits of a run that has not ended") for folder in folders]
+def _check_commits(output: OutputFolder) -> list[Problem]:
+    message = "holds commits of a run that has not ended"
+    return [Problem(f"{UNFINISHED}/{shard}", None, message) for shard in sorted(output.unfinished())]
 
 
-def _check_counts(output: str, rows: int) -> Iterator[Problem]:
+def _check_counts(output: OutputFolder, rows: int) -> Iterator[Problem]:
     """metrics.parquet and summary.json are written after the rows; they may lag behind or be missing."""
-    summary = outputs.read_json(output, "summary.json")
+    summary = output.json(SUMMARY)
     try:
-        with outputs.open_parquet(output, "metrics.parquet") as parquet:
+        with output.open(METRICS_FILE) as parquet:
             measured = int(parquet.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
-        yield Problem("metrics.parquet", None, f"cannot be held against restored/: {error}")
+        yield Problem(METRICS_FILE, None, f"cannot be held against {RESTORED}/: {error}")
         return
-    for name, count in {"metrics.parquet": measured, "summary.json": summary.get("rows")}.items():
+    for name, count in {METRICS_FILE: measured, SUMMARY: summary.get("rows")}.items():
         if count != rows:
-            yield Problem(name, None, f"counts {count} rows, restored/ has {rows}")
+            yield Problem(name, None, f"counts {count} rows, {RESTORED}/ has {rows}")
 
 
-def _check_repeated(output: str, hashes: Mapping[str, np.ndarray]) -> list[Problem]:
+def _check_repeated(output: OutputFolder, hashes: Mapping[str, np.ndarray]) -> list[Problem]:
     """Keys in more than one shard, found by a hash of 64 bits: 8 bytes of memory a row."""
     once = {file: np.unique(of_file) for file, of_file in sorted(hashes.items())}
     every = np.concatenate([*once.values(), np.array([], np.uint64)])
@@ -295,19 +292,19 @@ def _check_repeated(output: str, hashes: Mapping[str, np.ndarray]) -> list[Probl
     holding = [file for file, of_file in once.items() if np.isin(suspects, of_file).any()]
     known = set(suspects.tolist())
     places = Counter(key for file in holding for key in set(_keys(output, file)) if _hash(key) in known)
-    return [Problem("restored", key, f"stands in {n} shards") for key, n in sorted(places.items()) if n > 1]
+    return [Problem(RESTORED, key, f"stands in {n} shards") for key, n in sorted(places.items()) if n > 1]
 
 
-def _rows_in(output: str, file: str) -> int:
+def _rows_in(output: OutputFolder, file: str) -> int:
     """0 of a file that cannot be read, which its own check reports."""
     try:
-        with outputs.open_parquet(output, file) as parquet:
+        with output.open(file) as parquet:
             return int(parquet.metadata.num_rows)
     except (OSError, pa.ArrowException):
         return 0
 
 
-def _hashes(output: str, file: str) -> np.ndarray:
+def _hashes(output: OutputFolder, file: str) -> np.ndarray:
     return _hashed(_keys(output, file))
 
 
@@ -315,10 +312,10 @@ def _hashed(keys: Sequence[str]) -> np.ndarray:
     return np.fromiter(map(_hash, keys), np.uint64)
 
 
-def _keys(output: str, file: str) -> list[str]:
+def _keys(output: OutputFolder, file: str) -> list[str]:
     """The keys of a file; none of one that cannot be read, which its own check reports."""
     try:
-        with outputs.open_parquet(output, file) as parquet:
+        with output.open(file) as parquet:
             return list(parquet.read(columns=["key"])["key"].to_pylist())
     except (OSError, pa.ArrowException):
         return []

@@ -15,7 +15,9 @@ import ray
 from pipeline.cluster.ray_start import TASK_CPUS
 from pipeline.input import sources
 from pipeline.input.sources import Shard
-from pipeline.output import lease, resume
+from pipeline.output import lease
+from pipeline.output.compact import compact
+from pipeline.output.folder import UNFINISHED, OutputFolder
 from pipeline.stores import retries, storage, storage_options
 from pipeline.stores.storage_options import Options
 from pipeline.worker.items import Work
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 class Compaction:
     """Counts down each shard's rows and, when none is left, makes it one file in a Ray task."""
 
-    def __init__(self, output: str, work: Sequence[Work], lease_id: str, stores: Options) -> None:
+    def __init__(self, output: OutputFolder, work: Sequence[Work], lease_id: str, stores: Options) -> None:
         self.retries: Counter[str] = Counter()  # of the tasks, by the name of the error
         self._output, self._lease_id, self._stores = output, lease_id, stores
         self._shards = {item.shard.name: item.shard for item in work}
@@ -45,7 +47,7 @@ class Compaction:
     def finish(self) -> None:
         """Waits for all; raises what one of them raised."""
         self._take_note(timeout=None)
-        storage.remove_empty_folder(storage.join(self._output, "unfinished"))
+        storage.remove_empty_folder(self._output.at(UNFINISHED))
 
     def _start(self, name: str) -> ray.ObjectRef:
         task = _compact.options(num_cpus=TASK_CPUS)
@@ -61,10 +63,10 @@ class Compaction:
 
 
 @ray.remote
-def _compact(output: str, shard: Shard, lease_id: str, stores: Options) -> list[str]:
+def _compact(output: OutputFolder, shard: Shard, lease_id: str, stores: Options) -> list[str]:
     storage_options.configure(stores)
     retried = retries.Since()
     with retries.patient():  # one that gave up would end the run
         lease.check(output, lease_id)
-        resume.compact(output, shard.name, [str(key) for key in sources.keys(shard)])
+        compact(output, shard.name, [str(key) for key in sources.keys(shard)])
     return retried.names()

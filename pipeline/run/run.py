@@ -21,7 +21,8 @@ from pipeline.input.rows import LeftOut, SourceError
 from pipeline.input.sources import Listing
 from pipeline.observe.observer import observing
 from pipeline.observe.progress import Progress, say
-from pipeline.output import lease, resume, run_json, usage_json
+from pipeline.output import commits, lease, rows, run_json, usage_json
+from pipeline.output.folder import SUMMARY, OutputFolder
 from pipeline.output.progress_json import Start
 from pipeline.results import summary
 from pipeline.results.summary import RunSummary
@@ -56,34 +57,35 @@ def run(
     LimitError, of those, when it was stopped at a limit of its job.
     """
     start = time.monotonic()
+    output = OutputFolder(config.output)
     storage_options.configure(config.storage)
     pool.refuse_vanishing_output(config.output)
     retried = retries.Since()
     try:
-        run_json.refuse_output_in_input(config.output, config.input)
+        run_json.refuse_output_in_input(output, config.input)
         listed = sources.listing(config.input, config.reading)
-        run_json.refuse_output_in_input(config.output, listed.linked)
+        run_json.refuse_output_in_input(output, listed.linked)
         planned = listed.shards
         config = run_json.as_begun(config)
         run_json.refuse_other_settings(config)
-        run_json.refuse_changed_folders(config.output, planned)
-        earlier = usage_json.read(config.output)
+        run_json.refuse_changed_folders(output, planned)
+        earlier = usage_json.read(output)
     except (SourceError, OSError) as error:
         raise RunError(str(error)) from error
     names = [shard.name for shard in planned]
     chosen = fnmatch.filter(names, shards) if shards else names
     if not chosen:
         raise RunError(f"--shards {shards}: matches none of {', '.join(names[:10])}")
-    open_shards = _open_shards(config.output, chosen, retry_errors)
+    open_shards = _open_shards(output, chosen, retry_errors)
     dollars = usage_json.dollars(earlier, config.price)
     if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
         raise LimitError(budget.spent(dollars, config.budget))
-    summed_up = storage.exists(summary.summary_url(config.output))
-    if open_shards or not summed_up or not set(listed.left_out) <= set(summary.left_out(config.output)):
-        with _alone(config, take_over) as held, Start(config.output) as entry:
+    summed_up = storage.exists(output.at(SUMMARY))
+    if open_shards or not summed_up or not set(listed.left_out) <= set(summary.left_out(output)):
+        with _alone(config, take_over) as held, Start(output) as entry:
             held.stop.told = entry.stopping
-            storage.remove(summary.summary_url(config.output))
-            resume.remove_leftovers(config.output)
+            storage.remove(output.at(SUMMARY))
+            commits.remove_leftovers(output)
             try:
                 done = (
                     _restore(config, listed, chosen, open_shards, retry_errors, held, entry)
@@ -92,16 +94,16 @@ def run(
                 )
             except KeyboardInterrupt:
                 if held.stop.over_budget:
-                    now = usage_json.read(config.output)[-1].rows
+                    now = usage_json.read(output)[-1].rows
                     left_out = (*listed.left_out, *sources.left_out_of(planned))
                     seconds = time.monotonic() - start
                     summary.write(config, names, now, seconds, {}, left_out, held.stop.reason)
                 raise
-            lease.check(config.output, held.lease)
+            lease.check(output, held.lease)
             again = done.retries + Counter(retried.names())
             left_out = (*listed.left_out, *done.left_out)
             summary.write(config, names, done.rows, time.monotonic() - start, again, left_out)
-    return summary.count(config.output, chosen, time.monotonic() - start)
+    return summary.count(output, chosen, time.monotonic() - start)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
     """Holds the output alone; whatever ends the run in here becomes one RunError."""
     with Stop() as stop:
         try:
-            with lease.hold(config.output, take_over=take_over, lost=stop.now, say=say) as lease_id:
+            with lease.hold(
+                OutputFolder(config.output), take_over=take_over, lost=stop.now, say=say
+            ) as lease_id:
                 yield Held(lease_id, stop)
         except KeyboardInterrupt:
             if stop.reason is None:  # a person's own
@@ -147,6 +151,7 @@ def _restore(
     entry: Start,
 ) -> Done:
     """Restores the open shards, each made whole as soon as its last row is there."""
+    output = OutputFolder(config.output)
     with (
         ray_session(),
         Crew(held.lease).watched() as crew,
@@ -156,15 +161,15 @@ def _restore(
         held.stop.listen()
         found = scan(
             listed.shards,
-            config.output,
+            output,
             retry_errors=retry_errors,
             open_shards=open_shards,
             stores=config.storage,
         )
         total, left = sum(found.rows[name] for name in chosen), sum(item.left for item in found.work)
-        lease.check(config.output, held.lease)
+        lease.check(output, held.lease)
         observer.counted(total, total - left)
-        whole = Compaction(config.output, found.work, held.lease, config.storage)
+        whole = Compaction(output, found.work, held.lease, config.storage)
         options = pool.actor_options(config)
         crew.wanted = pool.wanted(config, options.device)
         breaker = Breaker(None if retry_errors else config.error_share)
@@ -191,8 +196,8 @@ def _restore(
         return Done(left, progress.retries + whole.retries, found.left_out)
 
 
-def _open_shards(output: str, chosen: Sequence[str], retry_errors: bool) -> set[str]:
+def _open_shards(output: OutputFolder, chosen: Sequence[str], retry_errors: bool) -> set[str]:
     """Shards that are not whole, whose commits were not tidied away, or that have errors to try again."""
-    whole, begun = resume.restored_shards(output), resume.unfinished_shards(output)
-    failed = resume.with_errors(output, [name for name in chosen if name in whole]) if retry_errors else set()
+    whole, begun = set(output.restored()), output.unfinished()
+    failed = rows.with_errors(output, [name for name in chosen if name in whole]) if retry_errors else set()
     return {name for name in chosen if name not in whole or name in begun or name in failed}

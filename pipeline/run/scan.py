@@ -22,7 +22,7 @@ from pipeline.input.keys import Place, bad_keys, repeated_keys
 from pipeline.input.rows import LeftOut, SourceError, merged
 from pipeline.input.sources import Shard
 from pipeline.messages import readable
-from pipeline.output import resume
+from pipeline.output.folder import OutputFolder
 from pipeline.stores import retries, storage, storage_options
 from pipeline.stores.storage_options import Options
 from pipeline.worker.items import Work
@@ -60,7 +60,12 @@ class Scanned(NamedTuple):
 
 
 def scan(
-    shards: Sequence[Shard], output: str, *, retry_errors: bool, open_shards: set[str], stores: Options
+    shards: Sequence[Shard],
+    output: OutputFolder,
+    *,
+    retry_errors: bool,
+    open_shards: set[str],
+    stores: Options,
 ) -> Scanned:
     """The work of the shards named in `open_shards`; the keys of all shards are checked.
 
@@ -96,7 +101,7 @@ def scan(
     )
 
 
-def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Options) -> pa.Table:
+def _scan_shard(batch: pa.Table, output: OutputFolder, retry_errors: bool, stores: Options) -> pa.Table:
     storage_options.configure(stores)
     retried = retries.Since()
     item = batch.to_pylist()[0]
@@ -111,7 +116,7 @@ def _scan_shard(batch: pa.Table, output: str, retry_errors: bool, stores: Option
         keys, left_out = [], ()
         problems = [f"{readable(str(error))}; {LEAVE_OUT}"]
     count_errors = not retry_errors
-    done = resume.done_keys(output, shard.name, count_errors=count_errors) if item["open"] else set()
+    done = output.done_keys(shard.name, count_errors=count_errors) if item["open"] else set()
     wanted = np.array([not isinstance(key, str) or key not in done for key in keys], dtype=bool)
     summary = {
         "name": shard.name,

@@ -23,8 +23,9 @@ from pipeline.input.tar_rows import tar_samples
 from pipeline.messages import describe
 from pipeline.observe import logs
 from pipeline.observe.prometheus import ActorMetrics, Worker
-from pipeline.output import commits, lease, resume
-from pipeline.output.commits import Row
+from pipeline.output import commits, lease
+from pipeline.output.columns import Row
+from pipeline.output.folder import OutputFolder
 from pipeline.stores import retries, storage_options
 from pipeline.worker import tries
 from pipeline.worker.ahead import ahead
@@ -66,7 +67,7 @@ class RestoreAndCommit:
         self.worker = Worker()
         self.metrics = ActorMetrics(config.fingerprint, options.device)
         self.lease_id = lease_id
-        self.output = config.output
+        self.output = OutputFolder(config.output)
         self.retry_errors = retry_errors
         self.retried = retries.Since()
         self._heartbeat = Heartbeat(self.metrics.stepped)
@@ -139,7 +140,7 @@ class RestoreAndCommit:
 
     def _committed(self, shard: str) -> dict[str, Row]:
         """Rows of a shard's commits, by key, that need not be restored again."""
-        rows = resume.committed(self.output, shard)
+        rows = commits.committed(self.output, shard)
         return {key: row for key, row in rows.items() if row["status"] == "ok" or not self.retry_errors}
 
     def _restored(self, item: Item, done: Mapping[str, Row]) -> Iterator[Row]:

@@ -26,7 +26,7 @@ from pipeline.cluster.heartbeat import Heartbeat
 from pipeline.config import JobConfig
 from pipeline.input.rows import InputRow
 from pipeline.messages import describe, readable
-from pipeline.output.commits import Row
+from pipeline.output.columns import Row
 from pipeline.pictures.images import ImageError, encode_png
 from pipeline.worker import micro_batch, models
 from pipeline.worker.measure import Prepared, measurements, prepare

@@ -11,7 +11,7 @@ from collections.abc import Set
 from dataclasses import asdict, dataclass
 from itertools import count, takewhile
 
-from pipeline.output import commits
+from pipeline.output.folder import OutputFolder
 from pipeline.stores import storage
 from pipeline.worker.items import Item
 
@@ -26,7 +26,7 @@ class Try:
     cause: str = ""
 
 
-def begin(output: str, item: Item, node: str) -> list[Try]:
+def begin(output: OutputFolder, item: Item, node: str) -> list[Try]:
     """Notes a try on this node; gives the tries before it that did not end."""
     urls = (_url(output, item, number) for number in count(1))
     before = [Try(**json.loads(storage.read_text(url))) for url in takewhile(storage.exists, urls)]
@@ -34,17 +34,17 @@ def begin(output: str, item: Item, node: str) -> list[Try]:
     return before
 
 
-def note(output: str, item: Item, number: int, content: Try) -> None:
+def note(output: OutputFolder, item: Item, number: int, content: Try) -> None:
     """Writes what is known of a try, the first of which is number 1."""
     storage.write_text(_url(output, item, number), json.dumps(asdict(content)))
 
 
-def withdraw(output: str, item: Item, number: int) -> None:
+def withdraw(output: OutputFolder, item: Item, number: int) -> None:
     """Removes the latest try, which ended for no fault of the item."""
     storage.remove(_url(output, item, number))
 
 
-def end(output: str, item: Item, number: int) -> None:
+def end(output: OutputFolder, item: Item, number: int) -> None:
     """Removes so many tries, the latest first: what a kill leaves is counted from the first."""
     for one in range(number, 0, -1):
         storage.remove(_url(output, item, one))
@@ -60,5 +60,5 @@ def is_deadly(before: list[Try], alive: Set[str]) -> bool:
     return len(deaths(before, alive)) >= DEADLY
 
 
-def _url(output: str, item: Item, number: int) -> str:
-    return commits.try_url(output, item.shard.name, item.id, number)
+def _url(output: OutputFolder, item: Item, number: int) -> str:
+    return output.at(output.try_file(item.shard.name, item.id, number))

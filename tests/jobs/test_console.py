@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from jobs import console
 from jobs.cli import app
 from pipeline.observe.progress import Progress
+from pipeline.output.folder import OutputFolder
 from pipeline.output.progress_json import Start
 from tests.pipeline.small_jobs import png
 
@@ -65,6 +66,6 @@ def test_tables_warnings_and_errors_show_text_as_it_is(name: str, monkeypatch: p
 
 @pytest.mark.parametrize("name", NAMES)
 def test_progress_says_text_as_it_is(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Start(str(tmp_path)) as entry, Progress(entry, 1, 0, 1).shown() as progress:
+    with Start(OutputFolder(str(tmp_path))) as entry, Progress(entry, 1, 0, 1).shown() as progress:
         progress.say(name)
     assert name in capsys.readouterr().err.splitlines()

@@ -16,7 +16,7 @@ from skimage import data
 
 from p2l_engine.metrics import psnr, ssim
 from pipeline.config import load_config
-from pipeline.output.commits import METRICS_SCHEMA, OUTPUT_SCHEMA
+from pipeline.output.columns import METRICS_SCHEMA, OUTPUT_SCHEMA
 from pipeline.pictures.images import encode_png
 
 Row = dict[str, Any]

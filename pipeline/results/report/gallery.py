@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline.output import outputs
+from pipeline.output.folder import OutputFolder
+from pipeline.output.rows import images
 from pipeline.results.report.text import METRICS
 
 EXTREMES = 4  # images shown at either end of the ranking
@@ -97,15 +98,15 @@ def choose(rows: pa.Table, sample: int, seed: int) -> list[Choice]:
     ]
 
 
-def show(output: str, choices: list[Choice]) -> tuple[Section, ...]:
+def show(output: OutputFolder, choices: list[Choice]) -> tuple[Section, ...]:
     """The sections with their pictures, read file by file, row group by row group."""
     keys: dict[str, set[str]] = defaultdict(set)
     for choice in choices:
         for row in choice.rows:
             keys[row["file"]].add(row["key"])
-    images = outputs.images(output, keys, [column for column, _ in PICTURES])
+    found = images(output, keys, [column for column, _ in PICTURES])
     return tuple(
-        Section(c.title, c.note, tuple(_card(row, images.get(row["key"], {})) for row in c.rows))
+        Section(c.title, c.note, tuple(_card(row, found.get(row["key"], {})) for row in c.rows))
         for c in choices
     )
 

@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from p2l_engine import operators
-from pipeline.output import outputs
+from pipeline.output.folder import REPORT, RUN, SUMMARY, OutputFolder
+from pipeline.output.rows import all_rows
 from pipeline.output.versions import upgrades
 from pipeline.results.report import charts, collect, gallery, text
 from pipeline.stores import storage
@@ -25,13 +26,14 @@ def write_report(output: str, sample: int = SAMPLE) -> str:
     Metrics are read for every row; images only for the rows shown: the two ends of the ranking and `sample`
     drawn evenly from the rest. Raises FileNotFoundError when the folder holds no run.
     """
-    outputs.check(output)
-    url = storage.join(output, "report.html")
-    storage.write_text(url, _render_while_it_runs(output, sample))
+    folder = OutputFolder(output)
+    folder.check()
+    url = folder.at(REPORT)
+    storage.write_text(url, _render_while_it_runs(folder, sample))
     return url
 
 
-def _render_while_it_runs(output: str, sample: int) -> str:
+def _render_while_it_runs(output: OutputFolder, sample: int) -> str:
     """The page of a run that may be under way: commits that have become part of a shard are read there."""
     for _ in range(ATTEMPTS - 1):
         try:
@@ -41,11 +43,11 @@ def _render_while_it_runs(output: str, sample: int) -> str:
     return render(output, sample)
 
 
-def render(output: str, sample: int = SAMPLE) -> str:
+def render(output: OutputFolder, sample: int = SAMPLE) -> str:
     """The page as one string."""
-    run, summary = outputs.read_json(output, "run.json"), outputs.read_json(output, "summary.json")
+    run, summary = output.json(RUN), output.json(SUMMARY)
     config = run.get("config", {})
-    rows = outputs.rows(output, collect.COLUMNS)
+    rows = all_rows(output, collect.COLUMNS)
     choices = gallery.choose(rows, sample, int(config.get("seed") or 0))
     environment = Environment(
         loader=PackageLoader("pipeline.results.report", "."),
@@ -67,7 +69,7 @@ def render(output: str, sample: int = SAMPLE) -> str:
         upgrades=upgrades(run.get("starts", [])),
         versions=tuple(text.flatten(run.get("versions", {}))),
         fingerprint=run.get("fingerprint"),
-        output=output,
+        output=output.url,
         chart=(charts.WIDTH, charts.HEIGHT),
         style=_asset("style.css"),
         script=_asset("script.js"),

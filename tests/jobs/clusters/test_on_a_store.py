@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.console import Exit
 from jobs.faults.chaos import WHOLE
-from pipeline.output import outputs
+from pipeline.output.folder import RUN, OutputFolder
+from pipeline.output.rows import all_rows
 from pipeline.stores import storage, storage_options
 from tests.pipeline.small_jobs import SIDE, png
 from tests.stores import SECRET, Store, make_bucket, proxied
@@ -65,7 +66,7 @@ def start(job: str, store: Store, ray_folder: Path) -> subprocess.Popen:
 
 def committed(output: str) -> dict[str, float]:
     """When each row was restored, by its key: a row restored again took another time."""
-    table = outputs.rows(output, ["seconds"])
+    table = all_rows(OutputFolder(output), ["seconds"])
     return dict(zip(table["key"].to_pylist(), table["seconds"].to_pylist(), strict=True))
 
 
@@ -130,7 +131,7 @@ def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_folder: Path, ra
     command("report", f"{bucket}/run")
     command("verify", f"{bucket}/run")
     assert f"against {bucket}/run" in command("compare", f"{bucket}/run", f"{bucket}/run")
-    assert outputs.read_json(f"{bucket}/run", "run.json")["config"]["storage"] == store.options
+    assert OutputFolder(f"{bucket}/run").json(RUN)["config"]["storage"] == store.options
     assert SECRET not in told and SECRET.encode() not in everything(bucket)
     logs = [
         path for path in ray_folder.rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")

@@ -25,6 +25,7 @@ from pipeline.cluster import board, crew, starting
 from pipeline.cluster.crew import Crew
 from pipeline.cluster.heartbeat import Heartbeat
 from pipeline.observe.progress import Progress
+from pipeline.output.folder import OutputFolder
 from pipeline.output.progress_json import Start
 from pipeline.run import watchdog
 from pipeline.run.stop import Stop
@@ -67,7 +68,7 @@ def test_images_told_of_and_done_since_leave_no_time_below_none(found: Crew, tmp
         beat.step(9, 10)
         tell("w", 0, beat)
         found.look()
-        progress = Progress(Start(str(tmp_path)), 4, 0, micro_batch=4, crew=found)
+        progress = Progress(Start(OutputFolder(str(tmp_path))), 4, 0, micro_batch=4, crew=found)
         progress.done = 4  # their receipts came
         assert " 0:00:00 left" in progress.line()
 

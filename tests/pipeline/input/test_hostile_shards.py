@@ -15,7 +15,8 @@ from pipeline import limits
 from pipeline.input import sources
 from pipeline.input.rows import InputRow, SourceError
 from pipeline.input.sources import list_shards
-from pipeline.output import commits, resume
+from pipeline.output.commits import commit, committed
+from pipeline.output.folder import OutputFolder
 from pipeline.run.run import RunError, run
 from pipeline.worker.restore import ActorOptions, Restorer
 from tests.pipeline.pictures.test_hostile_images import Trap
@@ -248,9 +249,9 @@ AWKWARD = [
 def test_awkward_keys_are_keys_like_others(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in" / "x.parquet", {key: png(row) for row, key in enumerate(AWKWARD)})
     rows = Restorer(job(tmp_path, tmp_path / "out"), ActorOptions("cpu", 4, 1))(everything(tmp_path / "in"))
-    output = str(tmp_path / "out")
-    commits.commit(output, "x", rows)
-    assert list(resume.committed(output, "x")) == AWKWARD
+    output = OutputFolder(str(tmp_path / "out"))
+    commit(output, "x", rows)
+    assert list(committed(output, "x")) == AWKWARD
     assert {row["status"] for row in rows} == {"ok"}
     files = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(files) == [("in", "x.parquet"), ("out", "unfinished")]

@@ -11,7 +11,8 @@ from pipeline.config import ConfigError, load_config
 from pipeline.input import files
 from pipeline.input.files import refuse_inside
 from pipeline.input.rows import SourceError
-from pipeline.output import resume
+from pipeline.output.commits import remove_leftovers
+from pipeline.output.folder import OutputFolder
 from pipeline.pictures import kinds
 from pipeline.results.report import write_report
 from pipeline.results.verify import verify
@@ -106,5 +107,5 @@ def test_tidying_an_output_touches_nothing_of_an_input_below_it(tmp_path: Path) 
     others = ("photos/.a.png.12345678.tmp", "photos/notes.tmp", "notes.tmp")
     for name in (*own, *others):
         storage.write_text(str(tmp_path / name), "")
-    assert resume.remove_leftovers(str(tmp_path)) == len(own)
+    assert remove_leftovers(OutputFolder(str(tmp_path))) == len(own)
     assert storage.find(str(tmp_path)) == sorted(others)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.input import files, sources
 from pipeline.input.rows import SourceError
-from pipeline.output import commits, resume
+from pipeline.output.folder import OutputFolder
 from pipeline.pictures import kinds
 from pipeline.stores import storage
 from tests.pipeline.reading import rows_of
@@ -252,14 +252,14 @@ def test_shard_names_fit_into_file_names_and_stay_apart(tmp_path: Path) -> None:
     write_parquet(tmp_path / deep / "part-0.parquet", {"deep": PNG})
     names = [shard.name for shard in sources.list_shards([str(tmp_path)])]
     assert len(set(names)) == 5 and {"short", "y" * 225, "x" * 226} <= set(names)
-    output = str(tmp_path / "_out")  # whose shards are no part of the input
+    output = OutputFolder(str(tmp_path / "_out"))  # whose shards are no part of the input
     for name in names:
-        for url in (commits.restored_url(output, name), commits.commit_url(output, name, ["key"])):
-            storage.write_text(url, name)
-    assert resume.restored_shards(output) == resume.unfinished_shards(output) == set(names)
+        for file in (output.restored_file(name), output.commit_file(name, ["key"])):
+            storage.write_text(output.at(file), name)
+    assert set(output.restored()) == set(output.unfinished()) == set(names)
     assert names == [shard.name for shard in sources.list_shards([str(tmp_path)])]
     (pictures,) = sources.list_shards([str(put(tmp_path / "p" / ("z" * 250), "a.png"))])
-    storage.write_text(commits.restored_url(output, pictures.name), "")
+    storage.write_text(output.at(output.restored_file(pictures.name)), "")
     assert pictures.name.endswith("-00000")
 
 

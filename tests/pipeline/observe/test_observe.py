@@ -22,6 +22,7 @@ from pipeline.observe import logs, prometheus
 from pipeline.observe.observer import observing
 from pipeline.observe.prometheus import ActorMetrics, DriverMetrics
 from pipeline.output import usage_json
+from pipeline.output.folder import OutputFolder
 from pipeline.output.usage_json import StartUsage, Usage
 from pipeline.run.run import run
 from pipeline.worker.actor import RECEIPT_SCHEMA
@@ -157,7 +158,7 @@ def test_the_summary_says_what_the_workers_took_and_cost(observed: tuple[JobConf
     assert 0 < cost["row_seconds"] <= cost["worker_seconds"] < wall
     assert cost["dollars"] == pytest.approx(cost["worker_seconds"] / 1000, abs=1e-5)
     assert cost["dollars_of_rows"] == pytest.approx(cost["row_seconds"] / 1000, abs=1e-5)
-    (start,) = usage_json.read(config.output)
+    (start,) = usage_json.read(OutputFolder(config.output))
     assert (start.rows, start.workers, start.usd_per_worker_hour) == (8, 1, PRICE)
 
 
@@ -175,7 +176,7 @@ def test_a_second_start_adds_its_cost_and_logs_to_standard_error_when_told(
     assert [line for line in shown if line.startswith("restored 8 of 8 rows")], "progress stays"
     second = summary(config)["cost"]
     added = second["worker_seconds"] - first["worker_seconds"]
-    assert [start.rows for start in usage_json.read(config.output)] == [8, 4] and added > 0
+    assert [start.rows for start in usage_json.read(OutputFolder(config.output))] == [8, 4] and added > 0
     assert second["dollars"] == pytest.approx(first["dollars"] + added / 100, abs=1e-4), (
         "each at its own price"
     )
@@ -205,7 +206,7 @@ def test_how_a_run_ended_early_is_logged_away_from_the_terminal(
     event = json.loads(last)
     assert (event["message"], event["severity"], event["error"]) == (told, severity, said)
     assert (event["rows"], event["done"], event["dollars"]) == (7, 4, pytest.approx(0.1))
-    assert usage_json.read(config.output)[0].worker_seconds == 100
+    assert usage_json.read(OutputFolder(config.output))[0].worker_seconds == 100
     assert "run " not in capsys.readouterr().err
 
 
@@ -215,12 +216,12 @@ def receipts(*workers: tuple[str, float], **columns: str) -> pa.Table:
 
 
 def test_workers_are_counted_to_their_last_commit_and_a_restarted_one_apart(tmp_path: Path) -> None:
-    counted = Usage(str(tmp_path), price=None)
+    counted = Usage(OutputFolder(str(tmp_path)), price=None)
     for table in (receipts(("x", 10.0), ("x", 10.0)), receipts(("y", 5.0)), receipts(("x", 30.0))):
         counted.committed(table)
     assert counted.dollars is None and not (tmp_path / "usage.json").exists()
     counted.write()
-    assert usage_json.read(str(tmp_path)) == counted.starts
+    assert usage_json.read(OutputFolder(str(tmp_path))) == counted.starts
     assert (counted.starts[0].rows, counted.starts[0].workers, counted.starts[0].worker_seconds) == (
         4,
         2,
@@ -230,8 +231,8 @@ def test_workers_are_counted_to_their_last_commit_and_a_restarted_one_apart(tmp_
 
 def test_a_long_start_writes_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_json, "SECONDS_BETWEEN_WRITES", 0.0)
-    Usage(str(tmp_path), price=1.0).committed(receipts(("x", 3600.0)))
-    assert usage_json.cost(str(tmp_path), None, 1800.0) == {
+    Usage(OutputFolder(str(tmp_path)), price=1.0).committed(receipts(("x", 3600.0)))
+    assert usage_json.cost(OutputFolder(str(tmp_path)), None, 1800.0) == {
         "usd_per_worker_hour": None,
         "gpu_seconds": 0.0,
         "worker_seconds": 3600.0,

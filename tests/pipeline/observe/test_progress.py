@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.cluster.crew import Crew
 from pipeline.observe.progress import Progress
+from pipeline.output.folder import OutputFolder
 from pipeline.output.progress_json import JOB_CONFIG, Start
 from pipeline.worker.actor import RECEIPT_SCHEMA
 
@@ -30,7 +31,9 @@ def told(folder: Path) -> dict:
 def test_without_a_terminal_there_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with Progress(Start(str(tmp_path)), 10, 4, micro_batch=4, interval=0.05).shown() as progress:
+    with Progress(
+        Start(OutputFolder(str(tmp_path))), 10, 4, micro_batch=4, interval=0.05
+    ).shown() as progress:
         time.sleep(0.08)
         progress.committed(receipts("ok", "ok", "error"))
         time.sleep(0.08)
@@ -45,7 +48,9 @@ def test_the_last_line_is_there_once_and_tells_of_no_worker_when_all_is_done(
 ) -> None:
     crew = Crew("tests.progress")
     crew.wanted = 1
-    with Progress(Start(str(tmp_path)), 2, 0, micro_batch=4, crew=crew, interval=0.05).shown() as progress:
+    with Progress(
+        Start(OutputFolder(str(tmp_path))), 2, 0, micro_batch=4, crew=crew, interval=0.05
+    ).shown() as progress:
         progress.committed(receipts("ok"))
         assert progress.line().endswith("; 1 waiting for a machine")
         progress.committed(receipts("ok"))
@@ -55,7 +60,7 @@ def test_the_last_line_is_there_once_and_tells_of_no_worker_when_all_is_done(
 
 
 def test_a_smaller_micro_batch_is_told_of_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with Progress(Start(str(tmp_path)), 10, 0, micro_batch=4).shown() as progress:
+    with Progress(Start(OutputFolder(str(tmp_path))), 10, 0, micro_batch=4).shown() as progress:
         for size in (4, 2, 2):
             progress.committed(receipts("ok", micro_batch=size))
     lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
@@ -64,7 +69,7 @@ def test_a_smaller_micro_batch_is_told_of_once(capsys: pytest.CaptureFixture[str
 
 def test_the_output_tells_how_far_the_run_is_while_it_works(tmp_path: Path) -> None:
     with (
-        Start(str(tmp_path)) as start,
+        Start(OutputFolder(str(tmp_path))) as start,
         Progress(start, 10, 4, micro_batch=4, interval=0.05).shown() as progress,
     ):
         assert (told(tmp_path)["state"], told(tmp_path)["done"]) == ("running", 4)
@@ -87,7 +92,7 @@ def test_a_start_that_ends_early_says_so_and_is_listed_by_the_next(
     monkeypatch.setenv(JOB_CONFIG, json.dumps({"metadata": {"job_submission_id": "raysubmit_1"}}))
     with (
         pytest.raises(type(end)),
-        Start(str(tmp_path)) as start,
+        Start(OutputFolder(str(tmp_path))) as start,
         Progress(start, 10, 4, micro_batch=4).shown(),
     ):
         raise end
@@ -95,14 +100,14 @@ def test_a_start_that_ends_early_says_so_and_is_listed_by_the_next(
     assert (first["state"], first["done"], first["submission_id"]) == (state, 4, "raysubmit_1")
     assert first.get("message") == ("no room" if state == "failed" else None)
     monkeypatch.delenv(JOB_CONFIG)
-    with Start(str(tmp_path)):
+    with Start(OutputFolder(str(tmp_path))):
         second = told(tmp_path)
     assert second["submission_id"] is None
     assert second["earlier"] == [{name: value for name, value in first.items() if name != "earlier"}]
 
 
 def test_a_run_that_is_killed_while_it_stops_has_said_so(tmp_path: Path) -> None:
-    start = Start(str(tmp_path)).__enter__()
+    start = Start(OutputFolder(str(tmp_path))).__enter__()
     start.stopping()
     assert told(tmp_path)["state"] == "stopped"
     start.update(10, 5, 0)  # it may go on for some seconds
@@ -110,6 +115,6 @@ def test_a_run_that_is_killed_while_it_stops_has_said_so(tmp_path: Path) -> None
 
 
 def test_a_start_that_was_killed_is_marked_by_the_next(tmp_path: Path) -> None:
-    Start(str(tmp_path)).__enter__()  # and never ends
-    with Start(str(tmp_path)):
+    Start(OutputFolder(str(tmp_path))).__enter__()  # and never ends
+    with Start(OutputFolder(str(tmp_path))):
         assert [entry["state"] for entry in told(tmp_path)["earlier"]] == ["interrupted"]

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.output import lease
+from pipeline.output.folder import OutputFolder
 from pipeline.output.lease import Lease, LeaseError
 from pipeline.run.run import RunError, run
 from pipeline.stores import exclusive, retries, storage_options
@@ -52,7 +53,7 @@ def test_a_lease_is_there_while_it_is_held_and_gone_after(tmp_path: Path) -> Non
         hold(tmp_path) as held,
     ):
         assert json.loads((tmp_path / "lease.json").read_text())["pid"] == os.getpid()
-        lease.check(str(tmp_path), held)
+        lease.check(OutputFolder(str(tmp_path)), held)
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
 
@@ -65,7 +66,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hold(output: str | Path, *, take_over: bool = False) -> AbstractContextManager[str]:
-    return lease.hold(str(output), take_over=take_over, lost=print, say=print)
+    return lease.hold(OutputFolder(str(output)), take_over=take_over, lost=print, say=print)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -83,7 +84,7 @@ def test_a_second_driver_is_refused_with_the_first_ones_host_and_start(tmp_path:
 def test_a_process_of_this_machine_that_is_gone_is_followed_at_once(tmp_path: Path) -> None:
     store(tmp_path, other(machine=lease._machine(), pid=ended_process()))
     with hold(tmp_path) as held:
-        lease.check(str(tmp_path), held)
+        lease.check(OutputFolder(str(tmp_path)), held)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -103,7 +104,7 @@ def test_only_a_lease_that_stands_still_is_taken_over_whatever_its_clock_says(
         (tmp_path / "lease.json").write_text(text)
     start = time.monotonic()
     with hold(tmp_path) as held:
-        lease.check(str(tmp_path), held)
+        lease.check(OutputFolder(str(tmp_path)), held)
     assert time.monotonic() - start >= lease.STALE_SECONDS
     assert "taken over unless it changes" in capsys.readouterr().out
 
@@ -138,7 +139,7 @@ def test_a_driver_that_was_taken_over_is_told_and_leaves_the_new_lease_alone(
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
     told: list[str] = []
-    with lease.hold(str(tmp_path), take_over=False, lost=told.append, say=print) as first:
+    with lease.hold(OutputFolder(str(tmp_path)), take_over=False, lost=told.append, say=print) as first:
         before = json.loads((tmp_path / "lease.json").read_text())["renewed"]
         while json.loads((tmp_path / "lease.json").read_text())["renewed"] == before:
             time.sleep(0.05)  # it is renewed, by the second
@@ -147,7 +148,7 @@ def test_a_driver_that_was_taken_over_is_told_and_leaves_the_new_lease_alone(
             store(tmp_path, other())  # again, where a renewal came between
             time.sleep(0.05)
         with pytest.raises(LeaseError, match="far-away"):
-            lease.check(str(tmp_path), first)
+            lease.check(OutputFolder(str(tmp_path)), first)
     assert len(told) == 1 and "far-away" in told[0]
     assert json.loads((tmp_path / "lease.json").read_text())["id"] == "other"
 
@@ -155,7 +156,7 @@ def test_a_driver_that_was_taken_over_is_told_and_leaves_the_new_lease_alone(
 def test_take_over_ends_the_lease_of_a_driver_that_seems_alive(tmp_path: Path) -> None:
     store(tmp_path, other())
     with hold(tmp_path, take_over=True) as held:
-        lease.check(str(tmp_path), held)
+        lease.check(OutputFolder(str(tmp_path)), held)
 
 
 @pytest.fixture(params=["local", "s3", "gs"])
@@ -223,7 +224,7 @@ def test_of_drivers_that_start_in_the_same_moment_one_gets_the_output(output: st
         try:
             with hold(output) as held:
                 decided.wait(20)
-                lease.check(output, held)
+                lease.check(OutputFolder(output), held)
                 return held
         except LeaseError as refused:
             decided.wait(20)
@@ -240,7 +241,7 @@ def test_a_look_at_the_lease_which_each_commit_takes_is_two_requests(s3_store: S
         output = f"{make_bucket(s3_store, 'lease-look')}/run"
         with hold(output) as held:
             proxy.calls.clear()
-            lease.check(output, held)
+            lease.check(OutputFolder(output), held)
             assert proxy.calls.total() == 2
     storage_options.configure({})
 
@@ -267,7 +268,7 @@ def test_a_server_that_knows_no_conditions_is_written_to_without(s3_store: Store
         output = f"{make_bucket(s3_store, 'lease-plain')}/run"
         proxy.planned.append(("write", "NotImplemented"))
         with hold(output) as held:
-            lease.check(output, held)
+            lease.check(OutputFolder(output), held)
             proxy.planned.append(("delete", "NotImplemented"))
         assert not proxy.planned and exclusive.read(f"{output}/lease.json") is None
     storage_options.configure({})

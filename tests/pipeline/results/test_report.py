@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.output import outputs
+from pipeline.output import rows as output_rows
+from pipeline.output.folder import OutputFolder
 from pipeline.results.report import write_report
 from pipeline.results.report.charts import histogram
 from pipeline.results.report.collect import cause
@@ -116,14 +117,14 @@ def test_only_chosen_images_are_read(
 ) -> None:
     run = write_run({shard: [ok_row(f"{shard}{i}", i) for i in range(12)] for shard in "abc"})
     read: list[str] = []
-    scan_group = outputs._scan_group
+    group_rows = output_rows.group_rows
 
     def counted(parquet: Any, group: int, columns: Any) -> Any:
-        for row in scan_group(parquet, group, columns):
+        for row in group_rows(parquet, group, columns):
             read.append(row["key"])
             yield row
 
-    monkeypatch.setattr(outputs, "_scan_group", counted)
+    monkeypatch.setattr(output_rows, "group_rows", counted)
     shown = cards(page_of(run, sample=0))
     groups = {(key[0], int(key[1:]) // 4) for key in shown}
     assert len(read) == 4 * len(groups)
@@ -196,15 +197,15 @@ def test_a_commit_that_goes_while_the_page_is_made_is_looked_up_again(
 ) -> None:
     """The run makes shard b whole after its commit was listed, and before it is read."""
     run = Path(write_run({"a": [ok_row("k0")]}, {"b/0": [ok_row("k1")]}))
-    open_parquet = outputs.open_parquet
+    open_file = OutputFolder.open
 
-    def compacting(output: str, file: str) -> Any:
+    def compacting(output: OutputFolder, file: str) -> Any:
         commit = run / "unfinished" / "b" / "0.parquet"
         if file.startswith("unfinished/") and commit.exists():
             commit.rename(run / "restored" / "b.parquet")
-        return open_parquet(output, file)
+        return open_file(output, file)
 
-    monkeypatch.setattr(outputs, "open_parquet", compacting)
+    monkeypatch.setattr(OutputFolder, "open", compacting)
     assert sorted(cards(page_of(str(run)))) == ["k0", "k1"]
 
 

@@ -11,8 +11,11 @@ import pytest
 
 from pipeline.input.cells import npy
 from pipeline.input.rows import InputRow
-from pipeline.output import commits, resume
-from pipeline.output.commits import METRICS_SCHEMA, OUTPUT_SCHEMA, Row
+from pipeline.output.columns import METRICS_SCHEMA, OUTPUT_SCHEMA, Row
+from pipeline.output.commits import commit
+from pipeline.output.compact import compact
+from pipeline.output.folder import OutputFolder
+from pipeline.output.rows import metrics_of
 from pipeline.pictures.masks import ALL_OBSERVED
 from pipeline.results import summary
 from pipeline.worker.restore import ActorOptions, Restorer
@@ -32,30 +35,30 @@ def test_a_prompt_that_the_model_does_not_read_to_its_end_is_told(tmp_path: Path
     found = rows(tmp_path, ["a cat", "a cat " * 60])
     assert [row["status"] for row in found] == ["ok", "ok"]
     assert [row["warning"] for row in found] == [None, "prompt cut: the model reads 24 of its 182 tokens"]
-    config = job(tmp_path, tmp_path / "out")
-    commits.commit(config.output, "s", found)
-    resume.compact(config.output, "s", ["0", "1"])
+    config, output = job(tmp_path, tmp_path / "out"), OutputFolder(str(tmp_path / "out"))
+    commit(output, "s", found)
+    compact(output, "s", ["0", "1"])
     summary.write(config, ["s"], 2, 1.0, {}, [])
     (told,) = json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"]
     assert (told["cause"], told["count"], told["keys"]) == ("prompt cut", 1, ["1"])
-    assert summary.count(config.output, ["s"], 1.0).warnings == {"prompt cut": 1}
+    assert summary.count(output, ["s"], 1.0).warnings == {"prompt cut": 1}
 
 
 def test_outputs_begun_without_the_column_go_on(tmp_path: Path) -> None:
     found = rows(tmp_path, ["a cat", "a cat " * 60])
-    config = job(tmp_path, tmp_path / "out")
-    commits.commit(config.output, "s", found[:1])
+    config, output = job(tmp_path, tmp_path / "out"), OutputFolder(str(tmp_path / "out"))
+    commit(output, "s", found[:1])
     (before,) = (tmp_path / "out" / "unfinished" / "s").iterdir()
     pq.write_table(pq.read_table(before).drop_columns(["warning"]), before)
-    commits.commit(config.output, "s", found[1:])
-    resume.compact(config.output, "s", ["0", "1"])
+    commit(output, "s", found[1:])
+    compact(output, "s", ["0", "1"])
     whole = tmp_path / "out" / "restored" / "s.parquet"
     assert pq.read_schema(whole).equals(OUTPUT_SCHEMA, check_metadata=True)
     assert pq.read_table(whole)["warning"].to_pylist() == [None, found[1]["warning"]]
     pq.write_table(pq.read_table(whole).drop_columns(["warning"]), whole)
-    assert resume.metrics_of(config.output, "s").schema == METRICS_SCHEMA
+    assert metrics_of(output, "s").schema == METRICS_SCHEMA
     summary.write(config, ["s"], 2, 1.0, {}, [])
-    assert summary.count(config.output, ["s"], 1.0).warnings == {}
+    assert summary.count(output, ["s"], 1.0).warnings == {}
 
 
 def test_a_mask_that_is_hardly_meant_is_told_beside_a_cut_prompt(tmp_path: Path) -> None:

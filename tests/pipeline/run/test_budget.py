@@ -13,7 +13,8 @@ import pytest
 from jobs.console import Exit
 from jobs.restore import restore
 from pipeline.config import ConfigError
-from pipeline.output import outputs, usage_json
+from pipeline.output import usage_json
+from pipeline.output.folder import PROGRESS, SUMMARY, OutputFolder
 from pipeline.output.usage_json import StartUsage, Usage
 from pipeline.run import budget
 from pipeline.run.run import LimitError, run
@@ -43,27 +44,28 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
     monkeypatch.setattr(budget, "CHECK_SECONDS", 0.1)
     slow = {"name": "linear", "function": "tests.pipeline.small_jobs:slow_identity"}
     output = tmp_path / "out"
+    folder = OutputFolder(str(output))
     inputs = write_shards(tmp_path / "in", "a", rows=200)
     config = job(inputs, output, operator=slow, price=3600, budget=1)  # a worker's second is a dollar
     with pytest.raises(LimitError, match="stopped at the budget: .* of 1 USD are spent.*higher budget"):
         run(config)
-    summary = outputs.read_json(str(output), "summary.json")
+    summary = folder.json(SUMMARY)
     assert not summary["complete"] and summary["stopped"].startswith("stopped at the budget")
-    progress = outputs.read_json(str(output), "progress.json")
+    progress = folder.json(PROGRESS)
     assert progress["state"] == "stopped" and progress["message"] == summary["stopped"]
-    (start,) = usage_json.read(str(output))
+    (start,) = usage_json.read(folder)
     assert 0 < start.rows < 200 and usage_json.dollars([start], None) >= 1  # type: ignore[operator]
     assert not (output / "lease.json").exists()
 
     with pytest.raises(LimitError):
         run(config)
-    assert len(usage_json.read(str(output))) == 1, "it began although nothing was left to spend"
+    assert len(usage_json.read(folder)) == 1, "it began although nothing was left to spend"
 
     summed = run(job(inputs, output, operator=slow, price=3600, budget=1000))
     assert summed.ok == 200
-    first, second = usage_json.read(str(output))
+    first, second = usage_json.read(folder)
     assert 0 < second.rows <= 200 - first.rows, "a committed row was restored again"
-    assert outputs.read_json(str(output), "summary.json")["stopped"] is None
+    assert folder.json(SUMMARY)["stopped"] is None
 
 
 def test_the_command_says_so_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,11 +85,11 @@ def test_a_budget_needs_a_price(tmp_path: Path) -> None:
 
 
 def test_gpus_count_whether_they_work_or_not(tmp_path: Path) -> None:
-    counted = Usage(str(tmp_path), price=2.0)
+    counted = Usage(OutputFolder(str(tmp_path)), price=2.0)
     counted.had(4, HOUR / 2)
     assert counted.dollars == 4.0
     counted.write()
-    (start,) = usage_json.read(str(tmp_path))
+    (start,) = usage_json.read(OutputFolder(str(tmp_path)))
     assert (start.worker_seconds, start.gpu_seconds) == (0.0, 2 * HOUR)
     assert StartUsage("", 0, 1, 3 * HOUR, None, 2 * HOUR).paid_seconds == 3 * HOUR
 
@@ -105,7 +107,7 @@ def test_idle_gpus_reach_the_budget_without_a_commit(
         yield
 
     with Stop() as stop, pytest.raises(KeyboardInterrupt):  # noqa: SIM117  in the order of a run
-        with budget.kept(Usage(str(tmp_path), HOUR), 0.1, stop, lambda: 1.0):
+        with budget.kept(Usage(OutputFolder(str(tmp_path)), HOUR), 0.1, stop, lambda: 1.0):
             for _ in stop.gracefully(receipts()) if graceful else receipts():
                 pass
     assert stop.over_budget and stop.reason is not None

@@ -20,8 +20,9 @@ from PIL import Image
 from p2l_engine.metrics import psnr, ssim
 from pipeline.config import ConfigError, JobConfig, load_config
 from pipeline.input import sources
-from pipeline.output import commits, resume
-from pipeline.output.commits import METRICS_SCHEMA, OUTPUT_SCHEMA
+from pipeline.output.columns import METRICS_SCHEMA, OUTPUT_SCHEMA
+from pipeline.output.commits import commit
+from pipeline.output.folder import OutputFolder
 from pipeline.run import graph
 from pipeline.run.run import RunError, run
 from pipeline.stores import storage
@@ -206,7 +207,7 @@ def test_only_the_named_shards_are_restored(copied: JobConfig, tmp_path: Path) -
         (tmp_path / "output" / name).unlink()
     assert run(copied, shards="[ab]").rows == 10
     assert not json.loads((tmp_path / "output" / "summary.json").read_text())["complete"]
-    assert resume.restored_shards(copied.output) == {"a", "b"}
+    assert OutputFolder(copied.output).restored() == ["a", "b"]
     with pytest.raises(RunError, match="matches none of a, b, c"):
         run(copied, shards="d*")
 
@@ -214,7 +215,7 @@ def test_only_the_named_shards_are_restored(copied: JobConfig, tmp_path: Path) -
 def test_a_shard_left_between_its_file_and_its_commits_is_tidied(copied: JobConfig, tmp_path: Path) -> None:
     """A process killed in the middle of making shards whole leaves commits, temporary files, or both."""
     expected = restored(tmp_path / "output", "a")
-    commits.commit(copied.output, "a", expected[:2])
+    commit(OutputFolder(copied.output), "a", expected[:2])
     (tmp_path / "output" / "restored" / f".b.parquet.1234{storage.LEFTOVER_SUFFIX}").write_bytes(b"half")
     assert run(copied).ok == 15
     assert restored(tmp_path / "output", "a") == expected
@@ -224,7 +225,7 @@ def test_a_shard_left_between_its_file_and_its_commits_is_tidied(copied: JobConf
 def test_what_is_committed_is_not_restored_again(copied: JobConfig, tmp_path: Path) -> None:
     rows = restored(tmp_path / "output", "a")
     (tmp_path / "output" / "restored" / "a.parquet").unlink()
-    commits.commit(copied.output, "a", [row | {"nfe": 12345} for row in rows[1:4]])
+    commit(OutputFolder(copied.output), "a", [row | {"nfe": 12345} for row in rows[1:4]])
     assert run(copied).ok == 15
     assert [row["nfe"] for row in restored(tmp_path / "output", "a")] == [0, 12345, 12345, 12345, 0]
 

@@ -8,7 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.output import commits, resume
+from pipeline.output.columns import OUTPUT_SCHEMA, ROWS_IN_GROUP, Row, open_writer
+from pipeline.output.commits import commit, committed
+from pipeline.output.compact import compact
+from pipeline.output.folder import OutputFolder
+from pipeline.output.rows import metrics_of, with_errors
 from pipeline.stores import storage
 
 
@@ -36,62 +40,61 @@ def test_an_object_store_sees_one_upload() -> None:
     assert storage.find("memory://uploads") == storage.find("memory://nowhere") == []
 
 
-def row(key: str, status: str = "ok", nfe: int = 0) -> commits.Row:
+def row(key: str, status: str = "ok", nfe: int = 0) -> Row:
     return {"key": key, "source_shard": "s", "status": status, "nfe": nfe}
 
 
-def compacted(output: str) -> list[tuple[str, str, int]]:
-    rows = resume.metrics_of(output, "s").to_pylist()
+def compacted(output: OutputFolder) -> list[tuple[str, str, int]]:
+    rows = metrics_of(output, "s").to_pylist()
     return [(found["key"], found["status"], found["nfe"]) for found in rows]
 
 
 def test_commits_become_one_file_in_the_order_of_the_input(tmp_path: Path) -> None:
-    output = str(tmp_path)
-    commits.commit(output, "s", [row("c"), row("a")])
-    commits.commit(output, "s", [row("b"), row("d")])
+    output = OutputFolder(str(tmp_path))
+    commit(output, "s", [row("c"), row("a")])
+    commit(output, "s", [row("b"), row("d")])
     with pytest.raises(RuntimeError, match="shard s: 1 keys have no row, the first is 'e'"):
-        resume.compact(output, "s", list("abcde"))
-    assert resume.unfinished_shards(output) == {"s"} and resume.restored_shards(output) == set()
-    resume.compact(output, "s", list("abcd"))
+        compact(output, "s", list("abcde"))
+    assert set(output.unfinished()) == {"s"} and output.restored() == []
+    compact(output, "s", list("abcd"))
     assert [key for key, *_ in compacted(output)] == list("abcd")
-    assert resume.unfinished_shards(output) == set() and resume.restored_shards(output) == {"s"}
+    assert output.unfinished() == {} and output.restored() == ["s"]
 
 
 def test_a_key_with_several_rows_keeps_an_ok_one(tmp_path: Path) -> None:
-    output = str(tmp_path)
-    commits.commit(output, "s", [row("a", "error", 1), row("b", "ok", 2), row("c", "error", 3)])
-    resume.compact(output, "s", list("abc"))
-    commits.commit(output, "s", [row("a", "ok", 4), row("b", "error", 5)])
-    commits.commit(output, "s", [row("c", "error", 6)])
-    assert resume.done_keys(output, "s", count_errors=True) == set("abc")
-    assert resume.done_keys(output, "s", count_errors=False) == set("ab")
-    resume.compact(output, "s", list("abc"))
+    output = OutputFolder(str(tmp_path))
+    commit(output, "s", [row("a", "error", 1), row("b", "ok", 2), row("c", "error", 3)])
+    compact(output, "s", list("abc"))
+    commit(output, "s", [row("a", "ok", 4), row("b", "error", 5)])
+    commit(output, "s", [row("c", "error", 6)])
+    assert output.done_keys("s", count_errors=True) == set("abc")
+    assert output.done_keys("s", count_errors=False) == set("ab")
+    compact(output, "s", list("abc"))
     assert compacted(output) == [("a", "ok", 4), ("b", "ok", 2), ("c", "error", 6)]
 
 
 def test_a_commit_done_again_overwrites_itself(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
     for nfe in (1, 2):
-        commits.commit(str(tmp_path), "s", [row("a", nfe=nfe), row("b", nfe=nfe)])
+        commit(output, "s", [row("a", nfe=nfe), row("b", nfe=nfe)])
     assert len(storage.find(str(tmp_path), ".parquet")) == 1
-    assert set(resume.committed(str(tmp_path), "s")) == {"a", "b"}
+    assert set(committed(output, "s")) == {"a", "b"}
 
 
 def test_shards_with_errors_are_told_by_their_footers(tmp_path: Path) -> None:
-    output = str(tmp_path)
+    output = OutputFolder(str(tmp_path))
     for shard, statuses in {"a": ["ok"] * 40, "b": ["ok"] * 39 + ["error"], "c": ["error"]}.items():
         rows = [
             row(f"{shard}{number}", status) | {"source_shard": shard}
             for number, status in enumerate(statuses)
         ]
         with (
-            storage.write_whole(commits.restored_url(output, shard)) as file,
-            commits.open_writer(file) as writer,
+            storage.write_whole(output.at(output.restored_file(shard))) as file,
+            open_writer(file) as writer,
         ):
-            writer.write_table(
-                pa.Table.from_pylist(rows, schema=commits.OUTPUT_SCHEMA), commits.ROWS_IN_GROUP
-            )
-    assert resume.with_errors(output, ["a", "b", "c"]) == {"b", "c"}
+            writer.write_table(pa.Table.from_pylist(rows, schema=OUTPUT_SCHEMA), ROWS_IN_GROUP)
+    assert with_errors(output, ["a", "b", "c"]) == {"b", "c"}
     for shard in "ab":
-        url = commits.restored_url(output, shard)
+        url = output.at(output.restored_file(shard))
         pq.write_table(pq.read_table(url), url, write_statistics=False)  # by another program
-    assert resume.with_errors(output, ["a", "b"]) == {"b"}
+    assert with_errors(output, ["a", "b"]) == {"b"}

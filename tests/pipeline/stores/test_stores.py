@@ -21,7 +21,8 @@ from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from pipeline.input import sources
-from pipeline.output import commits, resume
+from pipeline.output.commits import commit, committed
+from pipeline.output.folder import OutputFolder
 from pipeline.run.stop import Stop
 from pipeline.stores import retries, storage, storage_options
 from tests.stores import FAULTS, S3_FAULTS, Proxy, Store, free_port, make_bucket, proxied
@@ -198,10 +199,11 @@ def test_a_commit_outlasts_a_store_that_is_away_and_a_read_does_not(
         proxy.rate = 0.0
 
     threading.Thread(target=come_back, daemon=True).start()
-    commits.commit(broken, "s", [{"key": "k", "source_shard": "s", "status": "ok"}])
+    output = OutputFolder(broken)
+    commit(output, "s", [{"key": "k", "source_shard": "s", "status": "ok"}])
     assert tried.is_set()
-    assert resume.committed(broken, "s") == {"k": {"key": "k", "status": "ok", "error": None}}
-    assert f"{commits.commit_url(broken, 's', ['k'])}: HTTP 503" in caplog.text
+    assert committed(output, "s") == {"k": {"key": "k", "status": "ok", "error": None}}
+    assert f"{output.at(output.commit_file('s', ['k']))}: HTTP 503" in caplog.text
 
 
 def test_sigterm_ends_a_commit_that_waits_for_its_store(broken: str, proxy: Proxy, hasty_gcsfs: None) -> None:
@@ -213,7 +215,7 @@ def test_sigterm_ends_a_commit_that_waits_for_its_store(broken: str, proxy: Prox
     with Stop() as stop:
         threading.Thread(target=terminate, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
-            commits.commit(broken, "s", [{"key": "k", "source_shard": "s", "status": "ok"}])
+            commit(OutputFolder(broken), "s", [{"key": "k", "source_shard": "s", "status": "ok"}])
     assert stop.reason
 
 
@@ -275,19 +277,19 @@ def test_an_upload_in_parts_that_was_never_completed_is_no_file(
 ) -> None:
     """What a writer leaves that dies between two parts; a commit written again takes no note of it."""
     use(s3_store)
-    output = f"{make_bucket(s3_store, 'parts')}/run"
+    output = OutputFolder(f"{make_bucket(s3_store, 'parts')}/run")
     row = {"key": "k", "source_shard": "s", "status": "ok"}
-    url = commits.commit_url(output, "s", ["k"])
+    url = output.at(output.commit_file("s", ["k"]))
     fs, path = storage.split(url)
     name, key = path.split("/", 1)
     begun = fs.call_s3("create_multipart_upload", Bucket=name, Key=key)
     fs.call_s3(
         "upload_part", Bucket=name, Key=key, PartNumber=1, UploadId=begun["UploadId"], Body=b"half" * 100
     )
-    assert storage.find(output) == [] and resume.unfinished_shards(output) == set()
-    assert list(resume.committed(output, "s")) == []
-    commits.commit(output, "s", [row])
-    assert resume.done_keys(output, "s", count_errors=True) == {"k"}
+    assert storage.find(output.url) == [] and output.unfinished() == {}
+    assert list(committed(output, "s")) == []
+    commit(output, "s", [row])
+    assert output.done_keys("s", count_errors=True) == {"k"}
 
 
 @pytest.mark.parametrize("upload", [50 * 2**20, 120 * 2**20], ids=["one request", "parts"])

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.input.sources import list_shards
-from pipeline.output import commits, lease, resume
+from pipeline.output import commits, lease
+from pipeline.output.compact import compact
+from pipeline.output.folder import OutputFolder
 from pipeline.worker import actor, tries
 from pipeline.worker.actor import RestoreAndCommit
 from pipeline.worker.items import Item, Work
@@ -34,7 +36,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def held(output: Path) -> Iterator[str]:
-    with lease.hold(str(output), take_over=False, lost=print, say=print) as lease_id:
+    with lease.hold(OutputFolder(str(output)), take_over=False, lost=print, say=print) as lease_id:
         yield lease_id
 
 
@@ -71,8 +73,8 @@ def test_a_slow_item_is_committed_on_the_way_and_goes_on_from_there(
     monkeypatch.setattr(actor, "COMMIT_SECONDS", 0.0)
     commit = commits.commit
 
-    def killed_at_the_third(output: str, shard: str, rows: list) -> None:
-        if len(list(Path(output, "unfinished", shard).glob("*.parquet"))) == 2:
+    def killed_at_the_third(output: OutputFolder, shard: str, rows: list) -> None:
+        if len(output.commits_of(shard)) == 2:
             raise KeyboardInterrupt
         commit(output, shard, rows)
 
@@ -104,23 +106,24 @@ def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
     output: Path, held: str
 ) -> None:
     (shard,) = list_shards([str(output.parent / "in")])
+    folder = OutputFolder(str(output))
     one, other = Item(shard, 5, (0, 1)), Item(shard, 5, (2, 3))
-    nodes = [tries.begin(str(output), one, f"node {number}") for number in range(3)]
+    nodes = [tries.begin(folder, one, f"node {number}") for number in range(3)]
     assert nodes == [[], [Try("node 0")], [Try("node 0"), Try("node 1")]]
-    tries.withdraw(str(output), one, 3)
-    assert tries.begin(str(output), one, "node 3") == nodes[2]
-    assert tries.begin(str(output), other, "node 9") == []
-    tries.end(str(output), one, 3)
-    assert tries.begin(str(output), one, "node 4") == []
-    assert resume.remove_leftovers(str(output)) == 2
+    tries.withdraw(folder, one, 3)
+    assert tries.begin(folder, one, "node 3") == nodes[2]
+    assert tries.begin(folder, other, "node 9") == []
+    tries.end(folder, one, 3)
+    assert tries.begin(folder, one, "node 4") == []
+    assert commits.remove_leftovers(folder) == 2
     assert not list((output / "unfinished" / "s").iterdir())
 
 
 def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(output: Path) -> None:
-    with lease.hold(str(output), take_over=False, lost=print, say=print) as held:
+    with lease.hold(OutputFolder(str(output)), take_over=False, lost=print, say=print) as held:
         first = worker(output, held)
     with (
-        lease.hold(str(output), take_over=False, lost=print, say=print),
+        lease.hold(OutputFolder(str(output)), take_over=False, lost=print, say=print),
         pytest.raises(lease.LeaseError, match="taken over by another driver"),
     ):
         first(block(output, 0))
@@ -150,13 +153,11 @@ def test_an_item_that_ended_three_processes_is_done_row_by_row_and_such_a_row_is
 ) -> None:
     (shard,) = list_shards([str(output.parent / "in")])
     item, row = Item(shard, 5, (0, 1, 3)), Item(shard, 5, (1,))
-    first = worker(output, held)
+    first, folder = worker(output, held), OutputFolder(str(output))
     for number in range(1, 4):
-        tries.note(str(output), item, number, Try(first.worker.node))
-        tries.note(
-            str(output), row, number, Try(first.worker.node, "CUDA error: assert" if number == 2 else "")
-        )
-    tries.note(str(output), row, 4, Try("lost"))
+        tries.note(folder, item, number, Try(first.worker.node))
+        tries.note(folder, row, number, Try(first.worker.node, "CUDA error: assert" if number == 2 else ""))
+    tries.note(folder, row, 4, Try("lost"))
     receipts = {found["key"]: found["error"] for found in first(block(output, 0, 1, 3)).to_pylist()}
     assert receipts == {"a": None, "b": "ended its process: 3 times; CUDA error: assert", "c": None}
     assert sorted(committed_keys(output)) == [["a"], ["b"], ["c"]]
@@ -209,7 +210,7 @@ def test_a_shard_that_becomes_one_file_leaves_no_try_behind(output: Path, held: 
     first = worker(output, held)
     first(block(output, 0, 1, 2, 3, 4))
     (shard,) = list_shards([str(output.parent / "in")])
-    tries.begin(str(output), Item(shard, 5, (0,)), "elsewhere")
-    resume.compact(str(output), "s", KEYS)
+    tries.begin(OutputFolder(str(output)), Item(shard, 5, (0,)), "elsewhere")
+    compact(OutputFolder(str(output)), "s", KEYS)
     assert not (output / "unfinished" / "s").exists()
     assert pq.read_table(output / "restored" / "s.parquet")["key"].to_pylist() == KEYS

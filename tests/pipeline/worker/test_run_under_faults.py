@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import load_config
-from pipeline.output import outputs
+from pipeline.output.folder import SUMMARY, OutputFolder
 from pipeline.results.verify import verify
 from pipeline.run.run import RunError, run
 from pipeline.stores import storage, storage_options
@@ -44,8 +44,9 @@ def copy(folder: Path, url: str) -> None:
 
 def rows(output: str) -> list[dict[str, Any]]:
     with_rows = []
-    for file in outputs.restored(output):
-        with outputs.open_parquet(output, file) as parquet:
+    folder = OutputFolder(output)
+    for shard in folder.restored():
+        with folder.open(folder.restored_file(shard)) as parquet:
             with_rows += parquet.read(columns=list(IMAGES)).to_pylist()
     return with_rows
 
@@ -69,7 +70,7 @@ def test_every_image_is_exact(
     proxy.rate = proxy._left = 0
     assert rows(f"{bucket}/run") == rows(str(tmp_path / "quiet"))
     assert verify(f"{bucket}/run") == []
-    told = outputs.read_json(f"{bucket}/run", "summary.json")["this_start"]["retries"]
+    told = OutputFolder(f"{bucket}/run").json(SUMMARY)["this_start"]["retries"]
     print(f"{proxy.broken.total()} of {proxy.calls.total()} requests failed; retries: {told}")
     assert 0 < sum(told.values()) <= 2 * proxy.broken.total()
     assert storage.find(f"{bucket}/run", ".parquet") == [

@@ -9,7 +9,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline.output import outputs
+from pipeline.output.folder import SUMMARY, OutputFolder
+from pipeline.output.rows import all_rows, images
 
 
 def test_a_key_done_again_counts_once_with_its_ok_row(
@@ -20,7 +21,7 @@ def test_a_key_done_again_counts_once_with_its_ok_row(
         {"a": [ok_row("k0", seconds=1.0), error_row("k1")]},
         {"a/0": [again, ok_row("k0", seconds=5.0)], "b/0": [ok_row("k2", 2)]},
     )
-    rows = {row["key"]: row for row in outputs.rows(run, ["seconds", "lpips"]).to_pylist()}
+    rows = {row["key"]: row for row in all_rows(OutputFolder(run), ["seconds", "lpips"]).to_pylist()}
     assert sorted(rows) == ["k0", "k1", "k2"]
     assert (rows["k0"]["seconds"], rows["k0"]["file"]) == (1.0, "restored/a.parquet")
     assert (rows["k1"]["seconds"], rows["k1"]["file"]) == (9.0, "unfinished/a/0.parquet")
@@ -30,12 +31,12 @@ def test_a_key_done_again_counts_once_with_its_ok_row(
 def test_files_of_a_write_in_progress_are_not_read(write_run: Callable[..., str], ok_row: Any) -> None:
     run = write_run({"a": [ok_row("k0")]})
     (Path(run) / "restored" / ".b.parquet.1234.tmp").write_bytes(b"half")
-    assert outputs.rows(run, [])["key"].to_pylist() == ["k0"]
+    assert all_rows(OutputFolder(run), [])["key"].to_pylist() == ["k0"]
 
 
 def test_only_the_row_groups_of_chosen_keys_are_read(write_run: Callable[..., str], ok_row: Any) -> None:
     run = write_run({"a": [ok_row(f"k{i}", i) for i in range(12)]})
-    found = outputs.images(run, {"restored/a.parquet": {"k5", "k6"}}, ["image"])
+    found = images(OutputFolder(run), {"restored/a.parquet": {"k5", "k6"}}, ["image"])
     assert sorted(found) == ["k5", "k6"]
     assert found["k5"]["image"]["bytes"].startswith(b"\x89PNG")
 
@@ -45,14 +46,16 @@ def test_an_output_in_an_object_store_is_read(write_run: Callable[..., str], ok_
     memory = fsspec.filesystem("memory")
     memory.put(local, "/bucket/run", recursive=True)
     try:
-        outputs.check("memory://bucket/run")
-        assert sorted(outputs.rows("memory://bucket/run", [])["key"].to_pylist()) == ["k0", "k1"]
+        output = OutputFolder("memory://bucket/run")
+        output.check()
+        assert sorted(all_rows(output, [])["key"].to_pylist()) == ["k0", "k1"]
     finally:
         memory.rm("/bucket", recursive=True)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        outputs.check(str(tmp_path))
-    assert outputs.read_json(str(tmp_path), "summary.json") == {}
-    assert len(outputs.rows(str(tmp_path), ["psnr"])) == 0
+        output.check()
+    assert output.json(SUMMARY) == {}
+    assert len(all_rows(output, ["psnr"])) == 0
