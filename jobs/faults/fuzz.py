@@ -123,7 +123,8 @@ def _work(seed: int, numbers: Sequence[int], sender: Connection) -> None:
 
 def _actors(folder: Path) -> dict[str, Restorer]:
     from pipeline.config import load_config
-    from pipeline.worker.restore import ActorOptions, Restorer
+    from pipeline.worker.options import ActorOptions
+    from pipeline.worker.restore import Restorer
 
     shared = {"input": str(folder), "output": OUTPUT, "model": "tiny", "method": "adjoint"}
     return {

@@ -8,31 +8,13 @@ histogram it hands on the buckets; the sum that it shows is made of their middle
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 SECONDS = [2.0**power for power in range(-6, 13)]  # 16 ms to 68 minutes
-
-
-class Worker:
-    """An actor's process, as its receipts name it, and how long it is there."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        context = ray.get_runtime_context() if ray.is_initialized() else None
-        self.node = context.get_node_id() if context else "this machine"
-        self.name = context.get_worker_id() if context else f"process {os.getpid()}"
-        self._names = {"actor": self.name, "node": self.node}
-
-    def columns(self) -> dict[str, Any]:
-        """Of a receipt."""
-        return self._names | {"actor_seconds": time.monotonic() - self._start}
 
 
 class ActorMetrics:

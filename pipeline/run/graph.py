@@ -15,7 +15,7 @@ from pipeline.config import JobConfig
 from pipeline.run import pool
 from pipeline.worker.actor import RestoreAndCommit
 from pipeline.worker.items import Item, Work
-from pipeline.worker.restore import ActorOptions
+from pipeline.worker.options import ActorOptions
 
 # By one Dataset: until it ends, the driver keeps its statistics of each; see docs/scale.md.
 ITEMS_AT_ONCE = 10_000

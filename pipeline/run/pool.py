@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy
 
 from pipeline import feasible
 from pipeline.config import ConfigError, JobConfig
-from pipeline.worker.restore import ActorOptions
+from pipeline.worker.options import ActorOptions
 
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
 # book all there is and leave the reads waiting for ever, even on a single CPU.

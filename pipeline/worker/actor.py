@@ -22,7 +22,7 @@ from pipeline.input.rows import InputRow, SourceError
 from pipeline.input.tar_rows import tar_samples
 from pipeline.messages import describe
 from pipeline.observe import logs
-from pipeline.observe.prometheus import ActorMetrics, Worker
+from pipeline.observe.prometheus import ActorMetrics
 from pipeline.output import commits, lease
 from pipeline.output.columns import Row
 from pipeline.output.folder import OutputFolder
@@ -30,7 +30,9 @@ from pipeline.stores import retries, storage_options
 from pipeline.worker import tries
 from pipeline.worker.ahead import ahead
 from pipeline.worker.items import Item
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.receipts import RECEIPT_SCHEMA, Worker
+from pipeline.worker.restore import Restorer
 from pipeline.worker.tries import Try
 
 log = logging.getLogger(__name__)
@@ -38,20 +40,6 @@ log = logging.getLogger(__name__)
 COMMIT_SECONDS = 300.0  # restored rows wait for the rest of their item so long, and are committed then
 DEVICE_FAILED = 18  # a process's exit status
 TARS_KEPT = 2  # whose headers are in memory: an actor's next item is mostly of the same shard
-
-RECEIPT_SCHEMA = pa.schema(
-    [
-        ("source_shard", pa.string()),
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("micro_batch", pa.int32()),  # images the actor now takes at once
-        ("actor", pa.string()),  # Ray's name of its process
-        ("node", pa.string()),
-        ("actor_seconds", pa.float64()),  # since it started
-        ("retries", retries.NAMES),  # what was tried again since the receipt before
-    ]
-)
 
 
 class RestoreAndCommit:

@@ -9,7 +9,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -30,21 +29,9 @@ from pipeline.output.columns import Row
 from pipeline.pictures.images import ImageError, encode_png
 from pipeline.worker import micro_batch, models
 from pipeline.worker.measure import Prepared, measurements, prepare
+from pipeline.worker.options import ActorOptions
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ActorOptions:
-    """device: cpu or cuda. batch_size: images to restore together. threads: of torch on the CPU.
-
-    tune: measures whether fewer images together are as fast, and takes as few.
-    """
-
-    device: str
-    batch_size: int
-    threads: int
-    tune: bool = False
 
 
 class Restorer:

@@ -10,7 +10,8 @@ import torch
 
 from pipeline.cluster import devices
 from pipeline.input.rows import InputRow
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import job, png
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"

@@ -18,7 +18,8 @@ from pipeline.input.sources import list_shards
 from pipeline.output.commits import commit, committed
 from pipeline.output.folder import OutputFolder
 from pipeline.run.run import RunError, run
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.pictures.test_hostile_images import Trap
 from tests.pipeline.reading import everything, only, refusal
 from tests.pipeline.small_jobs import job, png, write_parquet, write_shards

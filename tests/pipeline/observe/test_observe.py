@@ -25,7 +25,7 @@ from pipeline.output import usage_json
 from pipeline.output.folder import OutputFolder
 from pipeline.output.usage_json import StartUsage, Usage
 from pipeline.run.run import run
-from pipeline.worker.actor import RECEIPT_SCHEMA
+from pipeline.worker.receipts import RECEIPT_SCHEMA
 from tests.pipeline.small_jobs import job, png, write_parquet
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -13,7 +13,7 @@ from pipeline.cluster.crew import Crew
 from pipeline.observe.progress import Progress
 from pipeline.output.folder import OutputFolder
 from pipeline.output.progress_json import JOB_CONFIG, Start
-from pipeline.worker.actor import RECEIPT_SCHEMA
+from pipeline.worker.receipts import RECEIPT_SCHEMA
 
 
 def receipts(*statuses: str, micro_batch: int = 4) -> pa.Table:

@@ -19,7 +19,8 @@ from pipeline import limits
 from pipeline.input.rows import InputRow
 from pipeline.pictures import pixels
 from pipeline.pictures.images import ImageError, decode_image, fit_image
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import SIDE, encoded, job, picture, png
 
 

@@ -15,7 +15,8 @@ from pipeline.input.rows import InputRow
 from pipeline.pictures.images import ImageError
 from pipeline.pictures.masks import ALL_OBSERVED, MAYBE_INVERTED, doubt, fit_mask, read_mask
 from pipeline.worker.measure import prepare
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import encoded, job, picture
 
 SIDE = 32

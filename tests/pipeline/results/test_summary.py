@@ -18,7 +18,8 @@ from pipeline.output.folder import OutputFolder
 from pipeline.output.rows import metrics_of
 from pipeline.pictures.masks import ALL_OBSERVED
 from pipeline.results import summary
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import job, png
 
 pytestmark = pytest.mark.filterwarnings("ignore:a prompt of")

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.run.breaker import FEWEST, Breaker, TooManyErrors
-from pipeline.worker.actor import RECEIPT_SCHEMA
+from pipeline.worker.receipts import RECEIPT_SCHEMA
 
 
 def receipts(*errors: str | None) -> pa.Table:

@@ -19,7 +19,7 @@ from pipeline.output.folder import OutputFolder
 from pipeline.worker import actor, tries
 from pipeline.worker.actor import RestoreAndCommit
 from pipeline.worker.items import Item, Work
-from pipeline.worker.restore import ActorOptions
+from pipeline.worker.options import ActorOptions
 from pipeline.worker.tries import Try
 from tests.pipeline.small_jobs import job, png, write_parquet
 

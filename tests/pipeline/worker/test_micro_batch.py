@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.input.rows import InputRow
 from pipeline.worker import micro_batch
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import job, png
 
 

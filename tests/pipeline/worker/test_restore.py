@@ -17,7 +17,8 @@ from pipeline.input.cells import npy
 from pipeline.input.rows import InputRow
 from pipeline.pictures.images import decode_image
 from pipeline.worker import restore
-from pipeline.worker.restore import ActorOptions, Restorer
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import SIDE, encoded, job, picture, png
 
 LIMIT = 2  # images that there is memory for in these tests

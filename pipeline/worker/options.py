@@ -1,0 +1,18 @@
+"""How an actor works; apart from it, so that the driver can choose without loading torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ActorOptions:
+    """device: cpu or cuda. batch_size: images to restore together. threads: of torch on the CPU.
+
+    tune: measures whether fewer images together are as fast, and takes as few.
+    """
+
+    device: str
+    batch_size: int
+    threads: int
+    tune: bool = False
