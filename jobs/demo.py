@@ -85,13 +85,15 @@ def _middle(photograph: Photograph, share: float) -> bytes:
 
 
 def _show(url: str) -> None:
+    from pipeline.output.columns import METRICS
     from pipeline.output.folder import OutputFolder
     from pipeline.output.rows import all_rows
 
-    names = ("key", "psnr", "ssim", "residual", "seconds")
+    names = ("key", *(metric.column for metric in METRICS))
     rows = sorted(all_rows(OutputFolder(url), names).to_pylist(), key=lambda row: str(row["key"]))
     table(
-        ["photograph", "PSNR dB", "SSIM", "residual", "seconds"], [[r[name] for name in names] for r in rows]
+        ["photograph", *(metric.heading for metric in METRICS)],
+        [[row[name] for name in names] for row in rows],
     )
 
 

@@ -214,15 +214,13 @@ def _progress() -> Iterator[Progress]:
 def _report(
     restored: NDArray[np.uint8], original: NDArray[np.uint8] | None, residual: float, seconds: float
 ) -> None:
-    from p2l_engine import metrics
+    from pipeline.output.columns import METRICS
+    from pipeline.worker.measure import against
 
-    facts: dict[str, float | None] = {"residual": residual, "seconds": seconds}
+    found: dict[str, float | None] = {"residual": residual, "seconds": seconds}
     if original is not None:
-        facts = {
-            "PSNR dB": metrics.psnr(original, restored),
-            "SSIM": metrics.ssim(original, restored),
-            **facts,
-        }
+        found |= against(original, restored)
+    facts = {metric.heading: found[metric.column] for metric in METRICS if metric.column in found}
     table(list(facts), [list(facts.values())])
 
 

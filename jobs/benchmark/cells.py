@@ -13,6 +13,7 @@ from p2l_engine.operators.base import LinearOperator
 from p2l_engine.seeding import generator, image_seed
 from p2l_engine.tiny import data
 from p2l_engine.tiny.photographs import held_out_photographs, random_crop
+from pipeline.worker.measure import against
 
 SIGMA = 0.01
 PRESET = "tiny"
@@ -144,12 +145,7 @@ def run_cell(
     )
     to_uint8 = p2l_engine.metrics.to_uint8
     return [
-        {
-            "key": key,
-            "psnr": p2l_engine.metrics.psnr(to_uint8(x), to_uint8(restored)),
-            "ssim": p2l_engine.metrics.ssim(to_uint8(x), to_uint8(restored)),
-            "residual": float(residual),
-        }
+        {"key": key, "residual": float(residual)} | against(to_uint8(x), to_uint8(restored))
         for key, x, restored, residual in zip(
             images.keys, images.x, torch.nan_to_num(out.images), out.residual, strict=True
         )

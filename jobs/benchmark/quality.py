@@ -13,8 +13,9 @@ from statistics import fmean, stdev
 
 import p2l_engine
 from jobs.benchmark.cells import ROWS, TASKS, build_method, held_out, run_cell
+from pipeline.output.columns import METRIC_COLUMNS
 
-FIELDS = ("task", "method", "seed", "key", "psnr", "ssim", "residual", "seconds")
+FIELDS = ("task", "method", "seed", "key", *METRIC_COLUMNS)
 Record = dict[str, str]
 
 
@@ -47,7 +48,7 @@ def run(
                     "seconds": f"{seconds:.3f}",
                     "key": str(f["key"]),
                 }
-                | {name: f"{f[name]:.4f}" for name in ("psnr", "ssim", "residual")}
+                | {name: f"{f[name]:.4f}" for name in METRIC_COLUMNS if name in f}
                 for f in figures
             ],
         )
@@ -93,7 +94,7 @@ def overview(records: list[Record], tasks: Iterable[str], methods: Iterable[str]
 
 def table(records: list[Record], tasks: Iterable[str], methods: Iterable[str]) -> str:
     """Markdown: a row for each task and method, with every figure and its gain over the method named."""
-    figures = {name: _by_run(records, name) for name in ("psnr", "ssim", "residual", "seconds")}
+    figures = {name: _by_run(records, name) for name in METRIC_COLUMNS}
     lines = [
         "| task | method | PSNR, dB | SSIM | residual | s | gain over | PSNR | SSIM | images x seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -1,9 +1,10 @@
-"""The columns of an output's rows, as Arrow and the `datasets` library know them."""
+"""The columns of an output's rows: the metrics, and all as Arrow and the `datasets` library know them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,37 @@ HEAVY_COLUMNS = (*IMAGE_COLUMNS, "prompt_embedding")  # left out of metrics.parq
 ROWS_IN_GROUP = 16  # images of a row group are read together; few keep a reader's memory small
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a restored image. decimals: that are shown, or None for three significant digits.
+
+    needs_reference: it is `p2l_engine.metrics.<column>` of the original and the restored image; null where
+    there is no original.
+    """
+
+    column: str
+    title: str
+    unit: str
+    decimals: int | None
+    needs_reference: bool
+    higher_is_better: bool
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} {self.unit}".strip()
+
+
+METRICS = (
+    Metric("psnr", "PSNR", "dB", 2, needs_reference=True, higher_is_better=True),
+    Metric("ssim", "SSIM", "", 3, needs_reference=True, higher_is_better=True),
+    # Root mean square of y - A x, in units of [-1, 1].
+    Metric("residual", "Residual", "", None, needs_reference=False, higher_is_better=False),
+    # Of the micro-batch, shared equally among its images.
+    Metric("seconds", "Time", "s", None, needs_reference=False, higher_is_better=False),
+)
+METRIC_COLUMNS = tuple(metric.column for metric in METRICS)
 
 
 def _list(of: pa.DataType) -> pa.DataType:
@@ -34,11 +66,7 @@ _COLUMNS = {
     "prompt_embedding": _list(_list(pa.float32())),  # (L, D) tuned, only when kept
     "width": pa.int32(),
     "height": pa.int32(),
-    "psnr": pa.float64(),  # dB
-    "ssim": pa.float64(),
-    "lpips": pa.float64(),
-    "residual": pa.float64(),  # root mean square of y - A x, in units of [-1, 1]
-    "seconds": pa.float64(),  # of the micro-batch, shared equally among its images
+    **dict.fromkeys(METRIC_COLUMNS, pa.float64()),
     "nfe": pa.int64(),  # network evaluations
     "seed": pa.int64(),  # of this image, from the run's seed and the key
     "operator": pa.string(),  # JSON
@@ -100,7 +128,7 @@ def open_writer(file: Any, schema: pa.Schema = OUTPUT_SCHEMA) -> pq.ParquetWrite
         schema,
         compression={path: "none" if path in images else "zstd" for path in paths},
         use_dictionary=["source_shard", "status", "error", "operator", "method", "model", "fingerprint"],
-        write_statistics=["key", "source_shard", "status", "psnr", "ssim", "residual"],
+        write_statistics=["key", "source_shard", "status", *METRIC_COLUMNS],
     )
 
 

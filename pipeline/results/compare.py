@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
+from pipeline.output.columns import METRIC_COLUMNS
 from pipeline.output.folder import RUN, OutputFolder
 from pipeline.output.rows import all_rows
 
-METRICS = ("psnr", "ssim", "residual", "seconds")  # dB; -1 to 1; units of [-1, 1]; s
 CONFIDENCE = 0.95
 # Settings that change what is measured: where they differ, a difference is not the method's alone.
 SAME_TASK = ("mode", "size", "fit", "operator", "noise", "seed")
@@ -56,11 +56,11 @@ def compare(runs: Sequence[str]) -> Comparison:
     first, *others = map(OutputFolder, runs)
     for run in (first, *others):
         run.check()
-    baseline, config = all_rows(first, METRICS), first.json(RUN).get("config", {})
+    baseline, config = all_rows(first, METRIC_COLUMNS), first.json(RUN).get("config", {})
     differences: list[Difference] = []
     notes: list[str] = []
     for run in others:
-        rows = all_rows(run, METRICS)
+        rows = all_rows(run, METRIC_COLUMNS)
         notes += _missing(run, rows, first, baseline)
         notes += _other_task(run, run.json(RUN).get("config", {}), config)
         pairs = _join(baseline, rows)
@@ -81,7 +81,7 @@ def paired(first: np.ndarray, second: np.ndarray) -> tuple[float, float | None, 
 
 
 def _join(first: pa.Table, second: pa.Table) -> pa.Table:
-    columns = ["key", "status", *METRICS]
+    columns = ["key", "status", *METRIC_COLUMNS]
     return first.select(columns).join(
         second.select(columns), "key", join_type="inner", right_suffix="_second"
     )
@@ -117,7 +117,7 @@ def _both_ok(pairs: pa.Table) -> pa.Table:
 def _differences(run: str, pairs: pa.Table) -> Iterator[Difference]:
     """One for each metric that some image has, finite, in both runs."""
     ok = _both_ok(pairs)
-    for metric in METRICS:
+    for metric in METRIC_COLUMNS:
         x, y = (
             ok[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
             for name in (metric, f"{metric}_second")

@@ -17,12 +17,11 @@ from pipeline import messages
 from pipeline.config import JobConfig
 from pipeline.input.rows import LeftOut
 from pipeline.output import usage_json, versions
-from pipeline.output.columns import METRICS_SCHEMA, completed, open_writer
+from pipeline.output.columns import METRIC_COLUMNS, METRICS_SCHEMA, completed, open_writer
 from pipeline.output.folder import METRICS_FILE, RUN, SUMMARY, OutputFolder
 from pipeline.output.rows import READERS, metrics_of
 from pipeline.stores import storage
 
-METRICS = ("psnr", "ssim", "residual", "seconds")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEYS_SHOWN = 10  # for each cause of errors; metrics.parquet has them all
 
@@ -80,7 +79,7 @@ def write(
             warned.append(table.filter(pc.is_valid(table.column("warning"))))
     failed = pa.concat_tables(errors)
     with output.open(METRICS_FILE) as parquet:  # a column at a time: all of them are gigabytes at 10^7 rows
-        metrics = {name: _statistics(parquet.read(columns=[name]).column(name)) for name in METRICS}
+        metrics = {name: _statistics(parquet.read(columns=[name]).column(name)) for name in METRIC_COLUMNS}
     of_rows = metrics["seconds"]["count"] * (metrics["seconds"]["mean"] or 0.0)
     summary = {
         "fingerprint": config.fingerprint,

@@ -20,23 +20,22 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from p2l_engine.metrics import psnr, ssim
 from pipeline.config import ConfigError, JobConfig, read_back
 from pipeline.input import sources
 from pipeline.input.files import refuse_inside
 from pipeline.input.rows import SourceError
 from pipeline.input.sources import Shard
-from pipeline.output import columns
+from pipeline.output.columns import METRIC_COLUMNS, METRICS, missing
 from pipeline.output.folder import METRICS_FILE, RESTORED, RUN, SUMMARY, UNFINISHED, OutputFolder
 from pipeline.output.rows import READERS, pick
 from pipeline.pictures.images import ImageError
 from pipeline.stores import storage_options
-from pipeline.worker.measure import prepare
+from pipeline.worker.measure import against, prepare
 
 LIMIT = 1000  # problems listed for one shard; one fault in a large run can touch every row
 NAMED = 5  # keys named in one problem
 TOLERANCE = 1e-6  # dB and SSIM; the same arithmetic in another version of a library
-STATED = ("key", "status", "error", "width", "height", "psnr", "ssim", "residual", "fingerprint")
+STATED = ("key", "status", "error", "width", "height", *METRIC_COLUMNS, "fingerprint")
 PICTURES = ("key", "image", "reference")
 
 
@@ -70,10 +69,10 @@ def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
     """Checks the run at the URL `output`.
 
     Of all rows: every input key has exactly one, in its shard's order; all columns are there; statuses are
-    valid; residuals are finite; the fingerprint is that of run.json; metrics.parquet and summary.json count
-    the same rows; no shard is unfinished. In full, or of `sample` rows drawn by `seed`: images decode to RGB
-    PNG of the stated size; PSNR and SSIM recompute to within 1e-6 from the stored reference, or from the
-    input where references are not kept.
+    valid; residuals and times are finite; the fingerprint is that of run.json; metrics.parquet and
+    summary.json count the same rows; no shard is unfinished. In full, or of `sample` rows drawn by `seed`:
+    images decode to RGB PNG of the stated size; metrics recompute to within 1e-6 from the stored reference,
+    or from the input where references are not kept.
 
     Raises FileNotFoundError when there is no run.
     """
@@ -157,7 +156,7 @@ def _check_file(
     file = output.restored_file(shard.name)
     with output.open(file) as parquet:
         names = parquet.schema_arrow.names
-        if absent := columns.missing(names):
+        if absent := missing(names):
             yield Problem(file, None, f"lacks the columns {', '.join(absent)}")
         rows = parquet.read(columns=[name for name in STATED if name in names]).to_pylist()
         stored = [row["key"] for row in rows]
@@ -213,8 +212,9 @@ def _check_stated(row: dict[str, Any], fingerprint: str) -> Iterator[str]:
     elif row["status"] == "ok":
         if row.get("error"):
             yield f"status is ok, but an error is stated: {row['error']}"
-        if row.get("residual") is None or not math.isfinite(row["residual"]):
-            yield f"residual is {row.get('residual')}, expected a finite number"
+        for name in (metric.column for metric in METRICS if not metric.needs_reference):
+            if row.get(name) is None or not math.isfinite(row[name]):
+                yield f"{name} is {row.get(name)}, expected a finite number"
     else:
         yield f"status is {row['status']!r}; allowed are ok and error"
 
@@ -238,7 +238,7 @@ def _check_pictures(row: dict[str, Any], original: np.ndarray | None) -> Iterato
     if reference.shape != image.shape:
         yield f"reference is {reference.shape[1]} x {reference.shape[0]}, image is {width} x {height}"
         return
-    for name, value in (("psnr", psnr(reference, image)), ("ssim", ssim(reference, image))):
+    for name, value in against(reference, image).items():
         if not _agree(row.get(name), value):
             yield f"{name} is stored as {row.get(name)} and recomputes to {value}"
 

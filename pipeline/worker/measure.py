@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from p2l_engine import metrics
 from p2l_engine.operators import LinearOperator
 from p2l_engine.seeding import generator, image_seed
 from pipeline import limits
 from pipeline.config import JobConfig
 from pipeline.input.rows import InputRow
 from pipeline.messages import describe
+from pipeline.output.columns import METRICS
 from pipeline.pictures.arrays import NPY, read_npy
 from pipeline.pictures.images import ImageError, decode_image, fit_image, open_image
 from pipeline.pictures.masks import doubt, fit_mask, read_mask
@@ -103,6 +105,12 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
     """What each image brings; None where they bring none, in which a batch agrees."""
     given = [part for part in parts if part is not None]
     return torch.stack(given) if given else None
+
+
+def against(reference: np.ndarray, image: np.ndarray) -> dict[str, float | None]:
+    """The metrics, by column, that need the original; both uint8 (H, W, 3)."""
+    columns = [metric.column for metric in METRICS if metric.needs_reference]
+    return {column: getattr(metrics, column)(reference, image) for column in columns}
 
 
 def _check_size(height: int, width: int) -> None:

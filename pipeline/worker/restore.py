@@ -28,7 +28,7 @@ from pipeline.messages import describe, readable
 from pipeline.output.columns import Row
 from pipeline.pictures.images import ImageError, encode_png
 from pipeline.worker import micro_batch, models
-from pipeline.worker.measure import Prepared, measurements, prepare
+from pipeline.worker.measure import Prepared, against, measurements, prepare
 from pipeline.worker.options import ActorOptions
 
 log = logging.getLogger(__name__)
@@ -209,8 +209,7 @@ class Restorer:
         if "measurement" in self.config.keep and y.ndim == 3 and y.shape[0] == 3:
             found["measurement"] = _picture(image.row.key, metrics.to_uint8(y))
         if self.config.mode == "measure":
-            found["psnr"] = metrics.psnr(image.pixels, pixels)
-            found["ssim"] = metrics.ssim(image.pixels, pixels)
+            found |= against(image.pixels, pixels)
             if "reference" in self.config.keep:
                 found["reference"] = _picture(image.row.key, image.pixels)
         return found

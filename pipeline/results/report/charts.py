@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.results.report.text import Metric
+from pipeline.output.columns import Metric
+from pipeline.results.report.text import number, with_unit
 
 WIDTH, HEIGHT, GAP = 320.0, 96.0, 1.0  # SVG units
 BINS = 24
@@ -60,7 +61,7 @@ def histogram(metric: Metric, values: NDArray[np.float64]) -> Histogram | None:
             y=round(HEIGHT * (1 - count / counts.max()), 2),
             width=round(step - GAP, 2),
             height=round(HEIGHT * count / counts.max(), 2),
-            label=f"{metric.text(edges[i])} to {metric.with_unit(edges[i + 1])}: {count}",
+            label=f"{number(metric, edges[i])} to {with_unit(metric, edges[i + 1])}: {count}",
         )
         for i, count in enumerate(counts)
         if count

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.output.columns import METRIC_COLUMNS, METRICS
 from pipeline.results.report.charts import Histogram, histogram
-from pipeline.results.report.text import METRICS, duration
+from pipeline.results.report.text import duration
 
-COLUMNS = ("key", "status", "error", "nfe", *(metric.column for metric in METRICS))
+COLUMNS = ("key", "status", "error", "nfe", *METRIC_COLUMNS)
 KEYS_SHOWN = 50  # keys listed under one cause; the rest are counted
 
 

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from pipeline.output.columns import METRICS
 from pipeline.output.folder import OutputFolder
 from pipeline.output.rows import images
-from pipeline.results.report.text import METRICS
+from pipeline.results.report.text import with_unit
 
 EXTREMES = 4  # images shown at either end of the ranking
 LARGEST_SIDE = 512  # pixels; larger images are reduced to it, so that the page stays one that a browser opens
@@ -69,17 +70,22 @@ class Choice:
 def choose(rows: pa.Table, sample: int, seed: int) -> list[Choice]:
     """Best, worst and a fair sample of the `ok` rows, each row once.
 
-    The ranking is by PSNR, or by residual where nothing has a PSNR. The sample is drawn without replacement
-    from all rows that are not shown already, in the order of their keys, so it depends on `seed` and the keys
-    alone. A run of few images is one section, best first.
+    The ranking is by the first metric that some row has: PSNR, or the residual where there are no originals.
+    The sample is drawn without replacement from all rows that are not shown already, in the order of their
+    keys, so it depends on `seed` and the keys alone. A run of few images is one section, best first.
     """
     ok = rows.filter(pc.equal(rows["status"], "ok")).sort_by("key")
     if not len(ok):
         return []
-    by_psnr = ok["psnr"].null_count < len(ok)
-    values = ok["psnr" if by_psnr else "residual"].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    order = np.argsort(-values if by_psnr else values, kind="stable")  # rows without a value come last
-    first, last = ("highest PSNR", "lowest PSNR") if by_psnr else ("smallest residual", "largest residual")
+    ranking = next((m for m in METRICS if ok[m.column].null_count < len(ok)), METRICS[0])
+    values = ok[ranking.column].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    order = np.argsort(
+        -values if ranking.higher_is_better else values, kind="stable"
+    )  # without a value: last
+    title = ranking.title if ranking.title.isupper() else ranking.title.lower()
+    first, last = f"highest {title}", f"lowest {title}"
+    if not ranking.higher_is_better:
+        first, last = last, first
     if len(ok) <= 2 * EXTREMES:
         return [Choice("All images", f"{first} first", ok.take(order).to_pylist())]
     ranked = order[~np.isnan(values[order])]
@@ -89,8 +95,8 @@ def choose(rows: pa.Table, sample: int, seed: int) -> list[Choice]:
     drawn = np.sort(np.random.default_rng(seed).choice(rest, min(sample, len(rest)), replace=False))
     spread = f"{len(drawn)} of {len(rest):,} other images, drawn evenly, seed {seed}"
     found = (
-        ("Best" if by_psnr else "Closest to the measurement", f"{first} first", best),
-        ("Worst" if by_psnr else "Farthest from the measurement", f"{last} first", worst),
+        ("Best" if ranking.needs_reference else "Closest to the measurement", f"{first} first", best),
+        ("Worst" if ranking.needs_reference else "Farthest from the measurement", f"{last} first", worst),
         *((("Sample", spread, drawn),) if len(drawn) < len(rest) else (("All others", "by key", drawn),)),
     )
     return [
@@ -112,7 +118,7 @@ def show(output: OutputFolder, choices: list[Choice]) -> tuple[Section, ...]:
 
 
 def _card(row: dict[str, Any], images: dict[str, Any]) -> Card:
-    figures = tuple((m.name, m.with_unit(row[m.column])) for m in METRICS if row.get(m.column) is not None)
+    figures = tuple((m.title, with_unit(m, row[m.column])) for m in METRICS if row.get(m.column) is not None)
     try:
         pictures = {label: _picture(images[c]["bytes"], label) for c, label in PICTURES if images.get(c)}
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of numbers. decimals: how many are shown, None for three significant digits."""
-
-    column: str
-    name: str
-    unit: str
-    decimals: int | None
-
-    def text(self, value: float) -> str:
-        return significant(value) if self.decimals is None else f"{value:.{self.decimals}f}"
-
-    def with_unit(self, value: float) -> str:
-        return f"{self.text(value)} {self.unit}".strip()
+from pipeline.output.columns import Metric
 
 
-METRICS = (
-    Metric("psnr", "PSNR", "dB", 2),
-    Metric("ssim", "SSIM", "", 3),
-    Metric("lpips", "LPIPS", "", 3),
-    Metric("residual", "Residual", "", None),
-    Metric("seconds", "Time", "s", None),
-)
+def number(metric: Metric, value: float) -> str:
+    """A metric's value without its unit."""
+    return significant(value) if metric.decimals is None else f"{value:.{metric.decimals}f}"
+
+
+def with_unit(metric: Metric, value: float) -> str:
+    return f"{number(metric, value)} {metric.unit}".strip()
 
 
 def significant(value: float) -> str:

@@ -70,6 +70,7 @@ def render(output: OutputFolder, sample: int = SAMPLE) -> str:
         versions=tuple(text.flatten(run.get("versions", {}))),
         fingerprint=run.get("fingerprint"),
         output=output.url,
+        number=text.number,
         chart=(charts.WIDTH, charts.HEIGHT),
         style=_asset("style.css"),
         script=_asset("script.js"),

@@ -21,11 +21,11 @@ def test_a_key_done_again_counts_once_with_its_ok_row(
         {"a": [ok_row("k0", seconds=1.0), error_row("k1")]},
         {"a/0": [again, ok_row("k0", seconds=5.0)], "b/0": [ok_row("k2", 2)]},
     )
-    rows = {row["key"]: row for row in all_rows(OutputFolder(run), ["seconds", "lpips"]).to_pylist()}
+    rows = {row["key"]: row for row in all_rows(OutputFolder(run), ["seconds", "absent"]).to_pylist()}
     assert sorted(rows) == ["k0", "k1", "k2"]
     assert (rows["k0"]["seconds"], rows["k0"]["file"]) == (1.0, "restored/a.parquet")
     assert (rows["k1"]["seconds"], rows["k1"]["file"]) == (9.0, "unfinished/a/0.parquet")
-    assert rows["k2"]["lpips"] is None
+    assert rows["k2"]["absent"] is None
 
 
 def test_files_of_a_write_in_progress_are_not_read(write_run: Callable[..., str], ok_row: Any) -> None:

@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from pipeline.output import rows as output_rows
+from pipeline.output.columns import METRICS
 from pipeline.output.folder import OutputFolder
 from pipeline.results.report import write_report
 from pipeline.results.report.charts import histogram
 from pipeline.results.report.collect import cause
 from pipeline.results.report.gallery import EXTREMES, LARGEST_SIDE, choose
-from pipeline.results.report.text import METRICS, duration, significant
+from pipeline.results.report.text import duration, significant
 
 
 def page_of(output: str, **settings: Any) -> str:
@@ -135,7 +136,7 @@ def test_without_references_images_are_ranked_by_residual(write_run: Callable[..
     rows = [ok_row(f"k{i}", i, residual=0.1 - 0.01 * i) | unknown for i in range(4)]
     page = page_of(write_run({"a": rows}, mode="restore"))
     assert cards(page) == ["k3", "k2", "k1", "k0"]
-    assert "smallest residual first" in page and "Histogram of PSNR" not in page
+    assert "lowest residual first" in page and "Histogram of PSNR" not in page
     assert 'data-label="original"' not in page and len(pictures(page)) == 8
 
 

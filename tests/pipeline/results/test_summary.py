@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -45,12 +46,13 @@ def test_a_prompt_that_the_model_does_not_read_to_its_end_is_told(tmp_path: Path
     assert summary.count(output, ["s"], 1.0).warnings == {"prompt cut": 1}
 
 
-def test_outputs_begun_without_the_column_go_on(tmp_path: Path) -> None:
+def test_outputs_begun_with_other_columns_go_on(tmp_path: Path) -> None:
     found = rows(tmp_path, ["a cat", "a cat " * 60])
     config, output = job(tmp_path, tmp_path / "out"), OutputFolder(str(tmp_path / "out"))
     commit(output, "s", found[:1])
     (before,) = (tmp_path / "out" / "unfinished" / "s").iterdir()
-    pq.write_table(pq.read_table(before).drop_columns(["warning"]), before)
+    earlier = pq.read_table(before).drop_columns(["warning"])  # and with a column that rows no longer have
+    pq.write_table(earlier.append_column("lpips", pa.nulls(1, pa.float64())), before)
     commit(output, "s", found[1:])
     compact(output, "s", ["0", "1"])
     whole = tmp_path / "out" / "restored" / "s.parquet"
