@@ -118,14 +118,14 @@ def _inventories(shards: Sequence[Shard], readers: ThreadPoolExecutor) -> list[I
 
 def _refuse_stale(out: str) -> None:
     """Shards of before would be read together with the new ones."""
+    from pipeline.messages import some
     from pipeline.stores import storage
 
     stale = storage.find(out, ".parquet")
     if stale:
-        shown = ", ".join(stale[:3]) + (", ..." if len(stale) > 3 else "")
         raise BadRequest(
-            f"{out} holds {len(stale)} shards already ({shown}), which would be mixed with the new ones; "
-            "remove them, or name another folder"
+            f"{out} holds {len(stale)} shards already ({some(stale, 3)}), which would be mixed with the new "
+            "ones; remove them, or name another folder"
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pipeline import limits
 
 HIDDEN = "***"
+SHOWN = 10  # of many items
 _PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]+(?=@)")
 _SIGNATURE = re.compile(
     r"([?&](?:[\w.-]*(?:signature|credential|token|secret|password)|sig|key|awsaccesskeyid|googleaccessid)=)"
@@ -48,6 +50,12 @@ def describe(error: BaseException) -> str:
 def cause(message: str) -> str:
     """Of an error row: what stands before the details."""
     return message.split(":")[0]
+
+
+def some(items: Sequence[object], shown: int = SHOWN) -> str:
+    """The first of the items, and how many more there are."""
+    first = ", ".join(readable(str(item)) for item in items[:shown])
+    return first if len(items) <= shown else f"{first}, and {len(items) - shown} more"
 
 
 def is_text(text: str) -> bool:

@@ -1,17 +1,22 @@
-"""What is wrong with the keys of shards, and the setting that helps."""
+"""Keys of rows: what is wrong with them, and the setting that helps."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from pipeline.input.sources import Shard
-from pipeline.messages import readable
+from pipeline.messages import some
 
-SHOWN = 10  # of each kind of mistake
 BY_ROW = "`keys: row` (p2l shard: --keys row), which makes keys of the shard's name and the row's number"
 BY_SHARD = "`keys: shard/key` (p2l shard: --keys shard/key), which puts the shard's name before each key"
 
 Place = tuple[str, int]  # a shard's name, and a row in it
+
+
+def key_hash(key: object) -> int:
+    """64 bits, so that the keys of a large run can be compared in 8 bytes each."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
 def bad_keys(shard: Shard, keys: Sequence[object]) -> list[str]:
@@ -21,11 +26,11 @@ def bad_keys(shard: Shard, keys: Sequence[object]) -> list[str]:
     problems = []
     if missing:
         problems.append(
-            f"{shard.url}: {len(missing)} rows without a key: rows {_some(missing)}; give them one, or set "
+            f"{shard.url}: {len(missing)} rows without a key: rows {some(missing)}; give them one, or set "
             f"{BY_ROW}"
         )
     if wrong:
-        shown = _some([f"{key!r} ({type(key).__name__}, row {row})" for row, key in wrong])
+        shown = some([f"{key!r} ({type(key).__name__}, row {row})" for row, key in wrong])
         problems.append(
             f"{shard.url}: {len(wrong)} keys that are not text: {shown}; allowed: text and whole numbers; "
             f"set `columns: {{key: ...}}` (p2l shard: --columns key=...), or {BY_ROW}"
@@ -38,7 +43,7 @@ def repeated_keys(places: Mapping[str, Sequence[Place]]) -> list[str]:
     repeated = {key: found for key, found in places.items() if len(found) > 1}
     if not repeated:
         return []
-    shown = _some([f"{key!r} ({', '.join(map(_shown, found))})" for key, found in repeated.items()])
+    shown = some([f"{key!r} ({', '.join(map(_shown, found))})" for key, found in repeated.items()])
     in_one_shard = any(len({name for name, _ in found}) < len(found) for found in repeated.values())
     helps = BY_ROW if in_one_shard else f"{BY_SHARD}, or {BY_ROW}"
     return [f"{len(repeated)} keys occur more than once: {shown}; set {helps}"]
@@ -46,8 +51,3 @@ def repeated_keys(places: Mapping[str, Sequence[Place]]) -> list[str]:
 
 def _shown(place: Place) -> str:
     return f"{place[0]} row {place[1]}"
-
-
-def _some(items: Sequence[object]) -> str:
-    shown = ", ".join(readable(str(item)) for item in items[:SHOWN])
-    return shown if len(items) <= SHOWN else f"{shown}, and {len(items) - SHOWN} more"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +20,7 @@ from pipeline.output import usage_json, versions
 from pipeline.output.columns import METRIC_COLUMNS, METRICS_SCHEMA, completed, open_writer
 from pipeline.output.folder import METRICS_FILE, RUN, SUMMARY, OutputFolder
 from pipeline.output.rows import READERS, metrics_of
+from pipeline.results.causes import by_cause
 from pipeline.stores import storage
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -91,8 +92,8 @@ def write(
         "error_rows": failed.num_rows,
         "left_out": [asdict(one) for one in left_out],
         "metrics": metrics,
-        "errors": _causes(failed, "error"),
-        "warnings": _causes(pa.concat_tables(warned), "warning"),
+        "errors": [asdict(one) for one in by_cause(failed, "error", KEYS_SHOWN)],
+        "warnings": [asdict(one) for one in by_cause(pa.concat_tables(warned), "warning", KEYS_SHOWN)],
         "nfe": nfe,
         "upgrades": versions.upgrades(output.json(RUN).get("starts", [])),
         "cost": usage_json.cost(output, config.price, of_rows),
@@ -152,22 +153,3 @@ def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
         "median": quantiles["0.5"],
         "quantiles": quantiles,
     }
-
-
-def _causes(rows: pa.Table, column: str) -> list[dict[str, Any]]:
-    """Rows by what stands before the first colon of their message, the most frequent first."""
-    keys: dict[str, list[str]] = defaultdict(list)
-    example: dict[str, str] = {}
-    for key, message in zip(rows.column("key").to_pylist(), rows.column(column).to_pylist(), strict=True):
-        cause = messages.cause(message)
-        keys[cause].append(key)
-        example.setdefault(cause, message)
-    return [
-        {
-            "cause": cause,
-            "count": len(keys[cause]),
-            "example": example[cause],
-            "keys": keys[cause][:KEYS_SHOWN],
-        }
-        for cause in sorted(keys, key=lambda cause: -len(keys[cause]))
-    ]

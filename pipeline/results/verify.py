@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -23,8 +22,10 @@ from PIL import Image
 from pipeline.config import ConfigError, JobConfig, read_back
 from pipeline.input import sources
 from pipeline.input.files import refuse_inside
+from pipeline.input.keys import key_hash
 from pipeline.input.rows import SourceError
 from pipeline.input.sources import Shard
+from pipeline.messages import some
 from pipeline.output.columns import METRIC_COLUMNS, METRICS, missing
 from pipeline.output.folder import METRICS_FILE, RESTORED, RUN, SUMMARY, UNFINISHED, OutputFolder
 from pipeline.output.rows import READERS, pick
@@ -137,7 +138,7 @@ def _check_shard(
     try:
         keys = [str(key) for key in sources.keys(shard)]
         if file not in chosen:
-            return [Problem(file, None, f"is missing: {_some(keys)} of {shard.url} have no complete shard")]
+            return [Problem(file, None, f"is missing: {_named(keys)} of {shard.url} have no complete shard")]
         check = _check_file(output, config, fingerprint, shard, keys, chosen[file], hashes)
         return list(islice(check, LIMIT))
     except (OSError, SourceError, pa.ArrowException) as error:
@@ -184,11 +185,11 @@ def _check_keys(expected: Sequence[str], stored: Sequence[str]) -> Iterator[str]
     unexpected = sorted(counts.keys() - set(expected))
     repeated = [key for key, count in counts.items() if count > 1]
     if missing:
-        yield f"{_some(missing)} of the input have no row"
+        yield f"{_named(missing)} of the input have no row"
     if unexpected:
-        yield f"{_some(unexpected)} are not in the input"
+        yield f"{_named(unexpected)} are not in the input"
     if repeated:
-        yield f"{_some(repeated)} have more than one row"
+        yield f"{_named(repeated)} have more than one row"
     if not (missing or unexpected or repeated):
         yield "the rows are not in the input's order"
 
@@ -291,7 +292,7 @@ def _check_repeated(output: OutputFolder, hashes: Mapping[str, np.ndarray]) -> l
         return []
     holding = [file for file, of_file in once.items() if np.isin(suspects, of_file).any()]
     known = set(suspects.tolist())
-    places = Counter(key for file in holding for key in set(_keys(output, file)) if _hash(key) in known)
+    places = Counter(key for file in holding for key in set(_keys(output, file)) if key_hash(key) in known)
     return [Problem(RESTORED, key, f"stands in {n} shards") for key, n in sorted(places.items()) if n > 1]
 
 
@@ -309,7 +310,7 @@ def _hashes(output: OutputFolder, file: str) -> np.ndarray:
 
 
 def _hashed(keys: Sequence[str]) -> np.ndarray:
-    return np.fromiter(map(_hash, keys), np.uint64)
+    return np.fromiter(map(key_hash, keys), np.uint64)
 
 
 def _keys(output: OutputFolder, file: str) -> list[str]:
@@ -321,11 +322,5 @@ def _keys(output: OutputFolder, file: str) -> list[str]:
         return []
 
 
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-
-
-def _some(keys: Sequence[str]) -> str:
-    """How many keys, and the first of them by name."""
-    named = ", ".join(map(repr, keys[:NAMED])) + (", ..." if len(keys) > NAMED else "")
-    return f"{len(keys)} keys ({named})"
+def _named(keys: Sequence[str]) -> str:
+    return f"{len(keys)} keys ({some(list(map(repr, keys)), NAMED)})"

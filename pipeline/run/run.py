@@ -19,6 +19,7 @@ from pipeline.config import JobConfig
 from pipeline.input import sources
 from pipeline.input.rows import LeftOut, SourceError
 from pipeline.input.sources import Listing
+from pipeline.messages import some
 from pipeline.observe.observer import observing
 from pipeline.observe.progress import Progress, say
 from pipeline.output import commits, lease, rows, run_json, usage_json
@@ -75,7 +76,7 @@ def run(
     names = [shard.name for shard in planned]
     chosen = fnmatch.filter(names, shards) if shards else names
     if not chosen:
-        raise RunError(f"--shards {shards}: matches none of {', '.join(names[:10])}")
+        raise RunError(f"--shards {shards}: matches none of {some(names)}")
     open_shards = _open_shards(output, chosen, retry_errors)
     dollars = usage_json.dollars(earlier, config.price)
     if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:

@@ -6,7 +6,6 @@ hash a row, so that the driver holds about 8 bytes a row at any scale.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +17,7 @@ import ray
 
 from pipeline.cluster.ray_start import TASK_CPUS
 from pipeline.input import sources
-from pipeline.input.keys import Place, bad_keys, repeated_keys
+from pipeline.input.keys import Place, bad_keys, key_hash, repeated_keys
 from pipeline.input.rows import LeftOut, SourceError, merged
 from pipeline.input.sources import Shard
 from pipeline.messages import readable
@@ -123,16 +122,12 @@ def _scan_shard(batch: pa.Table, output: OutputFolder, retry_errors: bool, store
         "rows": len(keys),
         "wanted": np.packbits(wanted).tobytes(),
         "left": int(wanted.sum()),
-        "hashes": np.array([_hash(key) for key in keys], dtype=np.uint64).tobytes(),
+        "hashes": np.array([key_hash(key) for key in keys], dtype=np.uint64).tobytes(),
         "problems": problems,
         "retries": retried.names(),
         "left_out": [asdict(one) for one in left_out],
     }
     return pa.Table.from_pylist([summary], schema=_SCANNED)
-
-
-def _hash(key: object) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
 def _repeated(shards: Sequence[Shard], hashes: Sequence[np.ndarray]) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.output.columns import METRIC_COLUMNS, METRICS
+from pipeline.results.causes import Cause, by_cause
 from pipeline.results.report.charts import Histogram, histogram
 from pipeline.results.report.text import duration
 
 COLUMNS = ("key", "status", "error", "nfe", *METRIC_COLUMNS)
 KEYS_SHOWN = 50  # keys listed under one cause; the rest are counted
-
-
-@dataclass(frozen=True)
-class ErrorGroup:
-    """Failed rows with one cause: their messages agree up to the first colon, numbers aside."""
-
-    cause: str
-    count: int
-    example: str
-    keys: tuple[str, ...]  # the first `KEYS_SHOWN`, in order
 
 
 @dataclass(frozen=True)
@@ -60,24 +49,9 @@ def numbers(rows: pa.Table, column: str) -> np.ndarray:
     return values[~np.isnan(values)]
 
 
-def cause(message: str) -> str:
-    """What an error says before its first colon, numbers left out, so that like errors meet."""
-    line = next(iter(message.strip().splitlines()), "no message")
-    return re.sub(r"\d[\d.,]*", "…", line.split(": ")[0])
-
-
-def error_groups(rows: pa.Table) -> tuple[ErrorGroup, ...]:
-    """The failed rows by cause, the most frequent first."""
-    failed = rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("key")
-    members: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for key, message in zip(failed["key"].to_pylist(), failed["error"].to_pylist(), strict=True):
-        message = message or "no message"
-        members[cause(message)].append((key, message))
-    groups = (
-        ErrorGroup(name, len(rows), rows[0][1], tuple(key for key, _ in rows[:KEYS_SHOWN]))
-        for name, rows in members.items()
-    )
-    return tuple(sorted(groups, key=lambda g: (-g.count, g.cause)))
+def causes(rows: pa.Table) -> list[Cause]:
+    """The failed rows by cause."""
+    return by_cause(rows.filter(pc.not_equal(rows["status"], "ok")).sort_by("key"), "error", KEYS_SHOWN)
 
 
 def throughput(rows: pa.Table, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

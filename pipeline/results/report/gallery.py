@@ -79,9 +79,8 @@ def choose(rows: pa.Table, sample: int, seed: int) -> list[Choice]:
         return []
     ranking = next((m for m in METRICS if ok[m.column].null_count < len(ok)), METRICS[0])
     values = ok[ranking.column].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    order = np.argsort(
-        -values if ranking.higher_is_better else values, kind="stable"
-    )  # without a value: last
+    ascending = -values if ranking.higher_is_better else values
+    order = np.argsort(ascending, kind="stable")  # rows without a value come last
     title = ranking.title if ranking.title.isupper() else ranking.title.lower()
     first, last = f"highest {title}", f"lowest {title}"
     if not ranking.higher_is_better:

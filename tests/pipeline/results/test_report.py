@@ -19,7 +19,6 @@ from pipeline.output.columns import METRICS
 from pipeline.output.folder import OutputFolder
 from pipeline.results.report import write_report
 from pipeline.results.report.charts import histogram
-from pipeline.results.report.collect import cause
 from pipeline.results.report.gallery import EXTREMES, LARGEST_SIDE, choose
 from pipeline.results.report.text import duration, significant
 
@@ -183,14 +182,6 @@ def test_numbers_and_times_are_written_for_people() -> None:
         "0",
     ]
     assert [duration(v) for v in (0.00107, 93, 600, 9000)] == ["0.00107 s", "93.0 s", "10.0 min", "2.5 h"]
-
-
-def test_like_errors_have_one_cause() -> None:
-    assert (
-        cause("image too large: 9 x 9 pixels") == cause("image too large: 1 x 7 pixels") == "image too large"
-    )
-    assert cause("diverged at step 17 of 200: lower it") == cause("diverged at step 3 of 50: lower it")
-    assert cause("") == "no message"
 
 
 def test_a_commit_that_goes_while_the_page_is_made_is_looked_up_again(
