@@ -48,5 +48,5 @@ $(READY): pyproject.toml constraints.txt
 	$$python -m venv $(VENV)
 	@if nvidia-smi -L >/dev/null 2>&1; then pin='^torch=='; else pin='^$$'; fi; \
 	grep -v "$$pin" constraints.txt > $(VENV)/constraints.txt
-	@$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev,gcs,s3]'
+	@$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev,s3]'
 	@touch $@

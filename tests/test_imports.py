@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
@@ -31,6 +36,14 @@ WINGS = (
 )
 FILES_IN_A_FOLDER = 15
 LINES_IN_A_FILE = 400
+# Whose packages a folder may import beside those that every user installs.
+EXTRAS = {
+    "p2l_engine/metrics": ("metrics",),
+    "p2l_engine/tiny": ("dev",),  # for training
+    "jobs/benchmark": ("dev",),
+    "jobs/faults": ("dev",),
+    "tests": ("dev", "metrics", "s3"),
+}
 VENDORS = {"diffusers", "transformers"}
 TOP_LEVEL_FOLDERS = {"p2l_engine", "pipeline", "jobs", "infra", "tests", "docs", ".ci"}
 MADE_BY_TOOLS = {
@@ -112,6 +125,40 @@ def test_no_folder_and_no_file_is_too_large(package: str) -> None:
     assert not crowded and not long, (crowded, long)
 
 
+def declared() -> dict[str, set[str]]:
+    """The packages of each extra of pyproject.toml; under "" those that every user installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {
+        extra: {canonicalize_name(Requirement(text).name) for text in given}
+        for extra, given in groups.items()
+    }
+
+
+def test_every_import_is_of_a_declared_package() -> None:
+    groups, packages = declared(), importlib.metadata.packages_distributions()
+    own = {"p2l_engine", "pipeline", "jobs", "tests", "p2l_first"}
+    wrong = []
+    for path in (
+        path for package in ("p2l_engine", "pipeline", "jobs", "tests") for path in sources(package)
+    ):
+        relative = path.relative_to(ROOT).as_posix()
+        extras = [extra for folder, found in EXTRAS.items() if relative.startswith(folder) for extra in found]
+        allowed = groups[""].union(*(groups[extra] for extra in extras))
+        for line, name in imported(path):
+            if name in own or name in sys.stdlib_module_names:
+                continue
+            if not allowed & {canonicalize_name(found) for found in packages.get(name, [name])}:
+                wrong.append(f"{relative}:{line} imports {name}, which pyproject.toml does not name for it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_an_extra_names_no_package_that_every_user_has() -> None:
+    groups = declared()
+    repeated = {extra: found & groups[""] for extra, found in groups.items() if extra and found & groups[""]}
+    assert groups["s3"] and not repeated, repeated
+
+
 def test_only_the_model_adapter_touches_diffusers_and_transformers() -> None:
     """The training recipe makes such a model, so it is the one exception."""
     allowed = {ROOT / "p2l_engine" / "priors" / "latent.py", *sources("p2l_engine/tiny")}
@@ -133,7 +180,6 @@ def test_every_top_level_folder_is_one_of_the_design() -> None:
 
 def test_the_engine_starts_without_ray_or_pyarrow() -> None:
     import subprocess
-    import sys
 
     code = "import sys, p2l_engine; print(sorted({'ray', 'pyarrow', 'pipeline', 'jobs'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

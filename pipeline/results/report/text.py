@@ -15,6 +15,7 @@ def number(metric: Metric, value: float) -> str:
 
 
 def with_unit(metric: Metric, value: float) -> str:
+    """A metric's value as it stands alone."""
     return f"{number(metric, value)} {metric.unit}".strip()
 
 
