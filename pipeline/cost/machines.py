@@ -36,7 +36,6 @@ class MachineEstimate:
 
     machine: str
     dtype: str
-    usd_per_hour: float
     fits: bool
     hours: Span
     preemptions: Span
@@ -68,7 +67,6 @@ def machine_estimates(
                 MachineEstimate(
                     name + suffix,
                     dtype,
-                    usd,
                     fits,
                     hours=_span(hours),
                     preemptions=_span([rate * hour for hour in hours]),

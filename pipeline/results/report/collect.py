@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.output.columns import METRIC_COLUMNS, METRICS
+from pipeline.output.folder import UNFINISHED
 from pipeline.results.causes import Cause, by_cause
 from pipeline.results.report.charts import Histogram, histogram
 from pipeline.results.report.text import duration
@@ -32,7 +33,7 @@ class Counts:
 def counts(rows: pa.Table) -> Counts:
     """How many rows there are, and how many of each kind."""
     ok = sum(status == "ok" for status in rows["status"].to_pylist())
-    unfinished = sum(file.startswith("unfinished/") for file in rows["file"].to_pylist())
+    unfinished = sum(file.startswith(f"{UNFINISHED}/") for file in rows["file"].to_pylist())
     return Counts(len(rows), ok, len(rows) - ok, unfinished)
 
 
