@@ -20,7 +20,7 @@ def settings(config: JobConfig) -> dict[str, Any]:
     """Those that change results, flat: {"method.steps": 1000, ...}."""
     values = config.model_dump(mode="json", include=set(OF_RESULT))
     values["model"].pop("device")
-    return _flat(values | config.model_dump(mode="json", include=set(OF_INPUT), exclude_defaults=True))
+    return flat(values | config.model_dump(mode="json", include=set(OF_INPUT), exclude_defaults=True))
 
 
 def of(settings: Mapping[str, Any]) -> str:
@@ -38,14 +38,15 @@ def changed_settings(stored: Mapping[str, Any], config: JobConfig) -> list[str]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their path, in their order; nothing of an empty block."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            found[prefix + name] = value
+    return found
 
 
 def _show(value: Any) -> str:

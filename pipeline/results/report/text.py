@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config.fingerprint import flat
 from pipeline.output.columns import Metric
 
 
@@ -41,10 +42,6 @@ def words(value: Any) -> str:
     return "none" if value is None else str(value) or "empty"
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as (path, value) pairs, in their order."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, words(value)
+def pairs(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Nested settings as (path, value), in their order."""
+    return tuple((path, words(value)) for path, value in flat(settings).items())
