@@ -4,6 +4,7 @@
 SHELL  := /bin/bash
 PYTHON ?= python3 python3.13 python3.12 python3.11
 ARGS   ?=
+KILLS  ?= 20
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -21,8 +22,8 @@ demo: $(READY) ## Degrade and restore twelve photographs with the small shipped 
 test: $(READY) ## Pass the tests; some of them with ARGS="-k operators"
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-chaos: $(READY) ## Kill a real job 20 times on a loopback cluster of two nodes; about 5 minutes on two cores
-	@$(BIN)/python -m jobs.benchmark chaos --kills 20 --seed 3
+chaos: $(READY) ## Kill a real job 20 times on a loopback cluster of two nodes; about 5 minutes on two cores; KILLS=10
+	@$(BIN)/python -m jobs.benchmark chaos --kills $(KILLS) --seed 3
 
 fuzz: $(READY) ## Damage real files in 2,000 ways and restore what is left of them; about half a minute on two cores
 	@$(BIN)/python -m jobs.benchmark fuzz --mutations 2000

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.console import Exit
 from jobs.faults.chaos import WHOLE
+from pipeline.cluster.session import log_folder
 from pipeline.output.folder import RUN, OutputFolder
 from pipeline.output.rows import all_rows
 from pipeline.stores import storage, storage_options
@@ -38,26 +38,19 @@ def bucket(store: Store, request: pytest.FixtureRequest) -> Iterator[str]:
     storage_options.configure({})
 
 
-@pytest.fixture
-def ray_folder() -> Iterator[Path]:
-    """Where Ray keeps its logs; the paths of its sockets must be short."""
-    folder = Path(tempfile.mkdtemp(prefix="p2l-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def command(*arguments: str, status: int = Exit.OK) -> str:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == status, result.output
     return str(result.output)
 
 
-def start(job: str, store: Store, ray_folder: Path) -> subprocess.Popen:
-    environment = os.environ | store.environment | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(ray_folder)}
+def start(job: str, store: Store) -> subprocess.Popen:
+    """`p2l restore` on the cluster of these tests."""
+    cluster = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "token"}
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", "restore", job],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | store.environment | cluster | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -91,7 +84,7 @@ def everything(bucket: str) -> bytes:
 
 
 @pytest.mark.parametrize("store", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True)
-def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_folder: Path, ray_cluster: None) -> None:
+def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_cluster: None) -> None:
     for number in range(ROWS):
         with storage.write_whole(f"{bucket}/photographs/{number:02d}.png") as file:
             file.write(png(number))
@@ -108,11 +101,11 @@ def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_folder: Path, ra
     }
     storage.write_text(f"{bucket}/job.yaml", json.dumps(job))
 
-    first = start(f"{bucket}/job.yaml", store, ray_folder)
+    first = start(f"{bucket}/job.yaml", store)
     deadline = time.monotonic() + 300
     while len(before := committed(f"{bucket}/run")) < 4:
         assert first.poll() is None and time.monotonic() < deadline, first.communicate(timeout=5)
-        time.sleep(0.1)
+        time.sleep(0.5)  # the store is to serve the run, too
     assert SECRET not in command_lines()
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -133,9 +126,7 @@ def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_folder: Path, ra
     assert f"against {bucket}/run" in command("compare", f"{bucket}/run", f"{bucket}/run")
     assert OutputFolder(f"{bucket}/run").json(RUN)["config"]["storage"] == store.options
     assert SECRET not in told and SECRET.encode() not in everything(bucket)
-    logs = [
-        path for path in ray_folder.rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")
-    ]
+    logs = [path for path in log_folder().iterdir() if path.suffix in (".log", ".out", ".err")]
     assert logs and not [path for path in logs if SECRET.encode() in path.read_bytes()]
 
 

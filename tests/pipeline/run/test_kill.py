@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from tests.pipeline.small_jobs import settings, write_shards
 
@@ -37,6 +38,7 @@ def rows(output: Path) -> list[dict]:
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
+@pytest.mark.slow  # kills of drivers are made by `make chaos`, and on a store by every `make test`
 def test_a_killed_run_goes_on_and_ends_with_every_key_once(tmp_path: Path) -> None:
     """Two actors and all their reads on two CPUs: neither the first run nor the resumed one starves."""
     job = settings(
