@@ -18,11 +18,11 @@ help: ## List the targets; what `make` alone does
 demo: $(READY) ## Degrade and restore twelve photographs with the small shipped model
 	@$(BIN)/p2l demo
 
-# Two processes, each with the tests of whole files; in the order of the files long tests come early.
+# Two processes, each with the tests of whole files; tests/conftest.py puts the long ones first.
 test: $(READY) ## Pass the tests; some of them with ARGS="-k operators"
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-chaos: $(READY) ## Kill a real job 20 times on a loopback cluster of two nodes; about 5 minutes on two cores; KILLS=10
+chaos: $(READY) ## Kill a real job KILLS times (20) on a loopback cluster of two nodes; about 5 minutes on two cores
 	@$(BIN)/python -m jobs.benchmark chaos --kills $(KILLS) --seed 3
 
 fuzz: $(READY) ## Damage real files in 2,000 ways and restore what is left of them; about half a minute on two cores

@@ -21,8 +21,17 @@ if TYPE_CHECKING:
 # Ray's workers and the commands that tests start inherit these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, other tests would keep workers from running
+os.environ.setdefault(
+    "RAY_num_workers_soft_limit", "8"
+)  # idle processes that are kept: starts are what costs
 os.environ |= {"P2L_TEST_KEY": "loopback", "P2L_TEST_SECRET": SECRET}
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that use Ray come first, so that those that two processes end with are short."""
+    on_ray = {item.path for item in items if {"ray_cluster", "head"} & set(getattr(item, "fixturenames", ()))}
+    items.sort(key=lambda item: item.path not in on_ray)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from pipeline.cluster.starting import COULD_NOT_START, FAILED_STARTS, hopeless, 
 
 ROOT = Path(__file__).resolve().parents[3]
 NEVER = """
-from pipeline import starting
+from pipeline.cluster import starting
 starting.WAITS = (0.01, 0.01)
 starting.started({make}, {device!r}, "run", "node")
 """
