@@ -144,7 +144,7 @@ class Proxy:
     tokens: set[str] | None = None  # those that are let in, where there are any
     refused: list[str] = field(default_factory=list)  # tokens, "" for none
     conditional: threading.Lock = field(default_factory=threading.Lock)  # a store compares and writes at once
-    _left: int = 0
+    left: int = 0
 
     @contextmanager
     def counted(self, kind: str) -> Iterator[None]:
@@ -165,8 +165,8 @@ class Proxy:
             fault = None
             if self.planned and self.planned[0][0] in (kind, "any"):
                 fault = self.planned.popleft()[1]
-            elif self._left or self.chance.random() < self.rate:
-                self._left = (self._left or self.burst) - 1
+            elif self.left or self.chance.random() < self.rate:
+                self.left = (self.left or self.burst) - 1
                 fault = self.chance.choice(self.faults)
             if fault:
                 self.broken[kind, fault] += 1

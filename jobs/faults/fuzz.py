@@ -68,7 +68,7 @@ def _one_child(seed: int, numbers: Sequence[int]) -> Iterator[Outcome]:
     """Outcomes of as many files as one child process lives to see, the one that it dies of included."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(seed, numbers, sender), daemon=True)
+    child = context.Process(target=work, args=(seed, numbers, sender), daemon=True)
     child.start()
     sender.close()
     try:
@@ -100,7 +100,7 @@ def _wait_for_start(receiver: Connection) -> None:
     raise RuntimeError(f"the child process did not start within {START_SECONDS:.0f} s, or ended before")
 
 
-def _work(seed: int, numbers: Sequence[int], sender: Connection) -> None:
+def work(seed: int, numbers: Sequence[int], sender: Connection) -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -23,7 +23,7 @@ def lpips(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float:
     check_pair(reference, image)
     pair = [torch.from_numpy(a.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for a in (reference, image)]
     with torch.no_grad():
-        return float(_lpips_network()(*pair))
+        return float(lpips_network()(*pair))
 
 
 def inception_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -39,7 +39,8 @@ def inception_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @cache
-def _lpips_network() -> Any:
+def lpips_network() -> Any:
+    """Called with two images (1, 3, H, W) from -1 to 1. Raises ModuleNotFoundError without the extra."""
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 

@@ -37,19 +37,29 @@ def start() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     where: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
-        where = {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": _folder()}
+        where = {
+            "address": "local",
+            "num_cpus": cpus,
+            "include_dashboard": False,
+            "_temp_dir": temporary_folder(),
+        }
     for left in reversed(range(TRIES)):
         try:
             with _silent_core():
-                ray.init(**where, runtime_env=_workers(), log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    **where,
+                    runtime_env=workers_environment(),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:  # Ray raises bare ones
             if TOO_BUSY not in str(error) or not left:
-                raise RuntimeError(f"Ray did not start: {error}{_hint()}") from error
+                raise RuntimeError(f"Ray did not start: {error}{advice()}") from error
             ray.shutdown()
 
 
-def _folder() -> str | None:
+def temporary_folder() -> str | None:
     """Where Ray keeps sockets and logs; None for its own choice, below $RAY_TMPDIR, $TMPDIR or /tmp.
 
     Batch systems set a TMPDIR of their own, often too long for the path of a socket.
@@ -58,7 +68,7 @@ def _folder() -> str | None:
     return SHORT_FOLDER if len(os.fsencode(chosen + SOCKET)) > LONGEST_SOCKET else None
 
 
-def _hint() -> str:
+def advice() -> str:
     """What Ray does not say of a cluster that turns a driver without a token away."""
     if not os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_AUTH_MODE") == "token":
         return ""
@@ -68,7 +78,7 @@ def _hint() -> str:
     )
 
 
-def _workers() -> dict[str, Any] | None:
+def workers_environment() -> dict[str, Any] | None:
     """What each worker runs first where it would find another `pipeline`, in folders that Ray puts first."""
     found = PathFinder.find_spec("pipeline", [str(Path.cwd()), *sys.path])
     if found is not None and found.origin is not None and Path(found.origin).samefile(pipeline.__file__):

@@ -50,7 +50,7 @@ class Lease:
 
     def is_dead(self) -> bool:
         """Whether its process was of this machine and is gone."""
-        return self.machine == _machine() and not _lives(self.pid)
+        return self.machine == this_machine() and not _lives(self.pid)
 
     def __str__(self) -> str:
         return f"host {self.host}, process {self.pid}, started {self.started}, last seen {self.renewed}"
@@ -67,7 +67,7 @@ def hold(
     LeaseError when another driver holds it.
     """
     start = now("milliseconds")
-    lease = Lease(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), start, start)
+    lease = Lease(uuid.uuid4().hex, socket.gethostname(), this_machine(), os.getpid(), start, start)
     _take(output, lease, take_over, say)
     check(output, lease.id)
     try:
@@ -175,7 +175,7 @@ def _text(lease: Lease) -> str:
     return json_text(asdict(lease))
 
 
-def _machine() -> str:
+def this_machine() -> str:
     """This boot of this machine and the process namespace (a container's own) on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -92,7 +92,7 @@ def test_lpips_sees_images_from_minus_1_to_1(monkeypatch: pytest.MonkeyPatch) ->
         seen.extend(image.flatten().tolist() for image in pair)
         return 0.5
 
-    monkeypatch.setattr("p2l_engine.metrics.perceptual._lpips_network", lambda: network)
+    monkeypatch.setattr("p2l_engine.metrics.perceptual.lpips_network", lambda: network)
     assert metrics.lpips(first, 255 - first) == 0.5
     assert seen == [pytest.approx([-1, -0.6, 1]), pytest.approx([1, 0.6, -1])]
 

@@ -36,7 +36,7 @@ def test_a_file_that_ends_the_process_or_takes_for_ever_is_a_failure_and_the_nex
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fuzz, "SECONDS", 2.0)
-    monkeypatch.setattr(fuzz, "_work", _dies_of_the_second_and_hangs_on_the_fourth)
+    monkeypatch.setattr(fuzz, "work", _dies_of_the_second_and_hangs_on_the_fourth)
     outcomes = fuzz.run(6, seed=0)
     assert [outcome.failure for outcome in outcomes] == [
         None,

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.cluster import devices
 from pipeline.input.rows import InputRow
+from pipeline.worker import restore
 from pipeline.worker.options import ActorOptions
 from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import job, png
@@ -33,10 +34,10 @@ def test_what_a_device_does_is_no_fault_of_the_row(
 ) -> None:
     worker = Restorer(job(tmp_path, tmp_path / "out"), ActorOptions("cpu", 4, 1))
 
-    def solve(images: list) -> list:
+    def fail(*arguments: object, **settings: object) -> None:
         raise error
 
-    monkeypatch.setattr(worker, "_solve", solve)
+    monkeypatch.setattr(restore, "restore", fail)
     with pytest.raises(type(error)) as raised:
         worker([InputRow("a", "s", png(1)), InputRow("b", "s", png(2))])
     assert raised.value is error

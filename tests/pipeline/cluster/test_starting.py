@@ -16,6 +16,7 @@ from pipeline.cluster import board, nodes, starting
 from pipeline.cluster.starting import COULD_NOT_START, FAILED_STARTS, hopeless, started
 
 ROOT = Path(__file__).resolve().parents[3]
+UNDER_WAY = {"failed": 0, "made": False, "error": None}  # what the board has of a first start
 NEVER = """
 from pipeline.cluster import starting
 starting.WAITS = (0.01, 0.01)
@@ -55,7 +56,7 @@ def test_what_does_not_pass_ends_the_process_for_ray_to_start_another(make: str,
 def run(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A run of its own on the board."""
     monkeypatch.setattr(starting, "WAITS", (0.0,) * FAILED_STARTS)
-    monkeypatch.setattr(starting, "_give_up", lambda error: None)
+    monkeypatch.setattr(os, "_exit", lambda status: None)
     yield "tests.starting"
     board.clear("tests.starting")
 
@@ -67,11 +68,11 @@ def test_a_run_none_of_whose_machines_can_start_a_worker_is_hopeless(run: str) -
     assert hopeless(run, {"one", "two", "three"}) is None
     started(fail, "cpu", run, "one")
     assert hopeless(run, {"one", "two", "three"}) == "gs://weights: 403"
-    starting._note(run, "two")
+    board.put(run, starting.TOPIC, "two", UNDER_WAY)
     assert hopeless(run, {"one", "two", "three"}) is None, "another machine is still at it"
     started(fail, "cpu", run, "two")
     assert hopeless(run, {"one", "two", "three"}) == "gs://weights: 403"
-    starting._note(run, "lost")
+    board.put(run, starting.TOPIC, "lost", UNDER_WAY)
     assert hopeless(run, {"one", "two", "three"}) == "gs://weights: 403", "a lost machine is not waited for"
     started(object, "cpu", run, "three")
     started(fail, "cpu", run, "three")

@@ -82,7 +82,7 @@ def test_a_second_driver_is_refused_with_the_first_ones_host_and_start(tmp_path:
 
 
 def test_a_process_of_this_machine_that_is_gone_is_followed_at_once(tmp_path: Path) -> None:
-    store(tmp_path, other(machine=lease._machine(), pid=ended_process()))
+    store(tmp_path, other(machine=lease.this_machine(), pid=ended_process()))
     with hold(tmp_path) as held:
         lease.check(OutputFolder(str(tmp_path)), held)
 
@@ -216,7 +216,7 @@ def test_of_drivers_that_write_in_the_same_moment_one_is_first(output: str, ther
 @pytest.mark.parametrize("before", [False, True], ids=["no lease", "a dead driver's"])
 def test_of_drivers_that_start_in_the_same_moment_one_gets_the_output(output: str, before: bool) -> None:
     if before:
-        dead = other(machine=lease._machine(), pid=ended_process())
+        dead = other(machine=lease.this_machine(), pid=ended_process())
         exclusive.write(f"{output}/lease.json", json.dumps(asdict(dead)), None)
     decided = threading.Barrier(3)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -13,12 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
+from torch import Tensor
 
+from p2l_engine.operators import LinearOperator
+from p2l_engine.restore import Restored
 from pipeline import limits
 from pipeline.input.rows import InputRow
 from pipeline.pictures import pixels
 from pipeline.pictures.images import ImageError, decode_image, fit_image
+from pipeline.worker import restore
 from pipeline.worker.options import ActorOptions
 from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import SIDE, encoded, job, picture, png
@@ -111,13 +114,12 @@ def test_a_tile_larger_than_any_picture_is_refused_whatever_the_size_of_the_pict
         decode_image(tiff(tags))
 
 
-def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+def test_a_jpeg_of_very_many_scans_is_refused_before_one_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each scan of a few hundred bytes costs a pass over the whole picture: hours of work in a small file."""
     assert decode_image(progressive(64, scans=60)).size == (64, 64)
-    start = time.monotonic()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", pytest.fail)
     with pytest.raises(ImageError, match="image too costly: a JPEG of more than 100 scans"):
-        decode_image(progressive(4000, scans=3000))
-    assert time.monotonic() - start < 10
+        decode_image(progressive(64, scans=100))
 
 
 def test_scans_are_counted_as_a_decoder_does() -> None:
@@ -181,13 +183,13 @@ def test_prepared_pictures_are_held_up_to_a_limit(tmp_path: Path, monkeypatch: p
     """A block may hold many pictures of sizes of their own; not all of them are decoded at once."""
     worker = Restorer(job(tmp_path, tmp_path / "out"), ActorOptions("cpu", 64, 1))
     sizes = []
-    original = worker._solve
+    genuine = restore.restore
 
-    def solve(pictures: list) -> list:
-        sizes.append(len(pictures))
-        return original(pictures)
+    def counting(model: None, A: LinearOperator, y: Tensor, **settings: Any) -> Restored:
+        sizes.append(len(y))
+        return genuine(model, A, y, **settings)
 
-    monkeypatch.setattr(worker, "_solve", solve)
+    monkeypatch.setattr(restore, "restore", counting)
     monkeypatch.setattr(limits, "RESTORED_PIXELS", 3 * SIDE**2)
     rows = worker([InputRow(str(row), "s", png(row)) for row in range(7)])
     assert sizes == [3, 3, 1] and [row["key"] for row in rows] == list("0123456")
@@ -257,12 +259,12 @@ def test_a_prompt_is_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of")
-def test_the_longest_prompts_allowed_are_embedded_at_once(tiny_model: Any) -> None:
-    start = time.monotonic()
+def test_the_longest_prompts_allowed_are_cut_as_any_other(tiny_model: Any) -> None:
+    short = tiny_model.embed_prompts(["a cat"])
     for text in ("\0", "a", "\U0001f600", " ", "a\u0301", "a cat "):
         prompt = (text * limits.PROMPT_CHARACTERS)[: limits.PROMPT_CHARACTERS]
-        assert tiny_model.embed_prompts([prompt]).isfinite().all()
-    assert time.monotonic() - start < 30
+        embedded = tiny_model.embed_prompts([prompt])
+        assert embedded.shape == short.shape and embedded.isfinite().all()
 
 
 def test_messages_are_stored_whatever_they_quote(tmp_path: Path) -> None:

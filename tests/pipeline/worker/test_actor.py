@@ -189,12 +189,13 @@ def test_a_process_whose_device_failed_ends_and_leaves_word(output: Path, held: 
     """Nothing of what it had in work is committed, and the reason stands beside it for the next try."""
     code = f"""
 from pathlib import Path
+from pipeline.worker import restore
 from tests.pipeline.worker.test_actor import block, worker
 output = Path({str(output)!r})
-actor = worker(output, {held!r})
-def fail(images):
+def fail(*arguments, **settings):
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
-actor.restorer._solve = fail
+restore.restore = fail
+actor = worker(output, {held!r})
 actor(block(output, 0, 1))
 """
     ended = subprocess.run(

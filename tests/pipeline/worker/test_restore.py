@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from p2l_engine.operators import LinearOperator
 from p2l_engine.restore import Restored
 from pipeline.cluster.heartbeat import Heartbeat
 from pipeline.input.cells import npy
@@ -47,14 +48,15 @@ def test_what_has_no_memory_is_halved_and_the_micro_batch_when_it_fails_again(
     worker = restorer(tmp_path, 8)
     sizes = []
 
-    def solve(images: list) -> list:
-        sizes.append(len(images))
-        if len(images) > LIMIT:
-            exhaust()
-        return original(images)
+    genuine = restore.restore
 
-    original = worker._solve
-    monkeypatch.setattr(worker, "_solve", solve)
+    def limited(model: None, A: LinearOperator, y: torch.Tensor, **settings: object) -> Restored:
+        sizes.append(len(y))
+        if len(y) > LIMIT:
+            exhaust()
+        return genuine(model, A, y, **settings)
+
+    monkeypatch.setattr(restore, "restore", limited)
     rows = worker(input_rows(*(png(seed) for seed in range(20))))
     assert [row["status"] for row in rows] == ["ok"] * 20
     assert sizes == [8, 4, 2, 2, 4, 2, 2, *[2] * 6], "4 failed twice"
@@ -66,10 +68,10 @@ def test_a_single_image_without_memory_is_an_error_row(
 ) -> None:
     worker = restorer(tmp_path, 4)
 
-    def solve(images: list) -> list:
+    def exhausted(*arguments: object, **settings: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(worker, "_solve", solve)
+    monkeypatch.setattr(restore, "restore", exhausted)
     (row,) = worker(input_rows(png(1)))
     assert (row["status"], row["error"]) == ("error", "out of memory: MemoryError")
 

@@ -67,7 +67,7 @@ def test_every_image_is_exact(
     summary = run(config)
     assert (summary.rows, summary.ok) == (8, 8)
     assert proxy.broken, "no fault was met"
-    proxy.rate = proxy._left = 0
+    proxy.rate = proxy.left = 0
     assert rows(f"{bucket}/run") == rows(str(tmp_path / "quiet"))
     assert verify(f"{bucket}/run") == []
     told = OutputFolder(f"{bucket}/run").json(SUMMARY)["this_start"]["retries"]
