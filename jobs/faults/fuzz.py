@@ -101,6 +101,7 @@ def _wait_for_start(receiver: Connection) -> None:
 
 
 def work(seed: int, numbers: Sequence[int], sender: Connection) -> None:
+    """The work of a process: sends "ready", and then the outcome of each mutation of these numbers."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

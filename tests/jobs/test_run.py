@@ -35,7 +35,7 @@ def job(tmp_path: Path, model_folder: Path) -> Path:
     command("shard", photographs, tmp_path / "shards", "--rows", "2")
     path = tmp_path / "job.yaml"
     path.write_text(
-        f"input: {tmp_path}/shards\noutput: {tmp_path}/out\nmodel: {model_folder}\nsize: null\n"
+        f"input: {tmp_path}/shards\noutput: {tmp_path}/out\nmodel: {model_folder}\nsize: null\nworkers: 1\n"
         "operator: {name: super_resolution, factor: 4}\nmethod: {name: adjoint, preset: null}\n"
     )
     return path
