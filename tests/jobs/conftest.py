@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from p2l_engine.tiny import architecture
+from tests.networks import narrow_unet
 
 
 @pytest.fixture(scope="session")
@@ -17,18 +17,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
     tokenizer = architecture.train_tokenizer(["a photograph of a cat"], folder / "tokenizer")
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=architecture.LATENT_CHANNELS,
-        out_channels=architecture.LATENT_CHANNELS,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=architecture.TEXT_WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
+    unet = narrow_unet(8, architecture.LATENT_CHANNELS)
     unet.save_pretrained(folder / "unet")
     architecture.new_vae().save_pretrained(folder / "vae")
     architecture.new_text_encoder(tokenizer).save_pretrained(folder / "text_encoder")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.tiny import architecture
+from tests.networks import narrow_unet
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +26,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
         mid_block_add_attention=False,
         sample_size=16,
     )
-    unet = UNet2DConditionModel(
-        sample_size=4,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=architecture.TEXT_WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
+    unet = narrow_unet(4, channels=4)
     return LatentDiffusion(
         vae=vae,
         unet=unet,

@@ -2,19 +2,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 
+from p2l_engine.priors.published import PUBLISHED
 from p2l_engine.schedule import ddim_step, make_schedule, posterior_mean, read_forward_process
 
-SD14 = {
-    "_class_name": "PNDMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
+SD14 = PUBLISHED["CompVis/stable-diffusion-v1-4"]["scheduler"]
 
 
 def sd14_schedule(steps, **changes):

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -121,7 +121,12 @@ def test_a_second_start_of_a_finished_run_does_nothing(
     }
     opened: list[str] = []
     open_read = storage.open_read
-    monkeypatch.setattr(storage, "open_read", lambda url, **how: opened.append(url) or open_read(url, **how))
+
+    def counted(url: str, **how: int) -> BinaryIO:
+        opened.append(url)
+        return open_read(url, **how)
+
+    monkeypatch.setattr(storage, "open_read", counted)
     monkeypatch.setattr("pipeline.run.run.ray_session", pytest.fail)
     summary = run(job(finished / "input", finished / "output"))
     assert (summary.rows, summary.exit_status) == (15, 0)

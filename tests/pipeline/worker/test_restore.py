@@ -50,7 +50,7 @@ def test_what_has_no_memory_is_halved_and_the_micro_batch_when_it_fails_again(
 
     genuine = restore.restore
 
-    def limited(model: None, A: LinearOperator, y: torch.Tensor, **settings: object) -> Restored:
+    def limited(model: None, A: LinearOperator, y: torch.Tensor, **settings: Any) -> Restored:
         sizes.append(len(y))
         if len(y) > LIMIT:
             exhaust()
