@@ -141,6 +141,7 @@ class OutputFolder:
 
 
 def json_text(value: object) -> str:
+    """As the files of an output have it. Raises ValueError for a number that JSON has not."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
