@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from p2l_engine.solvers.sampler import Progress
+    from p2l_engine.solvers import Progress
     from pipeline.config import JobConfig
 
 
@@ -43,7 +43,9 @@ def image(
         ),
     ],
     operator: Annotated[str, typer.Option(help="What degrades it: super_resolution, inpainting, ...")],
-    method: Annotated[str, typer.Option(help="p2l, ldps, gml_dps, psld, ldir or adjoint.")] = "p2l",
+    method: Annotated[
+        str, typer.Option(help="p2l, ldps, gml_dps, psld, ldir, tv, bicubic, adjoint.")
+    ] = "p2l",
     model: Annotated[str, typer.Option(help="tiny, a hub id, a folder or a URL.")] = "tiny",
     steps: Annotated[
         int | None,
@@ -84,7 +86,7 @@ def image(
         "output": str(out.parent),
         "mode": "restore" if measurement else "measure",
         "model": model,
-        "size": (None if measurement or method == "adjoint" else "auto") if size is None else size,
+        "size": size or ("auto" if _needs_model(method) and not measurement else None),
         "operator": {"name": operator} | ({"mask": "given"} if mask else {}),
         "method": _method(method, model, operator) | ({} if steps is None else {"steps": steps}),
         "prompt": prompt,
@@ -146,19 +148,25 @@ def _needs(config: JobConfig, mask: Path | None, kernel: Path | None) -> list[st
 
 def _method(name: str, model: str, operator: str) -> dict[str, Any]:
     """The method's block: the settings found for this model and operator, where there are any."""
+    from p2l_engine.methods import SOLVERS, has_presets
     from p2l_engine.presets import PRESETS
 
     preset = "tiny" if model == "tiny" else "imagenet"
-    known = name != "adjoint" and operator in PRESETS[preset]
-    return {"name": name, "preset": preset if known else None}
+    known = name in SOLVERS and has_presets(name) and operator in PRESETS[preset]
+    return {"name": name} | ({"preset": preset} if known else {})
+
+
+def _needs_model(method: str) -> bool:
+    from p2l_engine.methods import SOLVERS
+
+    return method not in SOLVERS or SOLVERS[method].prior is not None
 
 
 def _restore(
     config: JobConfig, name: str, read: Mapping[str, bytes | None], outputs: Mapping[str, Path]
 ) -> None:
     from jobs import picture_file, pictures
-    from p2l_engine import metrics, restore
-    from p2l_engine.methods import Method
+    from p2l_engine import methods, metrics, restore
     from pipeline.input.rows import InputRow
     from pipeline.worker.measure import measurements, prepare
     from pipeline.worker.models import load
@@ -177,13 +185,20 @@ def _restore(
         warn(prepared.doubt)
     out, compared = outputs.values()
     out.parent.mkdir(parents=True, exist_ok=True)
-    method = Method.model_validate(config.method)
-    model = None if method.name == "adjoint" else load(config.model)
+    solver = methods.from_block(config.method, config.operator.name)
+    model = None if solver.prior is None else load(config.model)
 
     start = time.perf_counter()
     with _progress() as advance:
         restored = restore(
-            model, A, y, method, prompts=[config.prompt], seeds=[prepared.seed], progress=advance
+            model,
+            A,
+            y,
+            solver,
+            prompts=[config.prompt],
+            seeds=[prepared.seed],
+            progress=advance,
+            sigma=config.noise,
         )
     seconds = time.perf_counter() - start
     if restored.errors[0]:

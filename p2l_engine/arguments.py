@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine.operators import LinearOperator
-from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.priors.base import LatentPrior
 
 SURE_OF_MEAN = 8  # standard errors: noise alone takes a mean this far in one of 10^13 measurements
 FEWEST = 48  # entries from which a mean is judged
@@ -39,9 +39,9 @@ def check_measurements(A: LinearOperator, y: Tensor) -> None:
 
 
 def check_conditions(
-    model: LatentDiffusion,
-    count: int,
-    latent_shape: tuple[int, int, int],
+    model: LatentPrior | None,
+    A: LinearOperator,
+    y: Tensor,
     prompts: Sequence[str] | None,
     seeds: Sequence[int] | None,
     initial_latents: Tensor | None,
@@ -49,15 +49,22 @@ def check_conditions(
 ) -> None:
     """ValueError unless each that is given has one entry a measurement, of the model's shapes."""
     if prompts is not None:
-        _check_list("prompts", "text", prompts, count, lambda prompt: isinstance(prompt, str))
+        _check_list("prompts", "text", prompts, len(y), lambda prompt: isinstance(prompt, str))
     if seeds is not None:
-        _check_list("seeds", "whole number", seeds, count, _is_whole)
-    for name, given, shape in (
-        ("initial_latents", initial_latents, (count, *latent_shape)),
-        ("prompt_embeddings", prompt_embeddings, (count, None, model.text_width)),
-    ):
+        _check_list("seeds", "whole number", seeds, len(y), _is_whole)
+    for name, given in (("initial_latents", initial_latents), ("prompt_embeddings", prompt_embeddings)):
         if given is not None:
-            _check_tensor(name, given, shape)
+            if model is None:
+                raise ValueError(f"{name}: got them for a method without a model; allowed: none")
+            _check_tensor(name, given, (len(y), *_shape_of(name, model, A, y)))
+
+
+def _shape_of(name: str, model: LatentPrior, A: LinearOperator, y: Tensor) -> tuple[int | None, ...]:
+    if name == "prompt_embeddings":
+        return None, model.text_width
+    sides = A.image_shape(tuple(y.shape[1:]))[1:]
+    cells = [-(-side // model.image_multiple) * model.image_multiple // model.factor for side in sides]
+    return model.latent_channels, *cells
 
 
 def _check_range(A: LinearOperator, y: Tensor) -> None:

@@ -2,33 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from p2l_engine import methods
 from p2l_engine.arguments import check_conditions, check_measurements
-from p2l_engine.methods import Method
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import lasting
 from p2l_engine.operators.cropped import Cropped
-from p2l_engine.priors.latent import LatentDiffusion
-from p2l_engine.seeding import generator
-from p2l_engine.solvers.guidance import Moments
-from p2l_engine.solvers.sampler import Progress, State, sample
+from p2l_engine.solvers import LatentState, Problem, Progress, Sampler, Solution, Solver, solve
 
 
 @dataclass(frozen=True)
 class Restored:
     """What `restore` returns for B images; rows of an image that failed hold not-a-number.
 
-    images: (B, 3, H, W), RGB in [-1, 1], float32 (float64 for a float64 model).
+    images: (B, 3, H, W), RGB in [-1, 1], float32 (float64 for a float64 model); the mean of several samples.
     latents: (B, C, h, w), the last z_0 of the canvas (H and W rounded up to `model.image_multiple`);
-        None for the method adjoint.
-    prompt_embeddings: (B, L, D), as tuned at the last step; None for the method adjoint.
+        None for a solver without latents.
+    prompt_embeddings: (B, L, D), as tuned at the last step; None for a solver without text. These two are of
+        the first sample.
     residual: (B,), root mean square of y - A x over what A measures (holes of a mask do not count).
     errors: for each image None, or why and at which step it failed.
     nfe: evaluations of the noise prediction for each image.
+    deviation: (B, 3, H, W), standard deviation of the samples in units of [-1, 1]; None for a single sample.
     """
 
     images: Tensor
@@ -37,31 +36,36 @@ class Restored:
     residual: Tensor
     errors: tuple[str | None, ...]
     nfe: int
+    deviation: Tensor | None = None
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()  # the methods differentiate, whatever the caller has switched off
 def restore(
-    model: LatentDiffusion | None,
+    model: Any | None,
     A: LinearOperator,
     y: Tensor,
-    method: str | Method = "p2l",
+    method: str | Solver = "p2l",
     steps: int | None = None,
     prompts: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     initial_latents: Tensor | None = None,
     prompt_embeddings: Tensor | None = None,
     progress: Progress | None = None,
+    sigma: float = 0.0,
 ) -> Restored:
     """Restore x from y = A x + n for a batch; every image is treated as if it were alone.
 
+    model: a prior of the kind that the method asks for, such as `load_model` gives; None for a method that
+    needs none (adjoint, bicubic, tv).
     y: (B, *measurement), B at least 1, finite, of images in [-1, 1]. Images of any size: the latent is that
     of a canvas rounded up to `model.image_multiple`, whose border the measurement says nothing of, and which
     is cropped at the end.
-    method: a name with its defaults, or a `Method`. steps: instead of the method's.
-    prompts: one an image, default the empty one. seeds: one an image, default 0, of the first latent.
+    method: a name with its defaults, or a value of `methods.build`. steps: instead of the method's.
+    prompts: one an image, default the empty one. seeds: one an image, default 0, of all that is drawn.
     initial_latents (B, C, h, w), prompt_embeddings (B, L, D): instead of what seeds and prompts would give.
     progress: called with (steps done, steps) after each step.
+    sigma: standard deviation of n, in units of [-1, 1], for the methods that ask how noisy y is (tv).
 
     An image whose trajectory meets not-a-number or infinity stops alone and is named in ``errors``. Works
     under torch.no_grad() and torch.inference_mode() as well; the result carries no graph. The same arguments
@@ -69,67 +73,98 @@ def restore(
     Raises ValueError, before any network runs, for arguments that do not fit together, and for pixels of 0
     to 255.
     """
-    method = methods.build(method) if isinstance(method, str) else method
+    solver = methods.build(method) if isinstance(method, str) else method
     if steps is not None:
-        method = method.model_copy(update={"steps": steps})
+        solver = solver.model_copy(update={"steps": steps})
     check_measurements(A, y)
-    y = lasting(y.detach())
-    height, width = A.image_shape(tuple(y.shape[1:]))[1:]
-    if method.name == "adjoint":
-        images = A.backproject(y).clamp(-1, 1)
-        return Restored(images, None, None, _residual(A, y, images), _errors(len(y), {}, images), 0)
-    if not isinstance(model, LatentDiffusion):
-        raise ValueError(
-            f"model: got {model!r}; allowed: what load_model gives; the method {method.name} needs one, only "
-            "adjoint does without"
-        )
+    model = _prior_of(solver, model)
+    check_conditions(model, A, y, prompts, seeds, initial_latents, prompt_embeddings)
+    problem = pose(model, A, y, prompts, seeds, initial_latents, prompt_embeddings, sigma)
+    samples = solver.samples if isinstance(solver, Sampler) else 1
+    solutions = [
+        solve(model, solver, problem.sample(number), _part(progress, number, samples))
+        for number in range(samples)
+    ]
 
-    schedule = model.schedule(method.steps)
-    bottom, right = -height % model.image_multiple, -width % model.image_multiple
-    shape = (model.latent_channels, (height + bottom) // model.factor, (width + right) // model.factor)
-    check_conditions(model, len(y), shape, prompts, seeds, initial_latents, prompt_embeddings)
-    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-    A, y = A.to(model.device, dtype), y.to(model.device, dtype)
-    canvas = Cropped(A, (bottom, right)) if bottom or right else A
-    C = _embeddings(model, len(y), prompts, prompt_embeddings).to(dtype)
-    z = _first_latents(len(y), shape, seeds, initial_latents).to(model.device, dtype)
-    state = State(list(range(len(y))), canvas, y, z, C, Moments.zeros(z))
-
-    state, failed = sample(model, state, method, schedule, progress)
-
-    places = state.indices
-    images = y.new_full((len(y), 3, height, width), torch.nan)
-    latents, embeddings = torch.full_like(z, torch.nan), torch.full_like(C, torch.nan)
-    if places:
-        with torch.no_grad():
-            images[places] = model.decode(state.z)[..., :height, :width].clamp(-1, 1)
-        latents[places], embeddings[places] = state.z, state.C
-    tuning = method.prompt_tuning.iterations if method.prompt_tuning else 0
+    y = problem.y
+    A = A.to(y.device, y.dtype)
+    images = torch.stack([_images(solution, A, y) for solution in solutions])
+    mean = images.mean(dim=0) if samples > 1 else images[0]
+    state, places = solutions[0].state, solutions[0].places
+    latent = isinstance(state, LatentState)
     return Restored(
-        images,
-        latents,
-        embeddings,
-        _residual(A, y, images),
-        _errors(len(y), failed, images),
-        nfe=method.steps * (1 + tuning),
+        mean,
+        _spread(state.z, places, len(y)) if latent else None,
+        _spread(state.C, places, len(y)) if latent else None,
+        _residual(A, y, mean),
+        _errors(solutions, mean),
+        sum(solution.nfe for solution in solutions),
+        images.std(dim=0) if samples > 1 else None,
     )
 
 
-def _embeddings(
-    model: LatentDiffusion, count: int, prompts: Sequence[str] | None, given: Tensor | None
-) -> Tensor:
-    if given is None:
-        return model.embed_prompts(list(prompts) if prompts is not None else [""] * count)
-    return lasting(given.detach()).to(model.device)
+def _prior_of(solver: Solver, model: Any) -> Any:
+    """The model where the solver asks for one of its kind."""
+    if solver.prior is None:
+        return None
+    if getattr(model, "kind", None) != solver.prior:
+        without = [name for name, other in methods.SOLVERS.items() if other.prior is None]
+        raise ValueError(
+            f"model: got {model!r}; allowed: a {solver.prior} prior, as load_model gives it; the method "
+            f"{solver.name} needs one, only {', '.join(without)} do without"
+        )
+    return model
 
 
-def _first_latents(
-    count: int, shape: tuple[int, int, int], seeds: Sequence[int] | None, given: Tensor | None
-) -> Tensor:
-    if given is not None:
-        return lasting(given.detach())
-    sources = (generator(int(seed), "latent") for seed in (seeds if seeds is not None else [0] * count))
-    return torch.stack([torch.randn(shape, generator=source, dtype=torch.float32) for source in sources])
+def pose(
+    model: Any | None,
+    A: LinearOperator,
+    y: Tensor,
+    prompts: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    initial_latents: Tensor | None = None,
+    prompt_embeddings: Tensor | None = None,
+    sigma: float = 0.0,
+) -> Problem:
+    """The problem of `restore`'s arguments, where the model computes and on the canvas that it takes."""
+    seeds = [0] * len(y) if seeds is None else [int(seed) for seed in seeds]
+    y = lasting(y.detach())
+    if model is None:
+        return Problem.of(A, y, sigma, seeds)
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    A, y = A.to(model.device, dtype), y.to(model.device, dtype)
+    height, width = A.image_shape(tuple(y.shape[1:]))[1:]
+    bottom, right = -height % model.image_multiple, -width % model.image_multiple
+    canvas = Cropped(A, (bottom, right)) if bottom or right else A
+    if prompt_embeddings is None:
+        C = model.embed_prompts(list(prompts) if prompts is not None else [""] * len(y))
+    else:
+        C = lasting(prompt_embeddings.detach()).to(model.device)
+    first = None if initial_latents is None else lasting(initial_latents.detach())
+    return Problem.of(canvas, y, sigma, seeds, C.to(dtype), first)
+
+
+def _part(progress: Progress | None, number: int, samples: int) -> Progress | None:
+    """The progress of one of several samples, as a part of all."""
+    if progress is None:
+        return None
+    return lambda done, steps: progress(number * steps + done, samples * steps)
+
+
+def _images(solution: Solution, A: LinearOperator, y: Tensor) -> Tensor:
+    """Of the whole batch, without the border of the canvas."""
+    height, width = A.image_shape(tuple(y.shape[1:]))[1:]
+    images = y.new_full((len(y), 3, height, width), torch.nan)
+    if solution.places:
+        images[solution.places] = solution.images[..., :height, :width].clamp(-1, 1)
+    return images
+
+
+def _spread(values: Tensor, places: list[int], count: int) -> Tensor:
+    """(count, ...): values at their places, not-a-number elsewhere."""
+    spread = values.new_full((count, *values.shape[1:]), torch.nan)
+    spread[places] = values.detach()
+    return spread
 
 
 @torch.no_grad()
@@ -137,7 +172,8 @@ def _residual(A: LinearOperator, y: Tensor, images: Tensor) -> Tensor:
     return ((y - A(images)).flatten(1).square().sum(dim=1) / A.entries(y).clamp_min(1)).sqrt()
 
 
-def _errors(count: int, failed: dict[int, str], images: Tensor) -> tuple[str | None, ...]:
+def _errors(solutions: Sequence[Solution], images: Tensor) -> tuple[str | None, ...]:
     finite = torch.isfinite(images).flatten(1).all(dim=1).tolist()
+    failed = {place: why for solution in reversed(solutions) for place, why in solution.errors.items()}
     why = "not-a-number or infinity in the decoded image"
-    return tuple(failed.get(i, None if finite[i] else why) for i in range(count))
+    return tuple(failed.get(i, None if finite[i] else why) for i in range(len(images)))

@@ -59,6 +59,19 @@ class ForwardProcess:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step of a solver. number: T to 1. t: the training timestep; alpha_bar: there, and after the step.
+
+    A solver that follows no schedule of noise leaves the three as they are for an image without any.
+    """
+
+    number: int
+    t: int = 0
+    alpha_bar: float = 1.0
+    alpha_bar_prev: float = 1.0
+
+
+@dataclass(frozen=True)
 class Schedule:
     """The T visited timesteps, noisiest first; row i belongs to step T - i.
 
@@ -70,6 +83,14 @@ class Schedule:
     timesteps: Tensor
     alpha_bar: Tensor
     alpha_bar_prev: Tensor
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Its rows, from step T to step 1."""
+        rows = zip(
+            self.timesteps.tolist(), self.alpha_bar.tolist(), self.alpha_bar_prev.tolist(), strict=True
+        )
+        return tuple(Step(len(self.timesteps) - row, *values) for row, values in enumerate(rows))
 
 
 def read_forward_process(config: Mapping[str, Any]) -> ForwardProcess:
@@ -89,14 +110,8 @@ def read_forward_process(config: Mapping[str, Any]) -> ForwardProcess:
     )
 
 
-def make_schedule(
-    alphas_cumprod: Tensor,
-    steps: int,
-    set_alpha_to_one: bool,
-    steps_offset: int = 0,
-    spacing: str = "leading",
-) -> Schedule:
-    """Chooses `steps` of the N training timesteps.
+def make_schedule(process: ForwardProcess, steps: int) -> Schedule:
+    """Chooses `steps` of the N training timesteps, spaced as the process says.
 
     leading: i * (N // steps) + offset, where the offset is `steps_offset`, made smaller where the first
     timestep would otherwise pass N - 1. With N = 1000 and steps_offset = 1: 50 steps visit 981 ... 1, and
@@ -106,15 +121,16 @@ def make_schedule(
 
     Raises ValueError when `steps` is not an integer in 1 .. N, or `spacing` is unknown.
     """
+    alphas_cumprod = process.alphas_cumprod
     available = len(alphas_cumprod)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= available:
         raise ValueError(
             f"steps: got {steps!r}, allowed is an integer from 1 to {available}, "
             "the number of timesteps the model was trained with"
         )
-    timesteps = _space(available, steps, steps_offset, spacing)
+    timesteps = _space(available, steps, process.steps_offset, process.spacing)
     alpha_bar = alphas_cumprod.double()[timesteps]
-    final = torch.ones(1, dtype=torch.float64) if set_alpha_to_one else alphas_cumprod[:1].double()
+    final = torch.ones(1, dtype=torch.float64) if process.set_alpha_to_one else alphas_cumprod[:1].double()
     return Schedule(timesteps, alpha_bar, torch.cat([alpha_bar[1:], final]))
 
 

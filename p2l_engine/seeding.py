@@ -4,7 +4,8 @@ import hashlib
 
 import torch
 
-PURPOSES = ("noise", "operator", "latent")  # measurement noise; masks and motion kernels; the first latent
+# Measurement noise; masks and motion kernels; the first latent; what a solver draws after it.
+PURPOSES = ("noise", "operator", "latent", "solver")
 
 
 def image_seed(run_seed: int, key: str) -> int:
@@ -13,6 +14,11 @@ def image_seed(run_seed: int, key: str) -> int:
     The same on every machine and Python version, and in whatever order images are restored.
     """
     return _hash63(f"{run_seed}/{key}")
+
+
+def sample_seed(seed: int, number: int) -> int:
+    """The seed of an image's sample of that number; that of number 0 is the image's own."""
+    return _hash63(f"{seed}/sample {number}") if number else seed
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import p2l_engine
-from p2l_engine.methods import Method
 from p2l_engine.operators.base import LinearOperator
 from p2l_engine.seeding import generator, image_seed
+from p2l_engine.solvers import Solver
 from p2l_engine.tiny import data
 from p2l_engine.tiny.photographs import held_out_photographs, random_crop
 from pipeline.worker.measure import against
@@ -124,10 +124,10 @@ def degrade(task: Task, images: Images, seed: int) -> tuple[LinearOperator, Tens
     return A, A.measure(images.x, SIGMA, [generator(s, "noise") for s in seeds]), seeds
 
 
-def build_method(row: Row, task: Task, steps: int | None) -> Method:
+def build_method(row: Row, task: Task, steps: int | None) -> Solver:
     """The method of a table's row with the shipped model's settings for a task."""
-    if row.method == "adjoint":
-        return p2l_engine.methods.build("adjoint")
+    if not p2l_engine.methods.has_presets(row.method):
+        return p2l_engine.methods.build(row.method)
     settings = dict(task.tuned.get(row.method, {}))
     for name, block in row.settings.items():
         settings[name] = None if block is None else settings.get(name, {}) | block
@@ -136,12 +136,18 @@ def build_method(row: Row, task: Task, steps: int | None) -> Method:
 
 
 def run_cell(
-    model: p2l_engine.LatentDiffusion, row: Row, task: Task, images: Images, seed: int, method: Method
+    model: p2l_engine.LatentDiffusion, row: Row, task: Task, images: Images, seed: int, solver: Solver
 ) -> list[dict[str, Any]]:
     """Restore all images by one method with one seed: a record of figures for each."""
     A, y, seeds = degrade(task, images, seed)
     out = p2l_engine.restore(
-        model, A, y, method, prompts=images.captions if row.captioned else None, seeds=seeds
+        model,
+        A,
+        y,
+        solver,
+        prompts=images.captions if row.captioned else None,
+        seeds=seeds,
+        sigma=SIGMA,
     )
     to_uint8 = p2l_engine.metrics.to_uint8
     return [

@@ -12,14 +12,14 @@ import gc
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from p2l_engine.priors import fetch, layout
 from p2l_engine.priors.architecture import Architecture
-from p2l_engine.schedule import Schedule, make_schedule, read_forward_process
+from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, read_forward_process
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -49,8 +49,11 @@ class LatentDiffusion:
     embedding_shape: (L, D) of a prompt's embedding.
     weight_bytes: of all three networks, in `dtype`.
     prompt_length: tokens of a prompt that are read (77); what is beyond is cut.
-    alphas_cumprod: (N,) float64 on the CPU; set_alpha_to_one, steps_offset: see `schedule.make_schedule`.
+    process: how it was trained; its alphas_cumprod are (N,) float64 on the CPU.
+    evaluations: noise predictions made so far, one for each image of each call.
     """
+
+    kind: ClassVar[Literal["latent"]] = "latent"
 
     def __init__(
         self,
@@ -99,18 +102,12 @@ class LatentDiffusion:
         self.prompt_length = min(tokenizer.model_max_length, longest) if tokenizer else longest
         self.embedding_shape = (self.prompt_length, text_encoder.config.hidden_size)
 
-        process = read_forward_process(scheduler_config)
-        self._predicts_velocity = process.prediction_type == "v_prediction"
-        self._spacing = process.spacing
-        self.alphas_cumprod = process.alphas_cumprod
-        self.set_alpha_to_one = process.set_alpha_to_one
-        self.steps_offset = process.steps_offset
+        self.process: ForwardProcess = read_forward_process(scheduler_config)
+        self.evaluations = 0
 
     def schedule(self, steps: int) -> Schedule:
         """The timesteps to visit in `steps` steps, spaced as the model's scheduler configuration says."""
-        return make_schedule(
-            self.alphas_cumprod, steps, self.set_alpha_to_one, self.steps_offset, self._spacing
-        )
+        return make_schedule(self.process, steps)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H / factor, W / factor), posterior mean.
@@ -136,13 +133,14 @@ class LatentDiffusion:
         A network that predicts v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0 is converted by
         eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t.
         """
+        self.evaluations += len(z)
         z = z.to(self.device, self._outer_dtype)
         timestep = torch.tensor(t, device=self.device)
         prediction = self._unet(z.to(self.dtype), timestep, C.to(self.device, self.dtype)).sample
         prediction = prediction.to(self._outer_dtype)
-        if not self._predicts_velocity:
+        if self.process.prediction_type == "epsilon":
             return prediction
-        alpha_bar = self.alphas_cumprod[t].item()
+        alpha_bar = self.process.alphas_cumprod[t].item()
         return alpha_bar**0.5 * prediction + (1 - alpha_bar) ** 0.5 * z
 
     def prompt_tokens(self, prompt: str) -> int:

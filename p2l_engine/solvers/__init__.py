@@ -1,1 +1,22 @@
-"""Algorithms that restore x from y = A x + n."""
+"""Algorithms that restore x from y = A x + n. A solver is one file and one line here."""
+
+from p2l_engine.solvers.adjoint import Adjoint
+from p2l_engine.solvers.base import LatentState, Problem, Sampler, Solver
+from p2l_engine.solvers.bicubic import Bicubic
+from p2l_engine.solvers.p2l import P2L
+from p2l_engine.solvers.solve import Progress, Solution, evaluations, solve
+from p2l_engine.solvers.tv import TV
+
+AnySolver = P2L | TV | Bicubic | Adjoint
+
+__all__ = [
+    "AnySolver",
+    "LatentState",
+    "Problem",
+    "Progress",
+    "Sampler",
+    "Solution",
+    "Solver",
+    "evaluations",
+    "solve",
+]

@@ -7,17 +7,36 @@
 | beta_1, beta_2, epsilon | BETA_1, BETA_2, EPSILON of App. D.2 |
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from p2l_engine.methods import FixedPoint, Guidance
-from p2l_engine.operators import LinearOperator
-from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.operators.base import LinearOperator
+from p2l_engine.priors.base import LatentPrior
+from p2l_engine.settings import Settings
+from p2l_engine.solvers.base import Problem
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+
+
+class FixedPoint(Settings):
+    """The term of Eq. 44 (onto: none) or Eq. 45 (onto: gluing). weight: gamma of those equations."""
+
+    weight: float = Field(default=0.1, gt=0)
+    onto: Literal["none", "gluing"] = "none"
+
+
+class Guidance(Settings):
+    """The measurement gradient. step_size: rho, times alpha_bar_t where the schedule says so."""
+
+    rule: Literal["gd", "adam"] = "gd"
+    step_size: float = Field(default=1.0, ge=0)
+    step_schedule: Literal["constant", "alpha_bar"] = "constant"
+    residual: Literal["norm", "squared"] = "norm"
+    fixed_point: FixedPoint | None = None
 
 
 @dataclass(frozen=True)
@@ -31,10 +50,6 @@ class Moments:
     def zeros(z: Tensor) -> "Moments":
         return Moments(torch.zeros_like(z), torch.zeros_like(z))
 
-    def select(self, indices: Sequence[int]) -> "Moments":
-        """The history of those images only."""
-        return Moments(self.m[list(indices)], self.v[list(indices)])
-
 
 def fidelity(A: LinearOperator, y: Tensor, x: Tensor, residual: str) -> Tensor:
     """|y - A x| (residual: norm) or its square (squared), of each image: (B,)."""
@@ -42,21 +57,14 @@ def fidelity(A: LinearOperator, y: Tensor, x: Tensor, residual: str) -> Tensor:
     return norm if residual == "norm" else norm.square()
 
 
-def loss(
-    model: LatentDiffusion, A: LinearOperator, y: Tensor, z0: Tensor, x0: Tensor, guidance: Guidance
-) -> Tensor:
+def loss(prior: LatentPrior, problem: Problem, z0: Tensor, x0: Tensor, guidance: Guidance) -> Tensor:
     """What is differentiated, for each image (B,): fidelity, and the fixed-point term of Eq. 44 or 45."""
-    value = fidelity(A, y, x0, guidance.residual)
+    value = fidelity(problem.A, problem.y, x0, guidance.residual)
     if (term := guidance.fixed_point) is not None:
-        value = value + term.weight * _fixed_point(model, A, y, z0, x0, term)
+        glued = problem.A.glue(problem.y, x0) if term.onto == "gluing" else x0
+        distance = torch.linalg.vector_norm((z0 - prior.encode(glued)).flatten(1), dim=1)
+        value = value + term.weight * distance
     return value
-
-
-def _fixed_point(
-    model: LatentDiffusion, A: LinearOperator, y: Tensor, z0: Tensor, x0: Tensor, term: FixedPoint
-) -> Tensor:
-    glued = A.glue(y, x0) if term.onto == "gluing" else x0
-    return torch.linalg.vector_norm((z0 - model.encode(glued)).flatten(1), dim=1)
 
 
 def update(

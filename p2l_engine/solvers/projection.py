@@ -1,22 +1,37 @@
 """Projection onto the range of the encoder (Sec. 3.3)."""
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from p2l_engine.methods import Projection
-from p2l_engine.operators import LinearOperator
-from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.priors.base import LatentPrior
+from p2l_engine.settings import Settings
+from p2l_engine.solvers.base import Problem
+
+
+class Projection(Settings):
+    """Sec. 3.3. every: gamma, in steps; weight: lambda of Eq. 19.
+
+    onto: the Gamma of Table 4 that comes before the encoder, or none; whichever it is, what is projected on
+    is the encoder's range. `projection: null` takes the whole part out.
+    """
+
+    every: int = Field(default=4, ge=1)
+    weight: float = Field(default=1.0, gt=0)
+    onto: Literal["proximal", "gluing", "none"] = "proximal"
 
 
 @torch.no_grad()
-def project(model: LatentDiffusion, A: LinearOperator, y: Tensor, x0: Tensor, setting: Projection) -> Tensor:
+def project(prior: LatentPrior, problem: Problem, x0: Tensor, setting: Projection) -> Tensor:
     """E(Gamma(x0)), Eq. 20, of x0 = D(z0) (B, 3, H, W).
 
     Gamma is the proximal map of Eq. 19, the gluing of Table 4, or the identity.
     """
     match setting.onto:
         case "proximal":
-            x0 = A.proximal(y, x0, setting.weight)
+            x0 = problem.A.proximal(problem.y, x0, setting.weight)
         case "gluing":
-            x0 = A.glue(y, x0)
-    return model.encode(x0)
+            x0 = problem.A.glue(problem.y, x0)
+    return prior.encode(x0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
+from p2l_engine.methods import SOLVERS
 from p2l_engine.mistakes import refuse
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.priors.fetch import check_model_id
@@ -71,7 +72,7 @@ class JobHere(JobConfig):
         method: dict[str, Any] = read(value)
         # Of an operator that is wrong itself no preset can be looked up, which may say how many.
         known = "operator" in info.data or (isinstance(value, dict) and "steps" in value)
-        if "model" in info.data and "steps" in method and known:
+        if "model" in info.data and known and SOLVERS[method["name"]].prior is not None:
             stores = info.data.get("storage", {})
             refuse(feasible.steps_problems(info.data["model"], method["steps"], stores), "method")
         return method

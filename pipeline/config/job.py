@@ -189,10 +189,10 @@ class JobConfig(Settings):
         # Of an operator that is wrong itself, which is said already, no preset can be looked up.
         operator = info.data["operator"].name if "operator" in info.data else None
         try:
-            method = methods.from_block(value if operator else {**value, "preset": None}, operator)
+            solver = methods.from_block(value if operator else {**value, "preset": None}, operator)
         except Mistakes as mistakes:
             raise mistakes.within("method") from None
-        return {"name": "adjoint"} if method.name == "adjoint" else method.model_dump(mode="json")
+        return solver.model_dump(mode="json")
 
     @model_validator(mode="after")
     def _measured_elsewhere(self) -> JobConfig:

@@ -7,6 +7,8 @@ real networks runs without weights, and each operation and each allocation of it
 from __future__ import annotations
 
 import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,13 +22,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
 
 from p2l_engine import LatentDiffusion
-from p2l_engine.methods import Method
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import ImageShape, Shape
-from p2l_engine.solvers.guidance import Moments
-from p2l_engine.solvers.projection import project
-from p2l_engine.solvers.prompt_tuning import optimize_embedding
-from p2l_engine.solvers.sampler import State, one_step
+from p2l_engine.solvers import Problem, Solver, evaluations
 
 for _attention, _formula in (  # on CPUs; torch's table has those of GPUs only
     (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop),
@@ -45,7 +43,7 @@ class OperationCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flop = 0.0
+        self.flop = 0
         self.peak_bytes = 0
         self._bytes = 0
         self._held: set[int] = set()  # storages
@@ -116,44 +114,62 @@ class OfShape(LinearOperator):
     def glue(self, y: Tensor, x: Tensor) -> Tensor:
         return x
 
+    def backproject(self, y: Tensor) -> Tensor:
+        return y.new_empty(len(y), *self._image)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a solver does `times` times: its start and end together once, and a step of each kind."""
+
+    times: int
+    run: Callable[[], object]
+
+
+def parts(prior: Any, solver: Solver, problem: Problem) -> Iterator[Part]:
+    """All that restoring a problem takes, as one of each part that costs the same."""
+    schedule = solver.schedule(prior)
+    state = solver.start(prior, problem)
+
+    def ends() -> None:
+        with torch.no_grad():
+            solver.images(prior, problem, solver.start(prior, problem))
+
+    yield Part(1, ends)
+    kinds = Counter(solver.kind(at) for at in schedule)
+    for kind, at in {solver.kind(at): at for at in schedule}.items():
+        yield Part(kinds[kind], partial(solver.step, prior, problem, state, at))
+
 
 @dataclass(frozen=True)
 class Count:
-    """flop: of all steps, an image. step_bytes: the most that a step holds beside the weights, in float32."""
+    """flop, nfe: of an image. step_bytes: the most that a step holds beside the weights, in float32."""
 
     flop: float
+    nfe: int
     step_bytes: int
 
 
-def count_method(
-    model: LatentDiffusion, image: ImageShape, measurement: Shape, batch: int, method: Method
+def count_solver(
+    prior: LatentDiffusion | None, image: ImageShape, measurement: Shape, batch: int, solver: Solver
 ) -> Count:
-    """What restoring a batch takes, from one pass through each part of a step.
+    """What restoring a batch takes, from one pass through each part.
 
-    model: of `p2l_engine.priors.latent.without_weights`. image, measurement: the shapes of one of them.
+    prior: of `p2l_engine.priors.latent.without_weights`. image, measurement: the shapes of one of them.
     """
-    height, width = (-(-side // model.image_multiple) * model.image_multiple for side in image[1:])
-    A = OfShape((3, height, width), measurement)
-    new = partial(torch.empty, device=model.device, dtype=torch.float32)
-    y, x0 = new(batch, *measurement), new(batch, 3, height, width)
-    z = new(batch, model.latent_channels, height // model.factor, width // model.factor)
-    C = new(batch, *model.embedding_shape)
-    state = State(list(range(batch)), A, y, z, C, Moments.zeros(z))
-    schedule, projection, tuning = model.schedule(1), method.projection, method.prompt_tuning
-    every = projection.every if projection else 1
+    multiple, C = 1, None
+    if prior is not None:
+        multiple, C = prior.image_multiple, torch.empty(batch, *prior.embedding_shape, device=prior.device)
+    height, width = (-(-side // multiple) * multiple for side in image[1:])
+    y = torch.empty(batch, *measurement, device="meta")
+    problem = Problem.of(OfShape((3, height, width), measurement), y, 0.0, range(batch), C)
 
-    with OperationCounter() as step, _Fused():
-        one_step(model, state, method.model_copy(update={"prompt_tuning": None}), schedule, 0, step=every)
-    with OperationCounter() as projected, _Fused():
-        if projection:
-            project(model, A, y, x0, projection)
-    with OperationCounter() as tuned, _Fused():
-        if tuning:
-            once = tuning.model_copy(update={"iterations": 1})
-            optimize_embedding(model, A, y, z, C, 0, float(schedule.alpha_bar[0]), once)
-
-    each = step.flop - projected.flop + tuned.flop * (tuning.iterations if tuning else 0)
-    projections = method.steps // every if projection else 0
-    return Count(
-        (method.steps * each + projections * projected.flop) / batch, max(step.peak_bytes, tuned.peak_bytes)
-    )
+    flop = nfe = step_bytes = 0
+    for part in parts(prior, solver, problem):
+        before = evaluations(prior)
+        with OperationCounter() as counter, _Fused():
+            part.run()
+        flop += part.times * counter.flop
+        nfe += part.times * (evaluations(prior) - before)
+        step_bytes = max(step_bytes, counter.peak_bytes)
+    return Count(flop / batch, nfe // batch, step_bytes)

@@ -15,21 +15,21 @@ from __future__ import annotations
 import io
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
 
-from p2l_engine import LatentDiffusion, restore
-from p2l_engine.methods import Method
+from p2l_engine import LatentDiffusion, methods
 from p2l_engine.operators import LinearOperator
 from p2l_engine.priors.latent import without_weights
+from p2l_engine.restore import pose
+from p2l_engine.solvers import Solver, evaluations
 from pipeline import feasible
 from pipeline.accelerators import HERE, ITEM_BYTES, check_accelerator, datasheet_tflops, dtype_on
 from pipeline.config import JobConfig
-from pipeline.cost.counting import Count, OperationCounter, count_method
+from pipeline.cost.counting import OperationCounter, Part, count_solver, parts
 from pipeline.input import sources
 from pipeline.input.rows import InputRow, LeftOut
 from pipeline.pictures.images import encode_png
@@ -68,7 +68,7 @@ class Measurement:
     @property
     def is_quick(self) -> bool:
         """Whether two steps take no more than a minute or so on a CPU."""
-        return 2 * self.teraflop / self.steps * self.batch_size <= QUICK_TERAFLOP
+        return 2 * self.teraflop / max(self.steps, 1) * self.batch_size <= QUICK_TERAFLOP
 
 
 @dataclass(frozen=True)
@@ -104,35 +104,34 @@ def count(config: JobConfig) -> Measurement:
     to the size, and OSError where the model's configuration cannot be read.
     """
     architecture = feasible.architecture_of(config.model, config.storage)
-    method = Method.model_validate(config.method)
+    solver = methods.from_block(config.method, config.operator.name)
     A, y = _shapes(config, architecture.native_size)
     image, batch = A.image_shape(tuple(y.shape[1:])), len(y)
-    found, weights = Count(0, 0), 0
-    if method.name != "adjoint":
-        model = without_weights(architecture, config.model.id)
-        found, weights = count_method(model, image, tuple(y.shape[1:]), batch, method), model.weight_bytes
+    model = None if solver.prior is None else without_weights(architecture, config.model.id)
+    found = count_solver(model, image, tuple(y.shape[1:]), batch, solver)
     return Measurement(
         device=None,
         image_shape=image,
         batch_size=batch,
-        steps=method.steps,
+        steps=len(solver.schedule(model)),
         seconds=None,
         teraflop=found.flop / 1e12,
-        nfe=_nfe(method),
-        peak_bytes=weights + found.step_bytes,
+        nfe=found.nfe,
+        peak_bytes=(model.weight_bytes if model else 0) + found.step_bytes,
         dtype=config.model.dtype,
     )
 
 
 def measure(config: JobConfig) -> Measurement:
-    """Load the configured model and run two steps of the configured method at the configured size.
+    """Load the configured model and run one step of each kind of the method at the configured size.
 
     Where the configuration sets no size, the model's own. Raises what loading the model raises, and
     ValueError where the operator cannot apply to the size.
     """
-    model = load(config.model)
-    A, y = _shapes(config, model.native_size)
-    measured = measure_steps(model, A, y, Method.model_validate(config.method))
+    solver = methods.from_block(config.method, config.operator.name)
+    model = None if solver.prior is None else load(config.model)
+    A, y = _shapes(config, feasible.architecture_of(config.model, config.storage).native_size)
+    measured = measure_steps(model, A, y, solver)
     return replace(measured, dtype=config.model.dtype)
 
 
@@ -144,35 +143,46 @@ def _shapes(config: JobConfig, native_size: int) -> tuple[LinearOperator, torch.
     return measurements([prepare(_any_row(str(number), size), config) for number in range(batch)], config)
 
 
-def measure_steps(model: LatentDiffusion, A: LinearOperator, y: torch.Tensor, method: Method) -> Measurement:
-    """Run a step with and a step without the projection, and count each as often as the method does.
+def measure_steps(
+    model: LatentDiffusion | None, A: LinearOperator, y: torch.Tensor, solver: Solver
+) -> Measurement:
+    """Run a step of each kind, and count each as often as the solver does.
 
     y: (B, *measurement), any values. The first pass warms up and counts operations, a second is timed; where
-    the first is long already, its own times serve. Raises ValueError as `restore` does.
+    the first is long already, its own time serves. Raises ValueError as `restore` does.
     """
-    short = _two_steps(method)
-    gpu = model.device if model.device.type == "cuda" else None
+    gpu = model.device if model is not None and model.device.type == "cuda" else None
     if gpu is not None:
         torch.cuda.reset_peak_memory_stats(gpu)
-
-    with OperationCounter() as counter:
-        flop, seconds = _run(model, A, y, short, [lambda: counter.flop, time.perf_counter])
-    if sum(seconds) < LONG_ENOUGH:
-        (seconds,) = _run(model, A, y, short, [time.perf_counter])
-
+    seconds, flop, nfe = 0.0, 0, 0
+    for part in parts(model, solver, pose(model, A, y)):
+        with OperationCounter() as counter:
+            took, calls = _timed(part, model, gpu)
+        if took < LONG_ENOUGH:
+            took, _ = _timed(part, model, gpu)
+        seconds += part.times * took
+        flop += part.times * counter.flop
+        nfe += part.times * calls
     return Measurement(
-        device=torch.cuda.get_device_name(gpu)
-        if gpu is not None
-        else f"CPU, {torch.get_num_threads()} threads",
+        device=f"CPU, {torch.get_num_threads()} threads" if gpu is None else torch.cuda.get_device_name(gpu),
         image_shape=A.image_shape(tuple(y.shape[1:])),
         batch_size=len(y),
-        steps=method.steps,
-        seconds=_whole(method, seconds) / len(y),
-        teraflop=_whole(method, flop) / len(y) / 1e12,
-        nfe=_nfe(method),
-        peak_bytes=torch.cuda.max_memory_allocated(gpu) if gpu is not None else _peak_of_process(),
-        item_bytes=model.dtype.itemsize,
+        steps=len(solver.schedule(model)),
+        seconds=seconds / len(y),
+        teraflop=flop / len(y) / 1e12,
+        nfe=nfe // len(y),
+        peak_bytes=_peak_of_process() if gpu is None else torch.cuda.max_memory_allocated(gpu),
+        item_bytes=4 if model is None else model.dtype.itemsize,
     )
+
+
+def _timed(part: Part, model: LatentDiffusion | None, gpu: torch.device | None) -> tuple[float, int]:
+    """Seconds and noise predictions of one pass through a part."""
+    start, before = time.perf_counter(), evaluations(model)
+    part.run()
+    if gpu is not None:
+        torch.cuda.synchronize(gpu)
+    return time.perf_counter() - start, evaluations(model) - before
 
 
 def estimate(measured: Measurement, images: int, prices: Mapping[str, float]) -> list[Estimate]:
@@ -215,41 +225,6 @@ def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _two_steps(method: Method) -> Method:
-    """The same method for two steps, the first of them (step 2) with the projection, if it has one."""
-    if method.projection is None:
-        return method.model_copy(update={"steps": min(2, method.steps)})
-    return method.model_copy(
-        update={"steps": 2, "projection": method.projection.model_copy(update={"every": 2})}
-    )
-
-
-def _run(
-    model: LatentDiffusion,
-    A: LinearOperator,
-    y: torch.Tensor,
-    method: Method,
-    clocks: list[Callable[[], float]],
-) -> list[list[float]]:
-    """What each clock advanced in each step."""
-    marks = [[clock() for clock in clocks]]
-    restore(model, A, y, method, progress=lambda done, steps: marks.append([clock() for clock in clocks]))
-    if len(marks) == 1:  # a method without steps
-        marks.append([clock() for clock in clocks])
-    return [[after - before for before, after in pairwise(column)] for column in zip(*marks, strict=True)]
-
-
-def _nfe(method: Method) -> int:
-    tuning = method.prompt_tuning.iterations if method.prompt_tuning else 0
-    return 0 if method.name == "adjoint" else method.steps * (1 + tuning)
-
-
-def _whole(method: Method, cost: list[float]) -> float:
-    """The cost of all steps, from that of the first (with the projection) and of the last (without)."""
-    with_projection = method.steps // method.projection.every if method.projection else 0
-    return with_projection * cost[0] + (method.steps - with_projection) * cost[-1]
 
 
 def _peak_of_process() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
+from p2l_engine.methods import SOLVERS
 from pipeline import feasible
 from pipeline.config import ConfigError, JobConfig
 from pipeline.worker.options import ActorOptions
@@ -17,7 +18,7 @@ from pipeline.worker.options import ActorOptions
 # book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
 STEPS_TO_TUNE = 50  # of a method; measuring takes four of each size
-ADJOINT_BATCHES = 4  # to a commit
+QUICK_BATCHES = 4  # to a commit, of a method that costs nothing
 UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
 
 
@@ -28,12 +29,22 @@ def refuse_vanishing_output(output: str) -> None:
         raise ConfigError([f"output: got {output}, in the copy of a working folder that Ray deletes; {mend}"])
 
 
+def needs_model(config: JobConfig) -> bool:
+    """Whether the method asks for a model; those that do not are done on CPUs."""
+    return SOLVERS[config.method["name"]].prior is not None
+
+
+def costs_nothing(config: JobConfig) -> bool:
+    """Whether the method neither asks for a model nor iterates."""
+    return not needs_model(config) and "steps" not in config.method
+
+
 def actor_options(config: JobConfig) -> ActorOptions:
     """Device, images at a time and threads of each actor on this cluster."""
     device = config.model.device
     if device == "auto":
         device = "cuda" if _has("GPU") else "cpu"
-    if config.method["name"] == "adjoint":
+    if not needs_model(config):
         device = "cpu"
     cores = os.cpu_count() or 1
     least, first, most = pool_size(config, device)
@@ -78,7 +89,7 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
         bound = f"; {least} to {most} as the cluster allows" if least < most else ""
     yield f"{first} {'actor' if first == 1 else 'actors'} on {device} to begin with{bound}"
     joined = bool(os.environ.get("RAY_ADDRESS"))
-    if joined and config.model.device == "auto" and device == "cpu" and config.method["name"] != "adjoint":
+    if joined and config.model.device == "auto" and device == "cpu" and needs_model(config):
         yield "no GPU in the cluster now; where it starts GPU machines on demand, set model.device=cuda"
     if device == "cuda" and config.model.dtype == "auto":
         yield "model.dtype auto: bfloat16 on GPUs of compute capability 8.0 and later, float32 on others"
@@ -99,7 +110,7 @@ def batch_size(config: JobConfig, device: str) -> int:
     """Images an actor restores together, at most; fewer when as many are no faster or do not fit."""
     if config.batch_size != "auto":
         return config.batch_size
-    if config.method["name"] == "adjoint":
+    if costs_nothing(config):
         return 64
     return 8 if device == "cuda" else 4
 
@@ -107,11 +118,11 @@ def batch_size(config: JobConfig, device: str) -> int:
 def commit_every(config: JobConfig, device: str) -> int:
     """Images that an actor takes at a time and commits together, unless they take very long.
 
-    auto: the largest micro-batch; by the adjoint, which restores them in no time, some of them.
+    auto: the largest micro-batch; of a method that restores them in no time, some of them.
     """
     if config.commit_every != "auto":
         return config.commit_every
-    return batch_size(config, device) * (ADJOINT_BATCHES if config.method["name"] == "adjoint" else 1)
+    return batch_size(config, device) * (QUICK_BATCHES if costs_nothing(config) else 1)
 
 
 def gpus(device: str) -> float:

@@ -18,7 +18,7 @@ from p2l_engine import methods, metrics, restore
 from p2l_engine.operators import LinearOperator
 from p2l_engine.restore import Restored
 from p2l_engine.seeding import image_seed
-from p2l_engine.solvers.sampler import Progress
+from p2l_engine.solvers import Progress
 from pipeline import limits
 from pipeline.cluster import devices
 from pipeline.cluster.heartbeat import Heartbeat
@@ -48,9 +48,9 @@ class Restorer:
         self._ran_out: Counter[int] = Counter()  # of memory: how often, by the number of images
         self.micro_batch = options.batch_size
         self.device = options.device
-        self.method = methods.from_block(config.method, config.operator.name)
+        self.solver = methods.from_block(config.method, config.operator.name)
         self.model = None
-        if self.method.name != "adjoint":
+        if self.solver.prior is not None:
             self.model = models.load(config.model.model_copy(update={"device": self.device}))
         self._constants = {
             "operator": json.dumps(config.operator.model_dump(mode="json")),
@@ -155,10 +155,11 @@ class Restorer:
             self.model,
             operator.to(self.device),
             y.to(self.device),
-            method=self.method,
+            method=self.solver,
             prompts=[self._prompt(image) for image in images],
             seeds=[image.seed for image in images],
             progress=progress,
+            sigma=self.config.noise,
         )
 
     def _tune(self, images: Sequence[Prepared]) -> None:

@@ -38,19 +38,18 @@ def _in(name: str, chosen: str = "") -> tuple[str, ...]:
     return (f"{folder}/test_{file}.py", *(("-k", chosen) if chosen else ()))
 
 
-_RESTORE = "p2l_engine/restore.py"
-_SAMPLER, _GUIDANCE = (f"p2l_engine/solvers/{name}.py" for name in ("sampler", "guidance"))
+_P2L, _BASE, _GUIDANCE = (f"p2l_engine/solvers/{name}.py" for name in ("p2l", "base", "guidance"))
 _ENGINE, _OPERATORS = "p2l_engine", "p2l_engine/operators"
-_LOOP = _in(f"{_ENGINE}/restore", "the_loop")
+_LOOP = _in(f"{_ENGINE}/solvers/p2l", "the_loop")
 _PIXELS, _SCHEDULE = "p2l_engine/metrics/pixels.py", "p2l_engine/schedule.py"
 
 MUTATIONS = (
     # Random numbers
     Mutation(
-        _RESTORE,
-        'generator(int(seed), "latent")',
-        'generator(int(seed), "noise")',
-        _in(f"{_ENGINE}/restore", "first_latent"),
+        _BASE,
+        'generator(seed, "latent")',
+        'generator(seed, "noise")',
+        _in(f"{_ENGINE}/solvers/p2l", "first_latent"),
     ),
     Mutation(
         f"{_OPERATORS}/base.py",
@@ -81,22 +80,22 @@ MUTATIONS = (
         _in(f"{_OPERATORS}/masks"),
     ),
     # The loop
-    Mutation(_SAMPLER, "z_next = z_next - change", "z_next = z_next + change", _LOOP),
-    Mutation(_SAMPLER, "eps, alpha_bar_prev).detach()", "eps, alpha_bar).detach()", _LOOP),
-    Mutation(_SAMPLER, "step % method.projection.every", "row % method.projection.every", _LOOP),
-    Mutation(_SAMPLER, "method.guidance, alpha_bar)", "method.guidance, alpha_bar_prev)", _LOOP),
+    Mutation(_P2L, "z_next = z_next - change", "z_next = z_next + change", _LOOP),
+    Mutation(_P2L, "eps, at.alpha_bar_prev).detach()", "eps, at.alpha_bar).detach()", _LOOP),
+    Mutation(_P2L, "at.number % self.projection.every", "at.t % self.projection.every", _LOOP),
+    Mutation(_P2L, "self.guidance, at.alpha_bar)", "self.guidance, at.alpha_bar_prev)", _LOOP),
     Mutation(
-        _SAMPLER, "eps = model.predict_noise(z, t, C)", "eps = model.predict_noise(z, t, state.C)", _LOOP
+        _P2L, "eps = prior.predict_noise(z, at.t, C)", "eps = prior.predict_noise(z, at.t, state.C)", _LOOP
     ),
-    Mutation(_SAMPLER, "self.A.select(keep)", "self.A", _in(f"{_ENGINE}/restore", "not_a_number")),
-    Mutation(_GUIDANCE, "value + term.weight * _fixed", "value + _fixed", _LOOP),
+    Mutation(_BASE, "A=self.A.select(keep)", "A=self.A", _in(f"{_ENGINE}/solvers/p2l", "not_a_number")),
+    Mutation(_GUIDANCE, "value + term.weight * distance", "value + distance", _LOOP),
     Mutation(_GUIDANCE, "BETA_1, BETA_2, EPSILON = 0.9,", "BETA_1, BETA_2, EPSILON = 0.8,", _LOOP),
     Mutation(_GUIDANCE, "m_hat, v_hat = m / (1 - BETA_1)", "m_hat, v_hat = m", _LOOP),
     Mutation("p2l_engine/solvers/prompt_tuning.py", "RHO = 1.0", "RHO = 0.5", _LOOP),
     Mutation(
         "p2l_engine/solvers/prompt_tuning.py",
-        'model.decode(z0), "squared")',
-        'model.decode(z0), "norm")',
+        'prior.decode(z0), "squared")',
+        'prior.decode(z0), "norm")',
         _LOOP,
     ),
     Mutation(_SCHEDULE, "eps) / alpha_bar**0.5", "eps) / alpha_bar", _in(f"{_ENGINE}/schedule")),
@@ -115,12 +114,35 @@ MUTATIONS = (
     ),
     # What comes out
     Mutation(
-        _RESTORE,
-        "= state.z, state.C",
-        "= torch.zeros_like(state.z), state.C",
-        _in(f"{_ENGINE}/restore", "latent"),
+        "p2l_engine/restore.py",
+        "_spread(state.z, places",
+        "_spread(state.z * 0, places",
+        _in(f"{_ENGINE}/solvers/p2l", "latent"),
     ),
-    Mutation(_RESTORE, "= state.z, state.C", "= state.z, C[places]", _in(f"{_ENGINE}/restore", "tuned")),
+    Mutation(
+        "p2l_engine/restore.py",
+        "_spread(state.C, places",
+        "_spread(problem.C, places",
+        _in(f"{_ENGINE}/solvers/p2l", "tuned"),
+    ),
+    Mutation(
+        _BASE,
+        "[sample_seed(s, number) for s in self.seeds]",
+        "self.seeds",
+        _in(f"{_ENGINE}/solvers/samples", "samples_are"),
+    ),
+    Mutation(
+        _BASE,
+        "for source in self.generators]",
+        "for source in self.generators[:1] * len(self.seeds)]",
+        _in(f"{_ENGINE}/solvers/samples", "numbers_drawn"),
+    ),
+    Mutation(
+        "p2l_engine/solvers/tv.py",
+        "2 * x - state.x",
+        "x",
+        _in(f"{_ENGINE}/solvers/without_a_prior", "minimum"),
+    ),
     Mutation(
         f"{_OPERATORS}/masks.py",
         "self.mask.flatten(1).sum(1) * y",

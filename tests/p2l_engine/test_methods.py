@@ -1,8 +1,26 @@
 """Methods as values: presets, merging, and what is said of mistakes."""
 
+from typing import Any
+
 import pytest
 
 from p2l_engine import methods
+from p2l_engine.solvers.guidance import FixedPoint, Guidance
+from p2l_engine.solvers.p2l import P2L
+from p2l_engine.solvers.prompt_tuning import PromptTuning
+
+
+def built(name: str, preset: str | None = None, operator: str | None = None, **settings: Any) -> P2L:
+    solver = methods.build(name, preset, operator, **settings)
+    assert isinstance(solver, P2L)
+    return solver
+
+
+def guidance_of(name: str, preset: str | None = None, operator: str | None = None) -> Guidance:
+    guidance = built(name, preset, operator).guidance
+    assert guidance is not None
+    return guidance
+
 
 TABLE_6 = {  # read column by column: rule, rho, its schedule, gamma, lambda, K, learning rate
     ("ffhq", "motion_blur"): ("adam", 0.05, "constant", 5, 1.0, 3, 5e-5),
@@ -18,7 +36,7 @@ TABLE_6 = {  # read column by column: rule, rho, its schedule, gamma, lambda, K,
 
 @pytest.mark.parametrize(("preset", "operator"), TABLE_6)
 def test_a_preset_is_the_column_of_table_6(preset: str, operator: str) -> None:
-    method = methods.build("p2l", preset, operator)
+    method = built("p2l", preset, operator)
     guidance, projection, tuning = method.guidance, method.projection, method.prompt_tuning
     assert guidance is not None and projection is not None and tuning is not None
     assert TABLE_6[preset, operator] == (
@@ -46,7 +64,7 @@ TINY = {  # of the shipped model: rho of LDPS; rho, gamma, lambda and learning r
 
 @pytest.mark.parametrize("operator", TINY)
 def test_the_shipped_models_settings_are_those_of_the_published_figures(operator: str) -> None:
-    p2l, ldps = methods.build("p2l", "tiny", operator), methods.build("ldps", "tiny", operator)
+    p2l, ldps = built("p2l", "tiny", operator), built("ldps", "tiny", operator)
     assert p2l.guidance and p2l.projection and p2l.prompt_tuning and ldps.guidance
     assert TINY[operator] == (
         ldps.guidance.step_size,
@@ -61,22 +79,19 @@ def test_the_shipped_models_settings_are_those_of_the_published_figures(operator
 
 def test_baselines_are_settings_of_the_same_loop() -> None:
     for name in ("ldps", "gml_dps", "psld", "ldir"):
-        method = methods.build(name)
+        method = built(name)
         assert method.prompt_tuning is None and method.projection is None and method.guidance is not None
-    terms = {name: methods.build(name).guidance.fixed_point for name in ("ldps", "gml_dps", "psld")}  # type: ignore[union-attr]
-    assert terms["ldps"] is None
-    assert (terms["gml_dps"].onto, terms["psld"].onto) == ("none", "gluing")  # type: ignore[union-attr]
-    assert terms["psld"].weight == 0.1  # type: ignore[union-attr]
-    assert methods.build("ldir").guidance.rule == "adam"  # type: ignore[union-attr]
-    assert methods.build("ldir", "imagenet", "motion_blur").guidance.step_size == 0.1  # type: ignore[union-attr]
-    assert methods.build("ldir", "imagenet", "inpainting").guidance.step_size == 0.05  # type: ignore[union-attr]
+    assert guidance_of("ldps").fixed_point is None
+    assert guidance_of("gml_dps").fixed_point == FixedPoint(weight=0.1, onto="none")
+    assert guidance_of("psld").fixed_point == FixedPoint(weight=0.1, onto="gluing")
+    assert guidance_of("ldir").rule == "adam"
+    assert guidance_of("ldir", "imagenet", "motion_blur").step_size == 0.1
+    assert guidance_of("ldir", "imagenet", "inpainting").step_size == 0.05
 
 
 def test_settings_are_laid_over_the_preset_key_by_key() -> None:
-    method = methods.build(
-        "p2l", "ffhq", "super_resolution", prompt_tuning={"iterations": 1}, projection=None
-    )
-    assert method.prompt_tuning == methods.PromptTuning(iterations=1, learning_rate=1e-4)
+    method = built("p2l", "ffhq", "super_resolution", prompt_tuning={"iterations": 1}, projection=None)
+    assert method.prompt_tuning == PromptTuning(iterations=1, learning_rate=1e-4)
     assert method.projection is None
 
 

@@ -10,9 +10,7 @@ SD14 = PUBLISHED["CompVis/stable-diffusion-v1-4"]["scheduler"]
 
 def sd14_schedule(steps, **changes):
     process = read_forward_process({**SD14, **changes})
-    return process, make_schedule(
-        process.alphas_cumprod, steps, process.set_alpha_to_one, process.steps_offset, process.spacing
-    )
+    return process, make_schedule(process, steps)
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_a_loaded_folder_computes_what_its_networks_compute(model):
 def test_what_solvers_ask_of_a_model(model, folder):
     assert (model.factor, model.latent_channels, model.image_multiple, model.native_size) == (4, 4, 16, 32)
     assert (model.name, model.device, model.dtype) == (str(folder), torch.device("cpu"), torch.float32)
-    assert model.alphas_cumprod.shape == (1000,)
-    assert (model.set_alpha_to_one, model.steps_offset) == (False, 1)
+    assert model.process.alphas_cumprod.shape == (1000,)
+    assert (model.process.set_alpha_to_one, model.process.steps_offset) == (False, 1)
     assert model.embed_prompts(["a", "b", "c"]).shape == (3, LENGTH, WIDTH)
 
 
@@ -154,7 +154,9 @@ def test_velocity_becomes_noise(model):
         v = model.predict_noise(z, t, C)
         eps = velocity.predict_noise(z, t, C)
     clean = theirs.step(v, t, z).pred_original_sample
-    torch.testing.assert_close(posterior_mean(z, eps, model.alphas_cumprod[t]), clean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        posterior_mean(z, eps, model.process.alphas_cumprod[t]), clean, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -50,7 +50,7 @@ def test_the_right_caption_helps_and_a_wrong_one_harms(tiny_model: LatentDiffusi
     scenes = held_out_scenes()
     z = tiny_model.encode(scenes.batch(torch.arange(48)))
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
-    alpha_bar = float(tiny_model.alphas_cumprod[500])
+    alpha_bar = float(tiny_model.process.alphas_cumprod[500])
     noisy = alpha_bar**0.5 * z + (1 - alpha_bar) ** 0.5 * noise
 
     def error(captions: list[str]) -> float:

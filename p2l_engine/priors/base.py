@@ -1,0 +1,48 @@
+"""What a solver asks of a prior: a network that predicts noise, its schedule and its sizes."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from p2l_engine.schedule import Schedule
+
+
+class Prior(Protocol):
+    """What every prior that is a diffusion model has.
+
+    device, dtype: where and in what precision its networks compute.
+    evaluations: noise predictions made so far, one for each image of each call.
+    image_multiple: H and W of an image have to be multiples of it.
+    native_size: side in pixels of the images that it was trained on.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    evaluations: int
+    image_multiple: int
+    native_size: int
+
+    def schedule(self, steps: int) -> Schedule: ...
+
+
+class LatentPrior(Prior, Protocol):
+    """A prior over latents z (B, C, h, w) of images x (B, 3, H, W), given text embeddings C (B, L, D).
+
+    factor: pixels to a latent cell's side. latent_channels: channels of z. text_width: D.
+    embedding_shape: (L, D).
+    """
+
+    factor: int
+    latent_channels: int
+    text_width: int
+    embedding_shape: tuple[int, int]
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+    def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor: ...
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...

@@ -1,0 +1,184 @@
+"""What a solver is: a frozen value whose fields are the `method:` block, and what it does with a problem.
+
+| symbol | code | meaning |
+|---|---|---|
+| y, A, n | y, A, sigma | measurement and operator, y = A x + n (Eq. 3); sigma is n's standard deviation |
+| C | C | text embeddings |
+| T | steps | T to 1, noisiest first |
+| alpha_bar_t | alpha_bar | share of signal variance at timestep t |
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from torch import Tensor
+
+from p2l_engine.operators.base import ImageShape, LinearOperator
+from p2l_engine.priors.base import LatentPrior, Prior
+from p2l_engine.schedule import Step
+from p2l_engine.seeding import generator, sample_seed
+from p2l_engine.settings import Settings
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B images to be restored: every tensor and tuple has one entry an image, in this order.
+
+    y: (B, *measurement). sigma: of n, in units of the [-1, 1] range.
+    seeds: of everything that is random; generators: of the numbers that a solver draws as it goes.
+    C: (B, L, D), None where the prior reads no text. first: (B, ...), a first latent in place of a drawn one.
+    """
+
+    A: LinearOperator
+    y: Tensor
+    sigma: float
+    seeds: tuple[int, ...]
+    generators: tuple[torch.Generator, ...]
+    C: Tensor | None = None
+    first: Tensor | None = None
+
+    @staticmethod
+    def of(
+        A: LinearOperator,
+        y: Tensor,
+        sigma: float,
+        seeds: Sequence[int],
+        C: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> "Problem":
+        """The problem whose solver draws from generators of these seeds."""
+        return Problem(A, y, sigma, tuple(seeds), tuple(generator(s, "solver") for s in seeds), C, first)
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(3, H, W) of x."""
+        return self.A.image_shape(tuple(self.y.shape[1:]))
+
+    def first_latents(self, prior: LatentPrior) -> Tensor:
+        """z_T (B, C, h, w): `first`, or drawn from each image's seed in float32 on the CPU."""
+        _, height, width = self.image_shape
+        shape = (prior.latent_channels, height // prior.factor, width // prior.factor)
+        drawn = [_normal(generator(seed, "latent"), shape) for seed in self.seeds]
+        return (torch.stack(drawn) if self.first is None else self.first).to(self.y)
+
+    def noise(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of `like` (B, ...), the next of each image's own generator."""
+        return torch.stack([_normal(source, like.shape[1:]) for source in self.generators]).to(like)
+
+    def sample(self, number: int) -> "Problem":
+        """The problem for one of several samples, whose numbers come from seeds of its own."""
+        return self.of(
+            self.A, self.y, self.sigma, [sample_seed(s, number) for s in self.seeds], self.C, self.first
+        )
+
+    def select(self, keep: Sequence[int]) -> "Problem":
+        """The problem of those images only."""
+        return replace(
+            self,
+            A=self.A.select(keep),
+            y=self.y[list(keep)],
+            seeds=tuple(self.seeds[i] for i in keep),
+            generators=tuple(self.generators[i] for i in keep),
+            C=None if self.C is None else self.C[list(keep)],
+            first=None if self.first is None else self.first[list(keep)],
+        )
+
+
+@dataclass(frozen=True)
+class LatentState:
+    """Of a solver over latents. z: (B, C, h, w). C: text embeddings (B, L, D), as they are now."""
+
+    z: Tensor
+    C: Tensor
+
+
+class Solver(Settings, ABC):
+    """How x is found from y = A x + n. Its fields are what a `method:` block may set.
+
+    Between `start` and `images` a state travels: a frozen dataclass of tensors (B, ...), and of such
+    dataclasses. Each image is treated as if it were alone; numbers are drawn by `Problem.noise` only.
+    """
+
+    prior: ClassVar[Literal["latent", "pixel"] | None] = None  # None: it needs no model
+    name: str
+
+    @classmethod
+    def defaults(cls, name: str) -> dict[str, Any]:
+        """What the block of that name has where it says nothing, beside the defaults of its fields."""
+        return {}
+
+    def schedule(self, prior: Any) -> Sequence[Step]:
+        """The steps, noisiest first; none where there is nothing to iterate."""
+        return ()
+
+    @abstractmethod
+    def start(self, prior: Any, problem: Problem) -> Any:
+        """The state before the first step."""
+
+    def step(self, prior: Any, problem: Problem, state: Any, at: Step) -> Any:
+        """The state after a step. What it computes on is detached from all that was before."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def images(self, prior: Any, problem: Problem, state: Any) -> Tensor:
+        """(B, 3, H, W), about [-1, 1], after the last step."""
+
+    def kind(self, at: Step) -> Hashable:
+        """Steps of one kind cost the same."""
+        return None
+
+
+class Sampler(Solver):
+    """A solver that draws from the posterior, step by step along the schedule of a prior.
+
+    preset: where the settings come from. steps: one to as many as the prior was trained with.
+    samples: restorations of each image, from seeds of their own; the result is their mean.
+    """
+
+    preset: str | None = None
+    steps: int = Field(default=1000, ge=1)
+    samples: int = Field(default=1, ge=1, le=1000)
+
+    def schedule(self, prior: Prior) -> Sequence[Step]:
+        return prior.schedule(self.steps).steps
+
+    @model_serializer(mode="wrap")
+    def _as_begun(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `samples` while it is one, for the fingerprints of runs begun before it was a setting."""
+        values: dict[str, Any] = dump(self)
+        if self.samples == 1:
+            values.pop("samples", None)
+        return values
+
+
+S = TypeVar("S")
+
+
+def select(state: S, keep: Sequence[int]) -> S:
+    """The state of those images only."""
+    chosen: dict[str, Any] = {}
+    for name, value in _parts(state):
+        chosen[name] = value[list(keep)] if isinstance(value, Tensor) else select(value, keep)
+    return replace(state, **chosen)  # type: ignore[type-var]
+
+
+def finite(state: Any) -> Tensor:
+    """(B,) bool: whether all numbers of an image's state are finite."""
+    parts = [
+        value.isfinite().reshape(len(value), -1).all(dim=1) if isinstance(value, Tensor) else finite(value)
+        for _, value in _parts(state)
+    ]
+    return torch.stack(parts).all(dim=0)
+
+
+def _parts(state: Any) -> list[tuple[str, Any]]:
+    parts = [(field.name, getattr(state, field.name)) for field in fields(state)]
+    return [(name, value) for name, value in parts if isinstance(value, Tensor) or is_dataclass(value)]
+
+
+def _normal(source: torch.Generator, shape: Sequence[int]) -> Tensor:
+    return torch.randn(tuple(shape), generator=source, dtype=torch.float32)

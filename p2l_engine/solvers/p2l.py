@@ -1,0 +1,102 @@
+"""The one latent loop: P2L by gradient descent (Algorithm 1) and with Adam's history (Algorithm 3).
+
+LDPS, GML-DPS, PSLD and LDIR are the same loop with parts taken out.
+
+| symbol | code | meaning |
+|---|---|---|
+| y, A | problem | measurement and operator, y = A x + n (Eq. 3) |
+| z_t, z_{t-1} | z | latent before and after a step |
+| C_t | C | text embedding |
+| eps_t | eps | predicted noise |
+| z_0|t | z0 | posterior mean of the clean latent (Eq. 14) |
+| x_0 = D(z_0|t) | x0 | its image, decoded once a step, shared by gradient and projection |
+| z~_0|t | z0_projected | the same on the range of the encoder (Eq. 20) |
+| alpha_bar_t | at.alpha_bar | share of signal variance at timestep t |
+| m, v | moments | Adam's history |
+| gamma, rho_t, K | projection.every, guidance.step_size, prompt_tuning.iterations | |
+
+| method | prompt tuning | projection | guidance |
+|---|---|---|---|
+| ldps | - | - | gradient of the norm of y - A D(z0), gradient descent (Eq. 6) |
+| gml_dps | - | - | + fixed-point term (Eq. 44) |
+| psld | - | - | + fixed-point term after gluing (Eq. 45) |
+| ldir | - | - | Adam history (Eq. 40-43) |
+| p2l | Algorithm 2 | Sec. 3.3 | gradient descent (Alg. 1) or Adam history (Alg. 3) |
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from p2l_engine.priors.base import LatentPrior
+from p2l_engine.schedule import Step, ddim_step, posterior_mean
+from p2l_engine.solvers.base import LatentState, Problem, Sampler
+from p2l_engine.solvers.guidance import Guidance, Moments, loss, update
+from p2l_engine.solvers.projection import Projection, project
+from p2l_engine.solvers.prompt_tuning import PromptTuning, optimize_embedding
+
+PARTS: dict[str, dict[str, Any]] = {
+    "p2l": {"prompt_tuning": {}, "projection": {}, "guidance": {}},
+    "ldps": {"guidance": {}},
+    "gml_dps": {"guidance": {"fixed_point": {"onto": "none"}}},
+    "psld": {"guidance": {"fixed_point": {"onto": "gluing"}}},
+    "ldir": {"guidance": {"rule": "adam", "step_size": 0.05}},
+}
+
+
+@dataclass(frozen=True)
+class P2LState(LatentState):
+    """moments: Adam's history, of the shape of z."""
+
+    moments: Moments
+
+
+class P2L(Sampler):
+    """P2L, or with parts taken out (None) the baselines it is compared with."""
+
+    prior: ClassVar[Literal["latent"]] = "latent"
+    name: Literal["p2l", "ldps", "gml_dps", "psld", "ldir"] = "p2l"
+    prompt_tuning: PromptTuning | None = None
+    projection: Projection | None = None
+    guidance: Guidance | None = None
+
+    @classmethod
+    def defaults(cls, name: str) -> dict[str, Any]:
+        return PARTS[name]
+
+    def start(self, prior: LatentPrior, problem: Problem) -> P2LState:
+        z = problem.first_latents(prior)
+        assert problem.C is not None
+        return P2LState(z, problem.C, Moments.zeros(z))
+
+    def step(self, prior: LatentPrior, problem: Problem, state: P2LState, at: Step) -> P2LState:
+        """One pass through Algorithm 1 (the line numbers), or 3 where the guidance keeps Adam's history."""
+        z = state.z.detach().requires_grad_(self.guidance is not None)
+
+        C = optimize_embedding(prior, problem, state.z, state.C, at, self.prompt_tuning)  # line 2
+        eps = prior.predict_noise(z, at.t, C)  # line 3
+        z0 = posterior_mean(z, eps, at.alpha_bar)  # line 4, Eq. 14
+        x0 = prior.decode(z0)
+        z0_projected = z0
+        if (projection := self._projection_at(at)) is not None:  # line 5
+            z0_projected = project(prior, problem, x0.detach(), projection)  # lines 6-7, Eq. 19, 20
+        z_next = ddim_step(z0_projected, eps, at.alpha_bar_prev).detach()  # line 11, Eq. 15
+        moments = state.moments
+        if self.guidance is not None:
+            distance = loss(prior, problem, z0, x0, self.guidance)
+            (gradient,) = torch.autograd.grad(distance.sum(), z)
+            change, moments = update(gradient, moments, self.guidance, at.alpha_bar)
+            z_next = z_next - change  # line 12; Alg. 3 lines 11-14
+        return P2LState(z_next, C, moments)  # line 13
+
+    def images(self, prior: LatentPrior, problem: Problem, state: P2LState) -> Tensor:
+        return prior.decode(state.z)
+
+    def kind(self, at: Step) -> Hashable:
+        return self._projection_at(at) is not None
+
+    def _projection_at(self, at: Step) -> Projection | None:
+        return self.projection if self.projection and at.number % self.projection.every == 0 else None
