@@ -1,14 +1,26 @@
+"""The schedule, beside that of diffusers."""
+
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
+from torch import Tensor
 
 from p2l_engine.priors.published import PUBLISHED
-from p2l_engine.schedule import ddim_step, make_schedule, posterior_mean, read_forward_process
+from p2l_engine.schedule import (
+    ForwardProcess,
+    Schedule,
+    ddim_step,
+    make_schedule,
+    posterior_mean,
+    read_forward_process,
+)
 
 SD14 = PUBLISHED["CompVis/stable-diffusion-v1-4"]["scheduler"]
 
 
-def sd14_schedule(steps, **changes):
+def sd14_schedule(steps: int, **changes: Any) -> tuple[ForwardProcess, Schedule]:
     process = read_forward_process({**SD14, **changes})
     return process, make_schedule(process, steps)
 
@@ -16,7 +28,7 @@ def sd14_schedule(steps, **changes):
 @pytest.mark.parametrize(
     ("steps", "first", "last"), [(1000, 999, 0), (200, 996, 1), (50, 981, 1), (3, 667, 1), (1, 1, 1)]
 )
-def test_leading_spacing_stays_inside_the_table(steps, first, last):
+def test_leading_spacing_stays_inside_the_table(steps: int, first: int, last: int) -> None:
     process, schedule = sd14_schedule(steps)
     assert schedule.timesteps.dtype == torch.int64
     assert len(schedule.timesteps) == steps
@@ -30,8 +42,8 @@ def test_leading_spacing_stays_inside_the_table(steps, first, last):
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("to_one", [True, False])
 def test_each_step_starts_where_the_one_before_ended_and_the_last_ends_at_the_final_alpha(
-    steps, spacing, to_one
-):
+    steps: int, spacing: str, to_one: bool
+) -> None:
     process, schedule = sd14_schedule(steps, timestep_spacing=spacing, set_alpha_to_one=to_one)
     assert torch.equal(schedule.alpha_bar_prev[:-1], schedule.alpha_bar[1:])
     assert schedule.alpha_bar_prev[-1] == (1.0 if to_one else process.alphas_cumprod[0])
@@ -41,7 +53,7 @@ def test_each_step_starts_where_the_one_before_ended_and_the_last_ends_at_the_fi
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [3, 20, 50, 200])
-def test_timesteps_are_those_of_diffusers(steps, spacing):
+def test_timesteps_are_those_of_diffusers(steps: int, spacing: str) -> None:
     _, schedule = sd14_schedule(steps, timestep_spacing=spacing)
     theirs = DDIMScheduler(num_train_timesteps=1000, steps_offset=1, timestep_spacing=spacing)
     theirs.set_timesteps(steps)
@@ -58,7 +70,7 @@ def test_timesteps_are_those_of_diffusers(steps, spacing):
         {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True},
     ],
 )
-def test_alphas_are_those_of_diffusers(changes):
+def test_alphas_are_those_of_diffusers(changes: dict[str, Any]) -> None:
     config = {**SD14, **changes}
     scheduler = {"PNDMScheduler": PNDMScheduler, "DDIMScheduler": DDIMScheduler}[config["_class_name"]]
     theirs = scheduler.from_config(config)
@@ -68,13 +80,13 @@ def test_alphas_are_those_of_diffusers(changes):
     assert (ours.alphas_cumprod > 0).all()
 
 
-def test_trajectory_is_that_of_diffusers_ddim_at_50_steps():
+def test_trajectory_is_that_of_diffusers_ddim_at_50_steps() -> None:
     _, schedule = sd14_schedule(50)
     theirs = DDIMScheduler.from_config({**SD14, "_class_name": "DDIMScheduler", "clip_sample": False})
     theirs.set_timesteps(50)
     start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def predict(z, t):
+    def predict(z: Tensor, t: int) -> Tensor:
         return torch.tanh(z) * (0.5 + t / 2000)
 
     mine = z = start
@@ -88,13 +100,13 @@ def test_trajectory_is_that_of_diffusers_ddim_at_50_steps():
     torch.testing.assert_close(mine, z, rtol=1e-4, atol=1e-5)
 
 
-def test_posterior_mean_undoes_the_forward_process():
+def test_posterior_mean_undoes_the_forward_process() -> None:
     z0, eps = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     z_t = ddim_step(z0, eps, 0.3)
     torch.testing.assert_close(posterior_mean(z_t, eps, 0.3), z0)
 
 
-def test_float32_latents_stay_float32():
+def test_float32_latents_stay_float32() -> None:
     _, schedule = sd14_schedule(50)
     z = torch.ones(1, 4, 2, 2)
     z0 = posterior_mean(z, z, schedule.alpha_bar[0])
@@ -102,7 +114,7 @@ def test_float32_latents_stay_float32():
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 2.0, True, "50"])
-def test_impossible_step_counts_are_refused(steps):
+def test_impossible_step_counts_are_refused(steps: Any) -> None:
     with pytest.raises(ValueError, match="integer from 1 to 1000"):
         sd14_schedule(steps)
 
@@ -117,12 +129,12 @@ def test_impossible_step_counts_are_refused(steps):
         ({"beta_end": None}, "beta_end is missing"),
     ],
 )
-def test_unknown_settings_are_refused_by_name(changes, message):
+def test_unknown_settings_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_forward_process({**SD14, **changes})
 
 
-def test_defaults_that_a_configuration_leaves_out_are_its_scheduler_class_s():
+def test_defaults_that_a_configuration_leaves_out_are_its_scheduler_class_s() -> None:
     bare = {name: value for name, value in SD14.items() if name not in ("set_alpha_to_one", "steps_offset")}
     assert not read_forward_process(bare).set_alpha_to_one
     ddim = read_forward_process({**bare, "_class_name": "DDIMScheduler"})

@@ -4,6 +4,7 @@ import gc
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +20,14 @@ LENGTH, WIDTH = 12, 32
 SCHEDULER = PUBLISHED["CompVis/stable-diffusion-v1-4"]["scheduler"]
 
 
-def make_tokenizer(**settings) -> CLIPTokenizer:
+def make_tokenizer(**settings: Any) -> CLIPTokenizer:
     characters = [chr(code) for code in range(33, 127)]
     words = [*characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: place for place, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], **{"model_max_length": LENGTH, **settings})
 
 
-def make_parts(**unet_settings) -> dict:
+def make_parts(**unet_settings: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     return {
@@ -83,12 +84,12 @@ def save(folder: Path, parts: dict, variant: str | None = None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("models") / "small", make_parts())
 
 
 @pytest.fixture(scope="module")
-def model(folder):
+def model(folder: Path) -> LatentDiffusion:
     return load_model(str(folder))
 
 
@@ -96,7 +97,7 @@ def images(*shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def test_a_loaded_folder_computes_what_its_networks_compute(model):
+def test_a_loaded_folder_computes_what_its_networks_compute(model: LatentDiffusion) -> None:
     parts = make_parts()
     vae, unet, text_encoder = parts["vae"].eval(), parts["unet"].eval(), parts["text_encoder"].eval()
     x = images(2, 3, 32, 48)
@@ -112,7 +113,7 @@ def test_a_loaded_folder_computes_what_its_networks_compute(model):
         torch.testing.assert_close(model.predict_noise(z, 321, C), unet(z, 321, C).sample)
 
 
-def test_what_solvers_ask_of_a_model(model, folder):
+def test_what_solvers_ask_of_a_model(model: LatentDiffusion, folder: Path) -> None:
     assert (model.factor, model.latent_channels, model.image_multiple, model.native_size) == (4, 4, 16, 32)
     assert (model.name, model.device, model.dtype) == (str(folder), torch.device("cpu"), torch.float32)
     assert model.process.alphas_cumprod.shape == (1000,)
@@ -120,12 +121,12 @@ def test_what_solvers_ask_of_a_model(model, folder):
     assert model.embed_prompts(["a", "b", "c"]).shape == (3, LENGTH, WIDTH)
 
 
-def test_a_model_in_memory_is_the_model_in_a_folder(model):
+def test_a_model_in_memory_is_the_model_in_a_folder(model: LatentDiffusion) -> None:
     x = images(1, 3, 32, 32)
     torch.testing.assert_close(LatentDiffusion(**make_parts()).encode(x), model.encode(x))
 
 
-def test_a_model_walks_the_path_of_diffusers_own_ddim(model):
+def test_a_model_walks_the_path_of_diffusers_own_ddim(model: LatentDiffusion) -> None:
     schedule = model.schedule(50)
     theirs = DDIMScheduler.from_config({**SCHEDULER, "_class_name": "DDIMScheduler", "clip_sample": False})
     theirs.set_timesteps(50)
@@ -140,7 +141,7 @@ def test_a_model_walks_the_path_of_diffusers_own_ddim(model):
     torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-3)
 
 
-def test_velocity_becomes_noise(model):
+def test_velocity_becomes_noise(model: LatentDiffusion) -> None:
     """With the same network read as v: z_0 and eps from diffusers' own conversion."""
     parts = make_parts()
     parts["scheduler_config"] = {**SCHEDULER, "prediction_type": "v_prediction"}
@@ -160,7 +161,9 @@ def test_velocity_becomes_noise(model):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_networks_compute_in_their_dtype_and_hand_out_float32_or_float64(folder, model, dtype):
+def test_networks_compute_in_their_dtype_and_hand_out_float32_or_float64(
+    folder: Path, model: LatentDiffusion, dtype: str
+) -> None:
     outer = torch.float64 if dtype == "float64" else torch.float32
     converted = load_model(str(folder), dtype=dtype)
     assert converted.dtype == DTYPES[dtype]
@@ -172,7 +175,7 @@ def test_networks_compute_in_their_dtype_and_hand_out_float32_or_float64(folder,
     torch.testing.assert_close(z.float(), model.encode(x), rtol=tolerance, atol=tolerance)
 
 
-def test_gradients_reach_every_input_and_no_parameter(model):
+def test_gradients_reach_every_input_and_no_parameter(model: LatentDiffusion) -> None:
     z = images(1, 4, 8, 8).requires_grad_()
     C = model.embed_prompts([""]).requires_grad_()
     x = images(1, 3, 32, 32).requires_grad_()
@@ -187,7 +190,7 @@ def test_gradients_reach_every_input_and_no_parameter(model):
     assert not taken.embed_prompts([""]).requires_grad
 
 
-def test_half_precision_files_alone_will_do(tmp_path, model):
+def test_half_precision_files_alone_will_do(tmp_path: Path, model: LatentDiffusion) -> None:
     parts = make_parts()
     for name in ("vae", "unet", "text_encoder"):
         parts[name].half()
@@ -196,7 +199,9 @@ def test_half_precision_files_alone_will_do(tmp_path, model):
     torch.testing.assert_close(loaded.encode(x), model.encode(x), rtol=0.02, atol=0.02)
 
 
-def test_a_model_is_loaded_from_a_bucket(tmp_path, folder, model, monkeypatch):
+def test_a_model_is_loaded_from_a_bucket(
+    tmp_path: Path, folder: Path, model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import fsspec
 
     monkeypatch.setenv("P2L_CACHE", str(tmp_path))
@@ -207,12 +212,12 @@ def test_a_model_is_loaded_from_a_bucket(tmp_path, folder, model, monkeypatch):
     torch.testing.assert_close(loaded.encode(x), model.encode(x))
 
 
-def test_an_image_that_does_not_fit_is_refused(model):
+def test_an_image_that_does_not_fit_is_refused(model: LatentDiffusion) -> None:
     with pytest.raises(ValueError, match="30x32 pixels: allowed are multiples of 4"):
         model.encode(images(1, 3, 30, 32))
 
 
-def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model):
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model: LatentDiffusion) -> None:
     with pytest.warns(UserWarning, match="a prompt of 22 tokens is cut at 12"):
         assert model.embed_prompts(["a" * 20]).shape == (1, LENGTH, WIDTH)
     with warnings.catch_warnings():
@@ -220,14 +225,14 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model):
         model.embed_prompts(["a" * 10])
 
 
-def test_a_tokenizer_that_knows_no_length_takes_the_text_encoder_s():
+def test_a_tokenizer_that_knows_no_length_takes_the_text_encoder_s() -> None:
     parts = make_parts()
     parts["tokenizer"] = make_tokenizer(model_max_length=None)
     assert parts["tokenizer"].model_max_length > 10**6
     assert LatentDiffusion(**parts).embed_prompts(["a"]).shape == (1, LENGTH, WIDTH)
 
 
-def test_the_padding_of_a_saved_tokenizer_is_kept(tmp_path):
+def test_the_padding_of_a_saved_tokenizer_is_kept(tmp_path: Path) -> None:
     """Stable Diffusion 2 pads with "!" where 1 pads with the end of text."""
     parts = make_parts()
     parts["tokenizer"] = make_tokenizer(pad_token="!")
@@ -246,12 +251,12 @@ def test_the_padding_of_a_saved_tokenizer_is_kept(tmp_path):
         ({"revision": "main"}, "revision: got 'main', allowed only with a hub id"),
     ],
 )
-def test_impossible_arguments_are_refused(folder, arguments, said):
+def test_impossible_arguments_are_refused(folder: Path, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         load_model(str(folder), **arguments)
 
 
-def test_an_unknown_scheduler_is_refused_before_any_weights_are_read(tmp_path):
+def test_an_unknown_scheduler_is_refused_before_any_weights_are_read(tmp_path: Path) -> None:
     parts = {**make_parts(), "scheduler_config": {**SCHEDULER, "beta_schedule": "sigmoid"}}
     folder = save(tmp_path / "odd", parts)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
@@ -259,7 +264,9 @@ def test_an_unknown_scheduler_is_refused_before_any_weights_are_read(tmp_path):
         load_model(str(folder))
 
 
-def test_the_tensor_names_of_the_first_releases_are_understood(tmp_path, model):
+def test_the_tensor_names_of_the_first_releases_are_understood(
+    tmp_path: Path, model: LatentDiffusion
+) -> None:
     """Stable Diffusion v1.4 was published before diffusers and transformers renamed these."""
     folder = save(tmp_path / "old", make_parts())
     vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
@@ -291,7 +298,7 @@ def test_the_tensor_names_of_the_first_releases_are_understood(tmp_path, model):
         ("text_encoder/model.safetensors", "final_layer_norm.weight"),
     ],
 )
-def test_weights_that_lack_a_tensor_are_refused(tmp_path, file, tensor):
+def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, file: str, tensor: str) -> None:
     folder = save(tmp_path / "thin", make_parts())
     tensors = load_file(folder / file)
     kept = {name: value for name, value in tensors.items() if not name.endswith(tensor)}
@@ -301,18 +308,18 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path, file, tensor):
         load_model(str(folder))
 
 
-def test_modules_that_are_no_stable_diffusion_are_refused():
+def test_modules_that_are_no_stable_diffusion_are_refused() -> None:
     with pytest.raises(ValueError, match="unet takes 9 channels, allowed: 4"):
         LatentDiffusion(**make_parts(in_channels=9))
 
 
-def test_loading_leaves_the_process_as_it_was(folder, capfd):
+def test_loading_leaves_the_process_as_it_was(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_model(str(folder))
     assert gc.isenabled()
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_model_is_loaded_without_drawing_a_number(folder):
+def test_a_model_is_loaded_without_drawing_a_number(folder: Path) -> None:
     """Large networks would take minutes to be filled with numbers that their weights replace."""
     before = torch.get_rng_state()
     load_model("tiny")
