@@ -54,9 +54,10 @@ class ColumnsConfig(Settings):
 
 
 class JobConfig(Settings):
-    """The job, as its file or run.json has it: reading it looks at nothing but what is written there.
+    """The job, as its file or run.json has it.
 
-    Whether this machine finds what it names is a matter of `pipeline.config.environment`.
+    Reading it looks at nothing but what is written there, and the prices of machine types that this package
+    ships. Whether this machine finds what a job names is a matter of `pipeline.config.environment`.
     """
 
     model_config = ConfigDict(validate_default=True)
