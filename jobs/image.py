@@ -166,7 +166,7 @@ def _restore(
     config: JobConfig, name: str, read: Mapping[str, bytes | None], outputs: Mapping[str, Path]
 ) -> None:
     from jobs import picture_file, pictures
-    from p2l_engine import methods, metrics, restore
+    from p2l_engine import metrics, restore
     from pipeline.input.rows import InputRow
     from pipeline.worker.measure import measurements, prepare
     from pipeline.worker.models import load
@@ -185,7 +185,7 @@ def _restore(
         warn(prepared.doubt)
     out, compared = outputs.values()
     out.parent.mkdir(parents=True, exist_ok=True)
-    solver = methods.from_block(config.method, config.operator.name)
+    solver = config.method
     model = None if solver.prior is None else load(config.model)
 
     start = time.perf_counter()

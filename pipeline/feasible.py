@@ -80,13 +80,7 @@ def slow_dtype(dtype: str) -> list[str]:
 
 def warnings(config: JobConfig) -> list[str]:
     """What can run, but will hardly be meant."""
-    found = []
-    projection, steps = config.method.get("projection"), config.method.get("steps", 0)
-    if projection and projection["every"] > steps:
-        found.append(
-            f"method.projection.every is {projection['every']}, above the {steps} steps: the projection is "
-            "never made"
-        )
+    found = [f"method.{doubt}" for doubt in config.method.doubts()]
     commit, batch = config.commit_every, config.batch_size
     if isinstance(commit, int) and isinstance(batch, int) and commit < batch:
         found.append(

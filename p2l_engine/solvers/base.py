@@ -131,6 +131,10 @@ class Solver(Settings, ABC):
         """Steps of one kind cost the same."""
         return None
 
+    def doubts(self) -> list[str]:
+        """What of the settings can run, but will hardly be meant."""
+        return []
+
 
 class Sampler(Solver):
     """A solver that draws from the posterior, step by step along the schedule of a prior.

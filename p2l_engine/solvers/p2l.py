@@ -98,5 +98,11 @@ class P2L(Sampler):
     def kind(self, at: Step) -> Hashable:
         return self._projection_at(at) is not None
 
+    def doubts(self) -> list[str]:
+        if self.projection is None or self.projection.every <= self.steps:
+            return []
+        every = self.projection.every
+        return [f"projection.every is {every}, above the {self.steps} steps: the projection is never made"]
+
     def _projection_at(self, at: Step) -> Projection | None:
         return self.projection if self.projection and at.number % self.projection.every == 0 else None

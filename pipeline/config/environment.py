@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from p2l_engine.methods import SOLVERS
 from p2l_engine.mistakes import refuse
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.priors.fetch import check_model_id
+from p2l_engine.solvers import Sampler, Solver
 from pipeline import feasible
 from pipeline.config.job import OWN_SIDE, JobConfig, ModelConfig
 from pipeline.stores import storage_options
@@ -64,15 +64,12 @@ class JobHere(JobConfig):
             refuse(feasible.operator_problems(value, info.data["size"]), "operator")
         return value
 
-    @field_validator("method", mode="wrap")
+    @field_validator("method")
     @classmethod
-    def _has_as_many_steps(
-        cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> dict[str, Any]:
-        method: dict[str, Any] = read(value)
-        # Of an operator that is wrong itself no preset can be looked up, which may say how many.
-        known = "operator" in info.data or (isinstance(value, dict) and "steps" in value)
-        if "model" in info.data and known and SOLVERS[method["name"]].prior is not None:
+    def _has_as_many_steps(cls, value: Solver, info: ValidationInfo) -> Solver:
+        # Of an operator that is wrong itself no preset was looked up, which may say how many.
+        known = "operator" in info.data or "steps" in value.model_fields_set
+        if isinstance(value, Sampler) and known and "model" in info.data:
             stores = info.data.get("storage", {})
-            refuse(feasible.steps_problems(info.data["model"], method["steps"], stores), "method")
-        return method
+            refuse(feasible.steps_problems(info.data["model"], value.steps, stores), "method")
+        return value

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from p2l_engine import methods, operators
 from p2l_engine.mistakes import Mistakes, refuse
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.settings import Settings
+from p2l_engine.solvers import Solver
 from pipeline.config import fingerprint
 from pipeline.input.rows import Keys, Reading
 from pipeline.prices import load_prices
 from pipeline.stores import storage, storage_options
 
-DEFAULT_METHOD = {"name": "p2l", "preset": "imagenet"}
+DEFAULT_METHOD: Any = {"name": "p2l", "preset": "imagenet"}
 OWN_SIDE: Literal["auto"] = "auto"  # for `size`
 
 
@@ -86,7 +87,7 @@ class JobConfig(Settings):
     )
     noise: float = Field(0.01, ge=0, description="a standard deviation of at least 0, for pixels in [-1, 1]")
     prompt: str = Field("", description="text")
-    method: dict[str, Any] = Field(DEFAULT_METHOD, description="a block with a name and its settings")
+    method: SerializeAsAny[Solver] = Field(DEFAULT_METHOD, description="a block with a name and its settings")
     seed: int = Field(0, description="a whole number")
     workers: Literal["auto"] | int | tuple[int, int] = Field(
         "auto", description="auto, n, or [min, max], from 1"
@@ -179,21 +180,18 @@ class JobConfig(Settings):
 
     @field_validator("method", mode="before")
     @classmethod
-    def _named_method(cls, value: Any) -> Any:
+    def _named_method(cls, value: Any, info: ValidationInfo) -> Any:
         """A block without a name is about the default one."""
+        if isinstance(value, Solver):
+            return value
         block = _block(value)
-        return block if "name" in block else DEFAULT_METHOD | block
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
+        block = block if "name" in block else DEFAULT_METHOD | block
         # Of an operator that is wrong itself, which is said already, no preset can be looked up.
         operator = info.data["operator"].name if "operator" in info.data else None
         try:
-            solver = methods.from_block(value if operator else {**value, "preset": None}, operator)
+            return methods.from_block(block if operator else {**block, "preset": None}, operator)
         except Mistakes as mistakes:
             raise mistakes.within("method") from None
-        return solver.model_dump(mode="json")
 
     @model_validator(mode="after")
     def _measured_elsewhere(self) -> JobConfig:

@@ -12,16 +12,14 @@ extrapolated   for an accelerator that is not here: those operations over its da
 
 from __future__ import annotations
 
-import io
 import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from p2l_engine import LatentDiffusion, methods
+from p2l_engine import LatentDiffusion
 from p2l_engine.operators import LinearOperator
 from p2l_engine.priors.latent import without_weights
 from p2l_engine.restore import pose
@@ -31,9 +29,7 @@ from pipeline.accelerators import HERE, ITEM_BYTES, check_accelerator, datasheet
 from pipeline.config import JobConfig
 from pipeline.cost.counting import OperationCounter, Part, count_solver, parts
 from pipeline.input import sources
-from pipeline.input.rows import InputRow, LeftOut
-from pipeline.pictures.images import encode_png
-from pipeline.worker.measure import measurements, prepare
+from pipeline.input.rows import LeftOut
 from pipeline.worker.models import dtype_here, load
 
 TYPICAL_SHARE = (
@@ -104,7 +100,7 @@ def count(config: JobConfig) -> Measurement:
     to the size, and OSError where the model's configuration cannot be read.
     """
     architecture = feasible.architecture_of(config.model, config.storage)
-    solver = methods.from_block(config.method, config.operator.name)
+    solver = config.method
     A, y = _shapes(config, architecture.native_size)
     image, batch = A.image_shape(tuple(y.shape[1:])), len(y)
     model = None if solver.prior is None else without_weights(architecture, config.model.id)
@@ -128,7 +124,7 @@ def measure(config: JobConfig) -> Measurement:
     Where the configuration sets no size, the model's own. Raises what loading the model raises, and
     ValueError where the operator cannot apply to the size.
     """
-    solver = methods.from_block(config.method, config.operator.name)
+    solver = config.method
     model = None if solver.prior is None else load(config.model)
     A, y = _shapes(config, feasible.architecture_of(config.model, config.storage).native_size)
     measured = measure_steps(model, A, y, solver)
@@ -138,9 +134,10 @@ def measure(config: JobConfig) -> Measurement:
 def _shapes(config: JobConfig, native_size: int) -> tuple[LinearOperator, torch.Tensor]:
     """The operator and the measurements of a batch of pictures of noise."""
     size = config.sides or (native_size, native_size)
-    config = config.model_copy(update={"mode": "measure", "size": size})
     batch = config.batch_size if isinstance(config.batch_size, int) else 1
-    return measurements([prepare(_any_row(str(number), size), config) for number in range(batch)], config)
+    A = config.operator.example(batch, (3, *size))
+    x = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return A, A.measure(x, config.noise, [torch.Generator().manual_seed(n) for n in range(batch)])
 
 
 def measure_steps(
@@ -211,20 +208,6 @@ def extrapolated_seconds(teraflop: float, accelerator: str, dtype: str) -> tuple
     """Seconds of so many operations on an accelerator of `ACCELERATORS`: (least, typical)."""
     least = teraflop / datasheet_tflops(accelerator, dtype)
     return least, least / TYPICAL_SHARE
-
-
-def _any_row(key: str, size: tuple[int, int]) -> InputRow:
-    """A picture of noise with a mask and a kernel; what a step costs does not depend on what it sees."""
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    mask = np.ones(size, np.float32)
-    mask[::2] = 0
-    return InputRow(key, "", encode_png(pixels), mask=_npy(mask), kernel=_npy(np.ones((9, 9), np.float32)))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _peak_of_process() -> int:

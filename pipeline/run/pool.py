@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from p2l_engine.methods import SOLVERS
+from p2l_engine.solvers import Sampler
 from pipeline import feasible
 from pipeline.config import ConfigError, JobConfig
 from pipeline.worker.options import ActorOptions
@@ -31,12 +31,12 @@ def refuse_vanishing_output(output: str) -> None:
 
 def needs_model(config: JobConfig) -> bool:
     """Whether the method asks for a model; those that do not are done on CPUs."""
-    return SOLVERS[config.method["name"]].prior is not None
+    return config.method.prior is not None
 
 
 def costs_nothing(config: JobConfig) -> bool:
     """Whether the method neither asks for a model nor iterates."""
-    return not needs_model(config) and "steps" not in config.method
+    return config.method.prior is None and not config.method.schedule(None)
 
 
 def actor_options(config: JobConfig) -> ActorOptions:
@@ -49,7 +49,8 @@ def actor_options(config: JobConfig) -> ActorOptions:
     cores = os.cpu_count() or 1
     least, first, most = pool_size(config, device)
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // (most or first))))
-    tune = config.batch_size == "auto" and device == "cuda" and config.method.get("steps", 0) >= STEPS_TO_TUNE
+    steps = config.method.steps if isinstance(config.method, Sampler) else 0
+    tune = config.batch_size == "auto" and device == "cuda" and steps >= STEPS_TO_TUNE
     return ActorOptions(device, batch_size(config, device), threads, tune)
 
 

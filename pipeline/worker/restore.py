@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from p2l_engine import methods, metrics, restore
+from p2l_engine import metrics, restore
 from p2l_engine.operators import LinearOperator
 from p2l_engine.restore import Restored
 from p2l_engine.seeding import image_seed
@@ -48,13 +48,13 @@ class Restorer:
         self._ran_out: Counter[int] = Counter()  # of memory: how often, by the number of images
         self.micro_batch = options.batch_size
         self.device = options.device
-        self.solver = methods.from_block(config.method, config.operator.name)
+        self.solver = config.method
         self.model = None
         if self.solver.prior is not None:
             self.model = models.load(config.model.model_copy(update={"device": self.device}))
         self._constants = {
             "operator": json.dumps(config.operator.model_dump(mode="json")),
-            "method": json.dumps(config.method),
+            "method": json.dumps(config.method.model_dump(mode="json")),
             "model": config.model.id,
             "fingerprint": config.fingerprint,
         }

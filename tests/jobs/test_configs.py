@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs import configs
+from p2l_engine.solvers import Sampler
 from pipeline.config import load_config
 
 PAPER = ("sr8", "gaussian_blur", "motion_blur", "inpainting_free_form", "large_768")
@@ -18,8 +19,7 @@ def test_every_ready_configuration_is_known() -> None:
 def test_a_configuration_of_the_paper_is_valid_before_any_weights_load(name: str) -> None:
     job = load_config(configs.locate(name))
     assert job.model.id == "CompVis/stable-diffusion-v1-4"
-    assert job.method["preset"] == "imagenet"
-    assert job.method["steps"] == 1000
+    assert isinstance(job.method, Sampler) and (job.method.preset, job.method.steps) == ("imagenet", 1000)
     assert job.noise == 0.01
 
 

@@ -48,13 +48,38 @@ class Columns(OperatorSettings):
     def make(self, data: Data) -> EveryColumn:
         return EveryColumn(self.step)
 '''
+SOLVER = '''
+"""Whatever was measured, the same grey."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from p2l_engine.solvers.adjoint import ImageState
+from p2l_engine.solvers.base import Problem, Solver
+
+
+class Grey(Solver):
+    name: Literal["grey"] = "grey"
+    value: float = Field(0.0, ge=-1, le=1, description="a number from -1 to 1")
+
+    def start(self, prior: None, problem: Problem) -> ImageState:
+        return ImageState(problem.y.new_full((len(problem.y), *problem.image_shape), self.value))
+
+    def images(self, prior: None, problem: Problem, state: ImageState) -> Tensor:
+        return state.x
+'''
 COMMANDS = """
 from typer.testing import CliRunner
 from jobs.cli import app
 
-restore = ["image", "in.png", "out.png", "--method", "adjoint", "--operator", "columns"]
-for more in ([], ["--set", "operator.stepp=2", "--set", "noise=-1"]):
-    result = CliRunner().invoke(app, [*restore, "--set", "noise=0", *more])
+for command in (
+    "image in.png columns.png --operator columns --method adjoint --set noise=0",
+    "image in.png grey.png --operator columns --method grey --set method.value=0.2",
+    "image in.png wrong.png --operator columns --method grey --set operator.stepp=2 --set method.value=2",
+):
+    result = CliRunner().invoke(app, command.split())
     print(result.exit_code, result.output)
 """
 
@@ -65,17 +90,21 @@ def add_line(path: Path, after: str, line: str) -> None:
     path.write_text(text.replace(after, after + line))
 
 
-def test_an_operator_of_one_file_and_one_line_runs_through_the_command_line(tmp_path: Path) -> None:
+def test_an_operator_and_a_solver_of_one_file_and_one_line_each_run_through_the_command_line(
+    tmp_path: Path,
+) -> None:
     for package in ("p2l_engine", "pipeline", "jobs"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "p2l_engine" / "operators" / "columns.py").write_text(OPERATOR)
-    build = tmp_path / "p2l_engine" / "operators" / "build.py"
-    add_line(
-        build,
-        "from p2l_engine.operators.blur import GaussianBlur, GivenBlur\n",
-        "from p2l_engine.operators.columns import Columns\n",
-    )
-    add_line(build, "    Denoising,\n", "    Columns,\n")
+    engine = tmp_path / "p2l_engine"
+    (engine / "operators" / "columns.py").write_text(OPERATOR)
+    (engine / "solvers" / "grey.py").write_text(SOLVER)
+    operators, solvers = engine / "operators" / "build.py", engine / "solvers" / "__init__.py"
+    before = "from p2l_engine.operators.base import LinearOperator, Shape\n"
+    add_line(operators, before, "from p2l_engine.operators.columns import Columns\n")
+    add_line(operators, "    Denoising,\n", "    Columns,\n")
+    before = "from p2l_engine.solvers.bicubic import Bicubic\n"
+    add_line(solvers, before, "from p2l_engine.solvers.grey import Grey\n")
+    add_line(solvers, "AnySolver = ", "Grey | ")
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
 
@@ -88,9 +117,10 @@ def test_an_operator_of_one_file_and_one_line_runs_through_the_command_line(tmp_
         timeout=300,
     )
 
-    assert done.stdout.startswith("0 "), done.stdout + done.stderr
-    restored = np.asarray(Image.open(tmp_path / "out.png"))
-    assert (restored[:, ::2] == pixels[:, ::2]).all()
-    assert (abs(restored[:, 1::2].astype(int) - 127.5) < 1).all(), "nothing is known of the other columns"
+    assert (tmp_path / "columns.png").is_file(), done.stdout + done.stderr
+    columns = np.asarray(Image.open(tmp_path / "columns.png"))
+    assert (columns[:, ::2] == pixels[:, ::2]).all()
+    assert (abs(columns[:, 1::2].astype(int) - 127.5) < 1).all(), "nothing is known of the other columns"
+    assert (np.asarray(Image.open(tmp_path / "grey.png")) == 153).all()
     assert "operator.stepp: no setting of columns; allowed: step; did you mean step?" in done.stdout
-    assert "noise: got -1" in done.stdout
+    assert "method.value: got 2; allowed: a number from -1 to 1" in done.stdout

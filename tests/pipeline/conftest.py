@@ -101,7 +101,7 @@ def write_run(tmp_path: Path) -> Callable[..., str]:
         filled = {
             "model": "tiny",
             "operator": json.dumps(config.operator.model_dump(mode="json")),
-            "method": json.dumps(config.method),
+            "method": json.dumps(config.method.model_dump(mode="json")),
         }
         filled["fingerprint"] = config.fingerprint
         for place, shards in (("restored", restored), ("unfinished", unfinished or {})):

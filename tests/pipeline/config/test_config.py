@@ -10,6 +10,7 @@ import fsspec
 import pytest
 
 import p2l_engine
+from p2l_engine import methods
 from p2l_engine.operators.pooling import SuperResolution
 from p2l_engine.priors import layout
 from pipeline.config import ConfigError, changed_settings, load_config
@@ -30,7 +31,7 @@ def test_every_setting_has_a_default_and_the_resolved_whole_is_a_job_again() -> 
     config = load_config(MINIMAL)
     assert config.model.id == "CompVis/stable-diffusion-v1-4" and config.size == (512, 512)
     assert config.operator == SuperResolution(factor=8)
-    assert config.method["name"] == "p2l" and config.method["projection"]["every"] == 4
+    assert config.method == methods.build("p2l", "imagenet", "super_resolution")
     assert load_config(config.model_dump(mode="json")) == config
 
 
@@ -48,16 +49,16 @@ def test_a_file_is_read_and_overrides_are_yaml(tmp_path: Path) -> None:
             "method.guidance.step_size=1e-1",
         ],
     )
-    assert config.method["steps"] == 50 and config.method["guidance"]["step_size"] == 0.1
+    assert config.method == methods.build("ldps", steps=50, guidance={"step_size": 0.1})
     assert (config.model.id, config.model.dtype) == ("a/b", "float16")
     assert config.input == (str(Path("x").absolute()), str(Path("y").absolute()))
 
 
 def test_a_block_without_a_name_changes_the_default_one() -> None:
     config = load_config(MINIMAL, ["method.steps=50", "operator.factor=4"])
-    assert config.method["preset"] == "imagenet" and config.method["steps"] == 50
+    assert config.method == methods.build("p2l", "imagenet", "super_resolution", steps=50)
     assert config.operator == SuperResolution(factor=4)
-    assert load_config(MINIMAL, ["method.name=adjoint"]).method == {"name": "adjoint"}
+    assert load_config(MINIMAL, ["method.name=adjoint"]).method == methods.build("adjoint")
 
 
 def test_all_mistakes_are_named_at_once_with_what_was_got_and_is_allowed() -> None:
