@@ -5,13 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-from ray.util import get_node_ip_address
+from jobs.faults.loopback import Loopback, free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTS_WITHIN = 120  # seconds; the machine may be busy
@@ -50,54 +43,32 @@ class Head:
 
 @contextlib.contextmanager
 def ray_head(cpus: int, *, node_types: Mapping[str, Any] | None = None, **environment: str) -> Iterator[Head]:
-    """`ray start --head` with token authentication, on ports and in a folder of its own.
+    """`ray start --head` with token authentication and a dashboard, on ports and in a folder of its own.
 
     node_types: what Ray's autoscaler may start, as nodes on this machine. environment: of its processes.
     """
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: Ray's sockets have paths of 107 bytes
-    gcs, dashboard, agent, client = _free_ports(4)
-    address = f"{get_node_ip_address()}:{gcs}"
-    token = secrets.token_hex(16)
-    (folder / "token").touch(0o600)
-    (folder / "token").write_text(token)
-    command = [
-        *("ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={folder}"),
-        *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
+    dashboard, agent, client = free_ports(3)
+    url = f"http://127.0.0.1:{dashboard}"
+    options = [
+        *(f"--num-cpus={cpus}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
         *(f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"),
-        f"--object-store-memory={200 * 2**20}",
     ]
-    shared = os.environ | {
+    shared = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_API_SERVER_ADDRESS": url,
     }
+    cluster = Loopback(0, shared | environment, options)
+    del cluster.environment["RAY_ADDRESS"]  # `ray job submit` would ask there, and not the dashboard
     if node_types:
-        (folder / "autoscaler.json").write_text(json.dumps(_autoscaler(address, cpus, node_types)))
-        command.append(f"--autoscaling-config={folder / 'autoscaler.json'}")
-        environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=shared | environment, stdout=log, stderr=log)
-    head = Head(
-        address,
-        f"http://127.0.0.1:{dashboard}",
-        token,
-        shared | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"},
-    )
-    try:
-        _wait(head, process, folder / "head.log")
+        file = cluster.folder / "autoscaler.json"
+        file.write_text(json.dumps(_autoscaler(cluster.address, cpus, node_types)))
+        options.append(f"--autoscaling-config={file}")
+        cluster.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with cluster.running():
+        head = Head(cluster.address, url, cluster.token, cluster.environment | shared)
+        _wait(head)
         yield head
-    finally:
-        _kill_all_of(folder, process)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for held in sockets:
-            held.bind(("", 0))
-        return [held.getsockname()[1] for held in sockets]
 
 
 def _autoscaler(address: str, cpus: int, node_types: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,24 +100,12 @@ def _autoscaler(address: str, cpus: int, node_types: Mapping[str, Any]) -> dict[
     }
 
 
-def _wait(head: Head, process: subprocess.Popen, log: Path) -> None:
+def _wait(head: Head) -> None:
+    """Until the dashboard answers."""
     deadline = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < deadline and process.poll() is None:
+    while True:
         with contextlib.suppress(OSError):
             if head.get("/api/version")[0] == 200:
                 return
+        assert time.monotonic() < deadline, f"the dashboard of {head.address} did not start"
         time.sleep(0.2)
-    raise RuntimeError(f"the cluster did not start: {log.read_text()}")
-
-
-def _kill_all_of(folder: Path, process: subprocess.Popen) -> None:
-    """Kills the head and every process whose command line names its folder, with the children of each."""
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for other in psutil.process_iter(["cmdline"]):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = [other, *other.children(recursive=True)]
-            if any(str(folder) in part for part in other.info["cmdline"] or ()):
-                for member in family:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        member.kill()

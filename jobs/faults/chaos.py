@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.faults import traced
-from jobs.faults.loopback import Loopback
+from jobs.faults.loopback import LOSSES_SEEN_AT_ONCE, Loopback
 from jobs.faults.traced import Line
 from pipeline.output import folder as names
 from pipeline.output.folder import OutputFolder
@@ -87,7 +87,8 @@ def run(kills: int, seed: int, preemptions: bool) -> int:
         folder = Path(name)
         write_input(folder / "input")
         log = folder / "log"
-        with Loopback(NODES, {traced.LOG: str(log), traced.SECONDS: str(seconds)}) as cluster:
+        own = {traced.LOG: str(log), traced.SECONDS: str(seconds)}
+        with Loopback(NODES, LOSSES_SEEN_AT_ONCE | own).running() as cluster:
             undisturbed = _restore(folder / "undisturbed", cluster, log, deque(), chance)
             jobs: list[Job] = []
             while left:

@@ -10,22 +10,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
 
 CPUS = 2  # of each worker node, as bookkeeping
 START_SECONDS = 120.0
-# A lost node is noticed within seconds instead of half a minute, actors are spread over the nodes, and a node
-# that gets SIGTERM announces its end so many seconds before it, as a preempted one does.
+HEAD = ("--num-cpus=0", "--include-dashboard=false")
 GRACE_SECONDS = 3
 SILENT_SECONDS = 30.0  # that the processes of a silent node are there, well after Ray has given it up
-RAY_SETTINGS = {
-    "RAY_AUTH_MODE": "token",
+# A lost node is noticed within seconds instead of half a minute, actors are spread over the nodes, and a node
+# that gets SIGTERM announces its end so many seconds before it, as a preempted one does.
+LOSSES_SEEN_AT_ONCE = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
@@ -36,39 +35,43 @@ RAY_SETTINGS = {
 
 
 class Loopback:
-    """A head without CPUs and `nodes` workers, each a `ray start` with a process tree of its own.
+    """A head and `nodes` workers, each a `ray start` with a process tree of its own and token authentication.
 
-    environment: what a driver needs to join; `extra` in it is what the workers see, too.
+    environment: what a driver needs to join; `extra` in it is what the nodes see, too. options: of the head.
     """
 
-    def __init__(self, nodes: int, extra: dict[str, str]) -> None:
-        self._folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets' paths must be
-        self._port = _free_port()
+    def __init__(self, nodes: int, extra: Mapping[str, str], options: Sequence[str] = HEAD) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: sockets' paths must be
+        self.token = secrets.token_hex(16)
+        self._options = options
         self._count = nodes
+        (self._port,) = free_ports(1)
         self.address = f"127.0.0.1:{self._port}"
-        own = {"RAY_ADDRESS": self.address, "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        self.environment = os.environ | RAY_SETTINGS | own | extra
+        own = {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        self.environment = {**os.environ, **own, **extra}
         self._head: subprocess.Popen[bytes] | None = None
         self.nodes: list[subprocess.Popen[bytes]] = []
         self._silent: list[tuple[float, subprocess.Popen[bytes], list[psutil.Process]]] = []
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """While entered, the nodes are there."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.kill()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
         """Starts all nodes; returns when the head answers and the workers are on their way."""
-        self._head = self._ray("--head", f"--port={self._port}", "--num-cpus=0", "--include-dashboard=false")
+        options = ("--head", f"--port={self._port}", f"--temp-dir={self.folder}", *self._options)
+        self._head = self._ray(*options)
         deadline = time.monotonic() + START_SECONDS
         while not _answers(self._port):
             if self._head.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no Ray head on {self.address} within {START_SECONDS:.0f} s")
+                said = (self.folder / "log").read_text()
+                raise RuntimeError(f"no Ray head on {self.address} within {START_SECONDS:.0f} s: {said}")
             time.sleep(0.1)
         self.replace_dead()
 
@@ -101,6 +104,7 @@ class Loopback:
             if node is not None:
                 kill_tree(node)
         self.nodes, self._head = [], None
+        kill_processes(self._others())
 
     def kill_node(self, index: int) -> None:
         """SIGKILL to every process of a worker node."""
@@ -132,11 +136,14 @@ class Loopback:
     def _ray(self, *options: str) -> subprocess.Popen[bytes]:
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *options]
         command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", "--object-store-memory=100000000"]
-        if "--head" in options:
-            command += [f"--temp-dir={self._folder}"]
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with (self.folder / "log").open("a") as log:
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+
+    def _others(self) -> Iterator[psutil.Process]:
+        """Processes that name the cluster's folder: of nodes that Ray started, or whose parents are gone."""
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.folder) in part for part in process.info["cmdline"] or ()):
+                yield from tree(process.pid)
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -154,17 +161,20 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def kill_processes(processes: Sequence[psutil.Process]) -> None:
+def kill_processes(processes: Iterable[psutil.Process]) -> None:
     """SIGKILL to those that are still there."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, each another."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [int(held.getsockname()[1]) for held in sockets]
 
 
 def _answers(port: int) -> bool:
