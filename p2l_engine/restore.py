@@ -79,6 +79,7 @@ def restore(
     check_measurements(A, y)
     model = _prior_of(solver, model)
     check_conditions(model, A, y, prompts, seeds, initial_latents, prompt_embeddings)
+    solver.schedule(model)  # refuses more steps than there are, before a network runs
     problem = pose(model, A, y, prompts, seeds, initial_latents, prompt_embeddings, sigma)
     samples = solver.samples if isinstance(solver, Sampler) else 1
     solutions = [

@@ -92,7 +92,7 @@ def test_an_operator_that_does_not_fit_the_batch_is_refused(idle_model: LatentDi
     )
     refused(idle_model, "got 2 images for 3 kernels", A=operators.build("blur", kernels=kernels))
     refused(idle_model, "A: got str; allowed: an operator", A="denoising")
-    refused("tiny", "model: got 'tiny'; allowed: what load_model gives")  # type: ignore[arg-type]
+    refused("tiny", "model: got 'tiny'; allowed: a latent prior, as load_model gives it")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.01, 3.0, 100.0])
