@@ -64,6 +64,8 @@ def _p2l(against: str, iterations: int, rule: str = "gd", **settings: Any) -> Ro
 ADAM_STEP = 0.1
 ROWS = {
     "adjoint": Row("adjoint", None),
+    "bicubic": Row("bicubic", "adjoint"),
+    "total variation": Row("tv", "adjoint"),
     "LDPS": Row("ldps", "adjoint"),
     "P2L, K=0": _p2l("LDPS", 0),
     "P2L, K=1": _p2l("P2L, K=0", 1),

@@ -11,6 +11,7 @@ RHO = (0.5, 1.0, 2.0, 4.0)
 ADAM_RHO = (0.02, 0.05, 0.1, 0.2, 0.4)
 LAMBDA = (0.1, 1.0)
 GAMMA = (2, 4)
+TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
 LEARNING_RATE = (0.01, 0.03, 0.1)
 
 GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -29,6 +30,7 @@ GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         for weight in LAMBDA
         for every in GAMMA
     ],
+    "tv": [("tv", {})] + [("tv", {"weight": weight}) for weight in TV_WEIGHT],
     "tuning": [("p2l", {"prompt_tuning": None})]
     + [("p2l", {"prompt_tuning": {"iterations": 1, "learning_rate": rate}}) for rate in LEARNING_RATE],
     "tuning-ldps": [("ldps", {})]
@@ -45,7 +47,8 @@ def run(grid: str, images: int, steps: int | None, tasks: list[str]) -> None:
         first: list[float] = []
         for name, settings in GRIDS[grid]:
             started = time.monotonic()
-            method = p2l_engine.methods.build(name, PRESET, TASKS[task].operator, **settings, **extra)
+            preset = PRESET if p2l_engine.methods.has_presets(name) else None
+            method = p2l_engine.methods.build(name, preset, TASKS[task].operator, **settings, **extra)
             psnr = [f["psnr"] for f in run_cell(model, Row(name, None), TASKS[task], batch, 0, method)]
             first = first or psnr
             gains = [a - b for a, b in zip(psnr, first, strict=True)]

@@ -10,7 +10,7 @@ from p2l_engine import methods, operators
 from p2l_engine.mistakes import Mistakes, refuse
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.settings import Settings
-from p2l_engine.solvers import Solver
+from p2l_engine.solvers import Sampler, Solver
 from pipeline.config import fingerprint
 from pipeline.input.rows import Keys, Reading
 from pipeline.prices import load_prices
@@ -106,8 +106,9 @@ class JobConfig(Settings):
     error_share: float | None = Field(
         0.2, gt=0, le=1, description="a share of the rows, above 0 to 1, that may fail alike, or null"
     )
-    keep: tuple[Literal["measurement", "reference", "prompt_embedding"], ...] = Field(
-        ("measurement", "reference"), description="a list of measurement, reference, prompt_embedding"
+    keep: tuple[Literal["measurement", "reference", "deviation", "prompt_embedding"], ...] = Field(
+        ("measurement", "reference"),
+        description="a list of measurement, reference, deviation (of samples), prompt_embedding",
     )
 
     @field_validator("input", mode="before")
@@ -214,6 +215,14 @@ class JobConfig(Settings):
                     "worker-hour or as a machine type of prices.yaml"
                 ]
             )
+        return self
+
+    @model_validator(mode="after")
+    def _deviates(self) -> JobConfig:
+        samples = self.method.samples if isinstance(self.method, Sampler) else 1
+        if "deviation" in self.keep and samples == 1:
+            allowed = "allowed: with method.samples of at least 2"
+            raise Mistakes([f"keep: got deviation of a single sample an image; {allowed}"])
         return self
 
     @property

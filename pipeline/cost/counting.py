@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_
 from p2l_engine import LatentDiffusion
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import ImageShape, Shape
-from p2l_engine.solvers import Problem, Solver, evaluations
+from p2l_engine.solvers import Problem, Sampler, Solver, evaluations
 
 for _attention, _formula in (  # on CPUs; torch's table has those of GPUs only
     (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop),
@@ -128,6 +128,7 @@ class Part:
 
 def parts(prior: Any, solver: Solver, problem: Problem) -> Iterator[Part]:
     """All that restoring a problem takes, as one of each part that costs the same."""
+    samples = solver.samples if isinstance(solver, Sampler) else 1
     schedule = solver.schedule(prior)
     state = solver.start(prior, problem)
 
@@ -135,10 +136,10 @@ def parts(prior: Any, solver: Solver, problem: Problem) -> Iterator[Part]:
         with torch.no_grad():
             solver.images(prior, problem, solver.start(prior, problem))
 
-    yield Part(1, ends)
+    yield Part(samples, ends)
     kinds = Counter(solver.kind(at) for at in schedule)
     for kind, at in {solver.kind(at): at for at in schedule}.items():
-        yield Part(kinds[kind], partial(solver.step, prior, problem, state, at))
+        yield Part(samples * kinds[kind], partial(solver.step, prior, problem, state, at))
 
 
 @dataclass(frozen=True)

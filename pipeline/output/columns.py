@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-IMAGE_COLUMNS = ("image", "measurement", "reference")
+IMAGE_COLUMNS = ("image", "measurement", "reference", "deviation")
 HEAVY_COLUMNS = (*IMAGE_COLUMNS, "prompt_embedding")  # left out of metrics.parquet
 ROWS_IN_GROUP = 16  # images of a row group are read together; few keep a reader's memory small
 
@@ -63,6 +63,7 @@ _COLUMNS = {
     "image": IMAGE,  # restored, PNG; null where error
     "measurement": IMAGE,  # what was restored from, rounded to 8 bits; null where it is no RGB picture
     "reference": IMAGE,  # the fitted original; null in mode `restore`
+    "deviation": IMAGE,  # of the samples at each pixel, in levels of 0 to 255; only when kept
     "prompt_embedding": _list(_list(pa.float32())),  # (L, D) tuned, only when kept
     "width": pa.int32(),
     "height": pa.int32(),
@@ -74,7 +75,7 @@ _COLUMNS = {
     "model": pa.string(),
     "fingerprint": pa.string(),
 }
-LATER_COLUMNS = ("warning",)  # which outputs begun by earlier versions lack
+LATER_COLUMNS = ("warning", "deviation")  # which outputs begun by earlier versions lack
 
 
 def _hugging_face_features() -> dict[str, Any]:

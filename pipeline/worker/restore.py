@@ -141,6 +141,9 @@ class Restorer:
             row = (
                 self._row(image.row, "ok") | shared | self._pictures(image, restored.images[index], y[index])
             )
+            if "deviation" in self.config.keep and restored.deviation is not None:
+                levels = metrics.to_uint8(restored.deviation[index] - 1)  # 0 is no deviation
+                row["deviation"] = _picture(image.row.key, levels)
             row["residual"] = float(restored.residual[index])
             row["warning"] = "; ".join(filter(None, (image.doubt, self._cut(self._prompt(image))))) or None
             if "prompt_embedding" in self.config.keep and restored.prompt_embeddings is not None:

@@ -12,7 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from p2l_engine import LatentDiffusion, load_model, methods, operators
+from p2l_engine import LatentDiffusion, load_model, methods, operators, restore
+from p2l_engine.methods import SOLVERS
 from pipeline.accelerators import datasheet_tflops
 from pipeline.config import load_config
 from pipeline.cost.counting import OperationCounter
@@ -64,6 +65,17 @@ def test_the_projection_counts_as_often_as_the_method_does_it(model: LatentDiffu
 
     never = measured(model, steps=100, prompt_tuning=None, projection=None).teraflop
     assert math.isclose(flop(4) - never, 25 * (flop(1) - never) / 100, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(SOLVERS))
+def test_the_planned_network_calls_are_those_that_a_run_counts(model: LatentDiffusion, name: str) -> None:
+    settings: dict[str, Any] = {"steps": 5} if "steps" in SOLVERS[name].model_fields else {}
+    if name == "p2l":
+        settings |= {"projection": {"every": 2}, "prompt_tuning": {"iterations": 2}, "samples": 2}
+    solver = methods.build(name, **settings)
+    A, y = operators.build("super_resolution", factor=4), torch.zeros(2, 3, 4, 4)
+    prior = None if solver.prior is None else model
+    assert measure_steps(prior, A, y, solver).nfe == restore(prior, A, y, solver).nfe
 
 
 @pytest.mark.parametrize("method", ["p2l", "psld"])

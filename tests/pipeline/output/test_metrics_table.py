@@ -54,6 +54,7 @@ def test_the_image_columns_are_images_to_the_datasets_library() -> None:
         "image",
         "measurement",
         "reference",
+        "deviation",
     ]
 
 

@@ -189,3 +189,17 @@ def test_every_step_of_every_micro_batch_is_told(tmp_path: Path) -> None:
     worker = Restorer(settings, ActorOptions("cpu", 2, 1), beat)
     assert [row["status"] for row in worker(input_rows(png(1), png(2), png(3)))] == ["ok"] * 3
     assert told == [(1, 3), (2, 3), (3, 3)] * 2
+
+
+def test_the_deviation_of_samples_is_kept_as_a_picture_where_a_job_asks_for_it(tmp_path: Path) -> None:
+    method = {"name": "ldps", "preset": "tiny", "steps": 2, "samples": 2}
+    asked = {"model": "tiny", "size": 32, "method": method}
+    rows = input_rows(png(1))
+    (kept,) = restorer(tmp_path, 1, **asked, keep=["deviation"])(rows)
+    (plain,) = restorer(tmp_path, 1, **asked)(rows)
+    assert kept["status"] == "ok" and kept["nfe"] == 4
+    deviation = decode_image(kept["deviation"]["bytes"])
+    assert deviation.size == (32, 32) and 0 < np.asarray(deviation).mean() < 128
+    assert plain.get("deviation") is None and plain["image"] == kept["image"]
+    with pytest.raises(ValueError, match="keep: got deviation of a single sample"):
+        job(tmp_path, tmp_path / "out", method="adjoint", keep=["deviation"])
