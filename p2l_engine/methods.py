@@ -20,6 +20,8 @@ SOLVERS: dict[str, type[Solver]] = {
 def build(name: str, preset: str | None = None, operator: str | None = None, **settings: Any) -> Solver:
     """A solver by name: its defaults, then the preset's settings for the operator, then ``settings``.
 
+    operator: a column of the preset, as `OperatorSettings.column` names it, or an operator's name alone.
+
     Blocks (``prompt_tuning``, ``projection``, ``guidance``) are merged key by key; None takes a part out.
     Raises Mistakes, a ValueError naming every one: what was got, what is allowed, the nearest right key.
     """
@@ -61,6 +63,8 @@ def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:
     if preset not in PRESETS:
         raise Mistakes([f"preset: got {preset!r}; allowed: {', '.join(PRESETS)}, or null"])
     by_operator = PRESETS[preset]
+    if operator not in by_operator:
+        operator = str(operator).split(" ")[0]  # its column for all settings
     if operator not in by_operator:
         raise Mistakes(
             [

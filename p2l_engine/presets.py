@@ -30,12 +30,30 @@ def _tiny(without: float, rho: float, every: int, weight: float, learning_rate: 
         "ldps": baseline,
         "gml_dps": baseline,
         "psld": baseline,
-        "ldir": {"steps": TINY_STEPS, "guidance": _adam(TINY_ADAM)},
+        "ldir": {"steps": TINY_STEPS, "guidance": _adam(0.05)},
     }
 
 
-TINY_ADAM = 0.05
+def _by_adam(columns: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Settings]]:
+    """The same with Adam's history in P2L (Algorithm 3)."""
+    guidance = {"rule": "adam", "step_size": 0.1, "step_schedule": "alpha_bar"}
+    return {
+        column: {**methods, "p2l": {**methods["p2l"], "guidance": guidance}}
+        for column, methods in columns.items()
+    }
+
+
 TINY_STEPS = 20
+TINY = {
+    "motion_blur": _tiny(3.0, 1.0, 2, 0.01, 0.05),
+    "gaussian_blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
+    "blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
+    "super_resolution": _tiny(15.0, 8.0, 3, 0.01, 0.05),
+    "super_resolution x8": _tiny(15.0, 15.0, 5, 0.02, 0.05),
+    "inpainting": _tiny(8.0, 3.0, 2, 0.1, 0.05),
+    "denoising": _tiny(8.0, 3.0, 2, 0.1, 0.05),
+    "linear": _tiny(8.0, 3.0, 2, 0.1, 0.05),
+}
 
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     "ffhq": {
@@ -50,13 +68,6 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
         "super_resolution": {"p2l": _p2l(_gd(15.0, "alpha_bar"), 4, 1.0, 3, 1e-5)},
         "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4)},
     },
-    "tiny": {
-        "motion_blur": _tiny(3.0, 1.0, 2, 0.01, 0.05),
-        "gaussian_blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
-        "blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
-        "super_resolution": _tiny(15.0, 8.0, 3, 0.01, 0.05),
-        "inpainting": _tiny(8.0, 3.0, 2, 0.1, 0.05),
-        "denoising": _tiny(8.0, 3.0, 2, 0.1, 0.05),
-        "linear": _tiny(8.0, 3.0, 2, 0.1, 0.05),
-    },
+    "tiny": TINY,
+    "tiny_adam": _by_adam(TINY),
 }

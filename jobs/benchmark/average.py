@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 
 import p2l_engine
-from jobs.benchmark.cells import ROWS, TASKS, build_method, degrade, held_out
+from jobs.benchmark.cells import ROWS, degrade, held_out, solver_of
 from jobs.benchmark.quality import gain
 from p2l_engine.metrics import psnr, to_uint8
 from p2l_engine.seeding import image_seed
@@ -22,8 +22,8 @@ def run(task: str, row: str, images: int, samples: int, steps: int | None) -> It
     The samples differ in their first latent alone. Gains are over `adjoint`, with their standard error.
     """
     model = p2l_engine.load_model("tiny")
-    batch, method = held_out(images), build_method(ROWS[row], TASKS[task], steps)
-    A, y, _ = degrade(TASKS[task], batch, seed=0)
+    batch, solver = held_out(images), solver_of(ROWS[row].method, task)
+    A, y, _ = degrade(task, batch, seed=0)
     prompts = batch.captions if ROWS[row].captioned else None
     plain = _psnr(batch.x, p2l_engine.restore(None, A, y, "adjoint").images)
     yield f"| {task}, mean of | PSNR, dB | gain over adjoint |"
@@ -31,7 +31,7 @@ def run(task: str, row: str, images: int, samples: int, steps: int | None) -> It
     total = torch.zeros_like(batch.x)
     for sample in range(samples):
         seeds = [image_seed(sample, key) for key in batch.keys]
-        total += p2l_engine.restore(model, A, y, method, prompts=prompts, seeds=seeds).images
+        total += p2l_engine.restore(model, A, y, solver, steps, prompts=prompts, seeds=seeds).images
         if (count := sample + 1) & sample == 0 or count == samples:
             found = _psnr(batch.x, total / count)
             gains = [here - there for here, there in zip(found, plain, strict=True)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import p2l_engine
-from jobs.benchmark.cells import ROWS, TASKS, build_method, held_out, run_cell
+from jobs.benchmark.cells import ROWS, held_out, run_cell
 from pipeline.output.columns import METRIC_COLUMNS
 
 FIELDS = ("task", "method", "seed", "key", *METRIC_COLUMNS)
@@ -35,8 +35,7 @@ def run(
     ]
     for i, (task, row, seed) in enumerate(todo, 1):
         started = time.monotonic()
-        method = build_method(ROWS[row], TASKS[task], steps)
-        figures = run_cell(model, ROWS[row], TASKS[task], batch, seed, method)
+        figures = run_cell(model, ROWS[row], task, batch, seed, steps)
         seconds = (time.monotonic() - started) / len(figures)
         _append(
             records,

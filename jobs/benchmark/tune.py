@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import p2l_engine
-from jobs.benchmark.cells import PRESET, TASKS, TUNED_ON, Row, held_out, run_cell
+from jobs.benchmark.cells import TUNED_ON, Row, held_out, run_cell
 
 RHO = (0.5, 1.0, 2.0, 4.0)
 ADAM_RHO = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -42,14 +42,13 @@ def run(grid: str, images: int, steps: int | None, tasks: list[str]) -> None:
     """Print PSNR for each point of a grid, and the paired difference to its first point."""
     model = p2l_engine.load_model("tiny")
     batch = held_out(images, TUNED_ON)
-    extra = {} if steps is None else {"steps": steps}
     for task in tasks:
         first: list[float] = []
         for name, settings in GRIDS[grid]:
             started = time.monotonic()
-            preset = PRESET if p2l_engine.methods.has_presets(name) else None
-            method = p2l_engine.methods.build(name, preset, TASKS[task].operator, **settings, **extra)
-            psnr = [f["psnr"] for f in run_cell(model, Row(name, None), TASKS[task], batch, 0, method)]
+            preset = {"preset": "tiny"} if p2l_engine.methods.has_presets(name) else {}
+            row = Row({"name": name, **preset, **settings}, None)
+            psnr = [figures["psnr"] for figures in run_cell(model, row, task, batch, 0, steps)]
             first = first or psnr
             gains = [a - b for a, b in zip(psnr, first, strict=True)]
             gain = f"{fmean(gains):+.2f} ± {stdev(gains) / len(gains) ** 0.5:.2f}"

@@ -65,5 +65,9 @@ class SuperResolution(OperatorSettings):
     def title(self) -> str:
         return f"{super().title} ×{self.factor}"
 
+    @property
+    def column(self) -> str:
+        return f"{self.name} x{self.factor}"
+
     def make(self, data: Data) -> AveragePooling:
         return AveragePooling(self.factor)

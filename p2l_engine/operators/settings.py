@@ -57,6 +57,11 @@ class OperatorSettings(Settings, ABC):
         return self.name.replace("_", " ").capitalize()
 
     @property
+    def column(self) -> str:
+        """The column of a preset: the name, or the name and what sets this one apart."""
+        return self.name
+
+    @property
     def needs(self) -> frozenset[Literal["mask", "kernel"]]:
         """What every image must bring along."""
         return frozenset()

@@ -188,7 +188,7 @@ class JobConfig(Settings):
         block = _block(value)
         block = block if "name" in block else DEFAULT_METHOD | block
         # Of an operator that is wrong itself, which is said already, no preset can be looked up.
-        operator = info.data["operator"].name if "operator" in info.data else None
+        operator = info.data["operator"].column if "operator" in info.data else None
         try:
             return methods.from_block(block if operator else {**block, "preset": None}, operator)
         except Mistakes as mistakes:

@@ -56,6 +56,8 @@ TINY = {  # of the shipped model: rho of LDPS; rho, gamma, lambda and learning r
     "gaussian_blur": (3.0, 3.0, 2, 0.01, 0.01),
     "blur": (3.0, 3.0, 2, 0.01, 0.01),
     "super_resolution": (15.0, 8.0, 3, 0.01, 0.05),
+    "super_resolution x8": (15.0, 15.0, 5, 0.02, 0.05),
+    "super_resolution x4": (15.0, 8.0, 3, 0.01, 0.05),  # no column of its own
     "inpainting": (8.0, 3.0, 2, 0.1, 0.05),
     "denoising": (8.0, 3.0, 2, 0.1, 0.05),
     "linear": (8.0, 3.0, 2, 0.1, 0.05),

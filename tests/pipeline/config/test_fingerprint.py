@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import load_config, read_back
 
 PLACES = {"input": "gs://bucket/in/*.parquet", "output": "gs://bucket/run"}
-# As they were when runs were begun with them: these never change.
+# As they were when runs were begun with them: these never change, but for a preset whose numbers do.
 BEGUN = json.loads(Path(__file__).with_name("fingerprints.json").read_text())
 
 
