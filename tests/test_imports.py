@@ -184,3 +184,22 @@ def test_the_engine_starts_without_ray_or_pyarrow() -> None:
     code = "import sys, p2l_engine; print(sorted({'ray', 'pyarrow', 'pipeline', 'jobs'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def words(package: str) -> Iterator[tuple[str, str]]:
+    """File and text of every string in a package."""
+    for path in sources(package):
+        for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path.relative_to(ROOT).as_posix(), node.value
+
+
+def test_methods_and_operators_are_named_where_they_are_and_nowhere_else() -> None:
+    """So that another one is one file and one line: the pipeline knows its default by name, and no other."""
+    from p2l_engine.methods import SOLVERS
+    from p2l_engine.operators.build import OPERATORS
+
+    named = {*SOLVERS, *OPERATORS} - {"p2l"}  # which is a method, and this package
+    assert [found for found in words("pipeline") if found[1] in named] == []
+    own = {file for file, text in words("p2l_engine") if text == "adjoint"}
+    assert own == {"p2l_engine/solvers/adjoint.py"}
