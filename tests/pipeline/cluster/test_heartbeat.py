@@ -14,7 +14,7 @@ from pipeline.stores import retries
 ROOT = Path(__file__).resolve().parents[3]
 WORK = """
 import time
-from pipeline.heartbeat import Heartbeat
+from pipeline.cluster.heartbeat import Heartbeat
 beat = Heartbeat(floor=0.5, first=60)
 beat.watch(lambda state: None)
 with beat.restoring(1):
