@@ -80,8 +80,10 @@ def restore(
     model = _prior_of(solver, model)
     check_conditions(model, A, y, prompts, seeds, initial_latents, prompt_embeddings)
     solver.schedule(model)  # refuses more steps than there are, before a network runs
-    problem = pose(model, A, y, prompts, seeds, initial_latents, prompt_embeddings, sigma)
     samples = solver.samples if isinstance(solver, Sampler) else 1
+    if samples > 1 and initial_latents is not None:
+        raise ValueError(f"initial_latents: got one an image for {samples} samples of each; allowed: seeds")
+    problem = pose(model, A, y, prompts, seeds, initial_latents, prompt_embeddings, sigma)
     solutions = [
         solve(model, solver, problem.sample(number), _part(progress, number, samples))
         for number in range(samples)

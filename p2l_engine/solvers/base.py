@@ -60,10 +60,12 @@ class Problem:
 
     def first_latents(self, prior: LatentPrior) -> Tensor:
         """z_T (B, C, h, w): `first`, or drawn from each image's seed in float32 on the CPU."""
+        if self.first is not None:
+            return self.first.to(self.y)
         _, height, width = self.image_shape
         shape = (prior.latent_channels, height // prior.factor, width // prior.factor)
         drawn = [_normal(generator(seed, "latent"), shape) for seed in self.seeds]
-        return (torch.stack(drawn) if self.first is None else self.first).to(self.y)
+        return torch.stack(drawn).to(self.y)
 
     def noise(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape of `like` (B, ...), the next of each image's own generator."""

@@ -1,4 +1,4 @@
-"""How an actor works; apart from it, so that the driver can choose without loading torch."""
+"""How an actor works, as the driver chooses it."""
 
 from __future__ import annotations
 

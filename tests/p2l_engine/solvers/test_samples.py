@@ -84,3 +84,11 @@ def test_one_sample_is_no_other_run_than_before_there_were_several() -> None:
     assert methods.build("p2l", samples=4).model_dump()["samples"] == 4
     with pytest.raises(ValueError, match="samples: got 0"):
         methods.build("p2l", samples=0)
+
+
+def test_samples_from_one_given_latent_would_be_one_and_are_refused(random_model: LatentDiffusion) -> None:
+    y, z = torch.zeros(1, 3, 16, 16, dtype=torch.float64), torch.zeros(1, 4, 4, 4)
+    with pytest.raises(ValueError, match="initial_latents: got one an image for 2 samples"):
+        restore(
+            random_model, operators.build("denoising"), y, methods.build("ldps", samples=2), initial_latents=z
+        )
