@@ -75,6 +75,8 @@ def restore(
     """
     solver = methods.build(method) if isinstance(method, str) else method
     if steps is not None:
+        if "steps" not in type(solver).model_fields:
+            raise ValueError(f"steps: got {steps}; allowed: none, the method {solver.name} takes no steps")
         solver = solver.model_copy(update={"steps": steps})
     check_measurements(A, y)
     model = _prior_of(solver, model)

@@ -101,3 +101,8 @@ def test_an_image_does_not_depend_on_its_neighbours(name: str) -> None:
     for place in range(3):
         alone = restore(None, A.select([place]), y[[place]], method, sigma=0.1).images
         assert torch.allclose(alone[0], together[place], atol=1e-9)
+
+
+def test_steps_for_a_method_without_any_are_refused() -> None:
+    with pytest.raises(ValueError, match="steps: got 5; allowed: none, the method adjoint takes no steps"):
+        restore(None, operators.build("denoising"), torch.zeros(1, 3, 16, 16), "adjoint", steps=5)
