@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,20 @@ class Comparison:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class PairedMean:
+    """One metric of two methods over the images of their runs.
+
+    difference: mean - first_mean. standard_error: of the difference, over images; None for fewer than two.
+    """
+
+    count: int  # images
+    first_mean: float
+    mean: float
+    difference: float
+    standard_error: float | None
+
+
 def compare(runs: Sequence[str]) -> Comparison:
     """Compare each of the runs (URLs of output folders) with the first, on the images that both restored.
 
@@ -80,6 +95,39 @@ def paired(first: np.ndarray, second: np.ndarray) -> tuple[float, float | None, 
     return mean, mean - margin, mean + margin
 
 
+def paired_runs(first: Sequence[str], second: Sequence[str]) -> dict[str, PairedMean]:
+    """The metrics of two methods that were run equally often, such as with several seeds, by column.
+
+    The n-th run of one is paired with the n-th of the other. An image counts once, by its mean over the pairs
+    in which both have it: its restorations by one method are no independent samples of a data set.
+
+    Raises ValueError for unequally many runs, or none, and for a pair without a common key; FileNotFoundError
+    for no run.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError(f"got {len(first)} and {len(second)} runs; give equally many of both, at least one")
+    values: dict[str, list[pa.Table]] = defaultdict(list)
+    for runs in zip(map(OutputFolder, first), map(OutputFolder, second), strict=True):
+        for run in runs:
+            run.check()
+        baseline, rows = (all_rows(run, METRIC_COLUMNS) for run in runs)
+        _shared(runs[1], rows, runs[0], baseline)
+        for metric, keys, x, y in _pairs(_join(baseline, rows)):
+            values[metric].append(pa.table({"key": keys, "x": x, "y": y}))
+    return {
+        metric: _over_images(pa.concat_tables(values[metric]))
+        for metric in METRIC_COLUMNS
+        if metric in values
+    }
+
+
+def _over_images(pairs: pa.Table) -> PairedMean:
+    by_image = pairs.group_by("key").aggregate([("x", "mean"), ("y", "mean")])
+    x, y = by_image["x_mean"].to_numpy(), by_image["y_mean"].to_numpy()
+    error = float((y - x).std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else None
+    return PairedMean(len(x), float(x.mean()), float(y.mean()), float((y - x).mean()), error)
+
+
 def _join(first: pa.Table, second: pa.Table) -> pa.Table:
     columns = ["key", "status", *METRIC_COLUMNS]
     return first.select(columns).join(
@@ -87,11 +135,17 @@ def _join(first: pa.Table, second: pa.Table) -> pa.Table:
     )
 
 
-def _missing(run: OutputFolder, rows: pa.Table, first: OutputFolder, baseline: pa.Table) -> Iterator[str]:
-    """Keys that only one of the two runs has. Raises ValueError when none is in both."""
-    shared = pc.sum(pc.is_in(rows["key"], baseline["key"].combine_chunks())).as_py() or 0
+def _shared(run: OutputFolder, rows: pa.Table, first: OutputFolder, baseline: pa.Table) -> int:
+    """Keys that both runs have. Raises ValueError when there is none."""
+    shared: int = pc.sum(pc.is_in(rows["key"], baseline["key"].combine_chunks())).as_py() or 0
     if not shared:
         raise ValueError(f"{run} and {first} have no key in common; runs of the same input can be compared")
+    return shared
+
+
+def _missing(run: OutputFolder, rows: pa.Table, first: OutputFolder, baseline: pa.Table) -> Iterator[str]:
+    """Keys that only one of the two runs has."""
+    shared = _shared(run, rows, first, baseline)
     if len(baseline) > shared:
         yield f"{len(baseline) - shared} keys of {first} are missing in {run}"
     if len(rows) > shared:
@@ -114,8 +168,8 @@ def _both_ok(pairs: pa.Table) -> pa.Table:
     return pairs.filter(pc.and_(pc.equal(pairs["status"], "ok"), pc.equal(pairs["status_second"], "ok")))
 
 
-def _differences(run: str, pairs: pa.Table) -> Iterator[Difference]:
-    """One for each metric that some image has, finite, in both runs."""
+def _pairs(pairs: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, np.ndarray, np.ndarray]]:
+    """Each metric that some image has, finite, in both runs: the keys, and both values (N,)."""
     ok = _both_ok(pairs)
     for metric in METRIC_COLUMNS:
         x, y = (
@@ -124,6 +178,10 @@ def _differences(run: str, pairs: pa.Table) -> Iterator[Difference]:
         )
         both = np.isfinite(x) & np.isfinite(y)
         if both.any():
-            x, y = x[both], y[both]
-            mean, low, high = paired(x, y)
-            yield Difference(run, metric, len(x), float(x.mean()), float(y.mean()), mean, low, high)
+            yield metric, ok["key"].filter(pa.array(both)), x[both], y[both]
+
+
+def _differences(run: str, pairs: pa.Table) -> Iterator[Difference]:
+    for metric, _, x, y in _pairs(pairs):
+        mean, low, high = paired(x, y)
+        yield Difference(run, metric, len(x), float(x.mean()), float(y.mean()), mean, low, high)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.results.compare import compare, paired
+from pipeline.results.compare import compare, paired, paired_runs
 
 
 def test_interval_is_that_of_the_paired_t_test() -> None:
@@ -44,6 +45,31 @@ def test_runs_are_joined_on_key_whatever_their_order_and_shards(
         f"1 keys of {second} are missing in {first}",
         f"1 images failed in {second} or in the first run and are left out",
     )
+
+
+def test_an_image_of_several_runs_counts_once(
+    write_run: Callable[..., str], ok_row: Any, error_row: Any
+) -> None:
+    """Of three images in two pairs of runs: one fails in one pair, which leaves it the other's difference."""
+    psnr = {"a": [20.0, 24.0, 28.0], "b": [21.0, 25.5, 27.0], "c": [20.0, 22.0, 30.0], "d": [22.0, 25.0, 0.0]}
+    runs = {
+        name: write_run({"a": [ok_row(f"k{i}", psnr=of) for i, of in enumerate(values)]}, name=name)
+        for name, values in psnr.items()
+        if name != "d"
+    }
+    last = [ok_row("k1", psnr=25.0), ok_row("k0", psnr=22.0), error_row("k2")]
+    runs["d"] = write_run({"a": last}, name="d")
+    found = paired_runs([runs["a"], runs["c"]], [runs["b"], runs["d"]])
+    gains = np.array([(1 + 2) / 2, (1.5 + 3) / 2, -1])
+    assert list(found) == ["psnr", "ssim", "residual", "seconds"]
+    assert astuple(found["psnr"]) == pytest.approx(
+        (3, (20 + 23 + 28) / 3, (21.5 + 25.25 + 27) / 3, gains.mean(), gains.std(ddof=1) / 3**0.5)
+    )
+    assert paired_runs([runs["a"]], [runs["b"]])["psnr"].difference == pytest.approx((1 + 1.5 - 1) / 3)
+    with pytest.raises(ValueError, match="got 1 and 2 runs"):
+        paired_runs([runs["a"]], [runs["b"], runs["d"]])
+    with pytest.raises(ValueError, match="no key in common"):
+        paired_runs([runs["a"]], [write_run({"a": [ok_row("other")]}, name="other")])
 
 
 def test_metrics_that_one_run_lacks_are_left_out(write_run: Callable[..., str], ok_row: Any) -> None:
