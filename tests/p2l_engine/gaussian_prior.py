@@ -71,7 +71,7 @@ class Gaussian:
         return torch.linalg.inv(torch.linalg.inv(self.covariance) + a / (1 - a) * _eye(self.covariance))
 
     def given(self, A: Tensor, y: Tensor, sigma: float) -> Gaussian:
-        """The posterior of x_0 under measurements y (B, m) = A x_0 + n; A: (m, d), n of deviation sigma > 0."""
+        """The posterior of x_0 under y (B, m) = A x_0 + n; A: (m, d), n of standard deviation sigma > 0."""
         gain = self.covariance @ A.T @ torch.linalg.inv(A @ self.covariance @ A.T + sigma**2 * _eye(A @ A.T))
         mean = self.mean + (y - self.mean @ A.T) @ gain.T
         return Gaussian(mean, self.covariance - gain @ A @ self.covariance)

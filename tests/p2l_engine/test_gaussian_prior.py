@@ -38,15 +38,15 @@ def test_the_score_is_the_gradient_of_the_density() -> None:
 
 
 def test_the_posterior_minimises_what_its_density_says() -> None:
-    """Its gradient, prior's and likelihood's together, is nought at the mean, and its curvature the inverse."""
+    """Prior's and likelihood's gradients together are nought at its mean, their curvature its covariance."""
     prior, sigma = Gaussian.random(D), 0.2
     A = operators.build("super_resolution", factor=2)
-    M = matrix(A, SHAPE)
-    y = torch.randn(2, len(M), dtype=torch.float64)
-    posterior = prior.given(M, y, sigma)
-    likelihood = (y - posterior.mean @ M.T) @ M / sigma**2
+    rows = matrix(A, SHAPE)
+    y = torch.randn(2, len(rows), dtype=torch.float64)
+    posterior = prior.given(rows, y, sigma)
+    likelihood = (y - posterior.mean @ rows.T) @ rows / sigma**2
     assert float((prior.score(posterior.mean) + likelihood).abs().max()) < 1e-9
-    curvature = torch.linalg.inv(prior.covariance) + M.T @ M / sigma**2
+    curvature = torch.linalg.inv(prior.covariance) + rows.T @ rows / sigma**2
     torch.testing.assert_close(posterior.covariance, torch.linalg.inv(curvature))
 
 
