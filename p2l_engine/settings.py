@@ -1,9 +1,9 @@
 """The base of all settings, and the sentences on mistakes in them."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from pydantic_core import ErrorDetails
 
 from p2l_engine.mistakes import Mistakes, did_you_mean
@@ -17,6 +17,24 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Grown(Settings):
+    """Settings that got more fields since runs were begun with them.
+
+    later: those fields. A dump is without them while they are their default, so that such runs keep their
+    fingerprints.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_begun(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                values.pop(name, None)
+        return values
 
 
 def explain(error: ValidationError, kind: type[Settings]) -> list[str]:

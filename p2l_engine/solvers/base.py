@@ -14,14 +14,14 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 from torch import Tensor
 
 from p2l_engine.operators.base import ImageShape, LinearOperator
 from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.schedule import Step
 from p2l_engine.seeding import generator, sample_seed
-from p2l_engine.settings import Settings
+from p2l_engine.settings import Grown, Settings
 
 
 @dataclass(frozen=True)
@@ -138,27 +138,20 @@ class Solver(Settings, ABC):
         return []
 
 
-class Sampler(Solver):
+class Sampler(Solver, Grown):
     """A solver that draws from the posterior, step by step along the schedule of a prior.
 
     preset: where the settings come from. steps: one to as many as the prior was trained with.
     samples: restorations of each image, from seeds of their own; the result is their mean.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"samples"})
     preset: str | None = None
     steps: int = Field(default=1000, ge=1)
     samples: int = Field(default=1, ge=1, le=1000)
 
     def schedule(self, prior: Prior) -> Sequence[Step]:
         return prior.schedule(self.steps).steps
-
-    @model_serializer(mode="wrap")
-    def _as_begun(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `samples` while it is one, for the fingerprints of runs begun before it was a setting."""
-        values: dict[str, Any] = dump(self)
-        if self.samples == 1:
-            values.pop("samples", None)
-        return values
 
 
 S = TypeVar("S")

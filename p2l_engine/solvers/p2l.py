@@ -28,15 +28,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.solvers.base import LatentState, Problem, Sampler
-from p2l_engine.solvers.guidance import Guidance, Moments, loss, update
-from p2l_engine.solvers.projection import Projection, project
-from p2l_engine.solvers.prompt_tuning import PromptTuning, optimize_embedding
+from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, update
+from p2l_engine.solvers.parts.projection import Projection, project
+from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding
 
 PARTS: dict[str, dict[str, Any]] = {
     "p2l": {"prompt_tuning": {}, "projection": {}, "guidance": {}},
@@ -86,8 +85,7 @@ class P2L(Sampler):
         z_next = ddim_step(z0_projected, eps, at.alpha_bar_prev).detach()  # line 11, Eq. 15
         moments = state.moments
         if self.guidance is not None:
-            distance = loss(prior, problem, z0, x0, self.guidance)
-            (gradient,) = torch.autograd.grad(distance.sum(), z)
+            gradient = gradient_at(prior, problem, z, z0, x0, at, self.guidance)
             change, moments = update(gradient, moments, self.guidance, at.alpha_bar)
             z_next = z_next - change  # line 12; Alg. 3 lines 11-14
         return P2LState(z_next, C, moments)  # line 13

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from p2l_engine import methods
-from p2l_engine.solvers.guidance import FixedPoint, Guidance
 from p2l_engine.solvers.p2l import P2L
-from p2l_engine.solvers.prompt_tuning import PromptTuning
+from p2l_engine.solvers.parts.guidance import FixedPoint, Guidance
+from p2l_engine.solvers.parts.prompt_tuning import PromptTuning
 
 
 def built(name: str, preset: str | None = None, operator: str | None = None, **settings: Any) -> P2L:

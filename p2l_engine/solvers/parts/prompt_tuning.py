@@ -8,7 +8,7 @@ from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, posterior_mean
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import Problem
-from p2l_engine.solvers.guidance import fidelity
+from p2l_engine.solvers.parts.guidance import fidelity
 
 RHO = 1.0  # step along the gradient of the norm, App. D.1
 

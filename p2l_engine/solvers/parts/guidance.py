@@ -8,7 +8,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from p2l_engine.operators.base import LinearOperator
 from p2l_engine.priors.base import LatentPrior
-from p2l_engine.settings import Settings
+from p2l_engine.schedule import Step
+from p2l_engine.settings import Grown, Settings
 from p2l_engine.solvers.base import Problem
+from p2l_engine.solvers.parts.state_subspace import StateSubspace, onto_state_subspace
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -29,14 +31,19 @@ class FixedPoint(Settings):
     onto: Literal["none", "gluing"] = "none"
 
 
-class Guidance(Settings):
-    """The measurement gradient. step_size: rho, times alpha_bar_t where the schedule says so."""
+class Guidance(Grown):
+    """The measurement gradient. step_size: rho, times alpha_bar_t where the schedule says so.
 
+    state_subspace: what it is projected onto before it is used (DiffStateGrad).
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"state_subspace"})
     rule: Literal["gd", "adam"] = "gd"
     step_size: float = Field(default=1.0, ge=0)
     step_schedule: Literal["constant", "alpha_bar"] = "constant"
     residual: Literal["norm", "squared"] = "norm"
     fixed_point: FixedPoint | None = None
+    state_subspace: StateSubspace | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,15 @@ def fidelity(A: LinearOperator, y: Tensor, x: Tensor, residual: str) -> Tensor:
     return norm if residual == "norm" else norm.square()
 
 
-def loss(prior: LatentPrior, problem: Problem, z0: Tensor, x0: Tensor, guidance: Guidance) -> Tensor:
+def gradient_at(
+    prior: LatentPrior, problem: Problem, z: Tensor, z0: Tensor, x0: Tensor, at: Step, guidance: Guidance
+) -> Tensor:
+    """The gradient in z_t of what `guidance` asks of z0 and x0 = D(z0), which hang on z: of its shape."""
+    (gradient,) = torch.autograd.grad(_loss(prior, problem, z0, x0, guidance).sum(), z)
+    return onto_state_subspace(gradient, z.detach(), at, guidance.state_subspace)
+
+
+def _loss(prior: LatentPrior, problem: Problem, z0: Tensor, x0: Tensor, guidance: Guidance) -> Tensor:
     """What is differentiated, for each image (B,): fidelity, and the fixed-point term of Eq. 44 or 45."""
     value = fidelity(problem.A, problem.y, x0, guidance.residual)
     if (term := guidance.fixed_point) is not None:

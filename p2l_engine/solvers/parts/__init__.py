@@ -1,0 +1,1 @@
+"""What several algorithms share: settings of a block each, and what is done with them."""
