@@ -38,11 +38,11 @@ FILES_IN_A_FOLDER = 15
 LINES_IN_A_FILE = 400
 # Whose packages a folder may import beside those that every user installs.
 EXTRAS = {
-    "p2l_engine/metrics": ("metrics",),
+    "p2l_engine/metrics": ("metrics", "scores"),
     "p2l_engine/tiny": ("dev",),  # for training
     "jobs/benchmark": ("dev",),
     "jobs/faults": ("dev",),
-    "tests": ("dev", "metrics", "s3"),
+    "tests": ("dev", "metrics", "s3", "scores"),
 }
 VENDORS = {"diffusers", "transformers"}
 TOP_LEVEL_FOLDERS = {"p2l_engine", "pipeline", "jobs", "infra", "tests", "docs", ".ci"}

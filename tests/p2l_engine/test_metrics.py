@@ -1,6 +1,5 @@
 """The metrics follow their stated protocol."""
 
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -63,45 +62,3 @@ def test_to_uint8_clamps_rounds_and_undoes_scaling() -> None:
     assert metrics.to_uint8(torch.tensor([-3.0, 0.003, 3.0]).reshape(3, 1, 1)).tolist() == [[[0, 128, 255]]]
     with pytest.raises(ValueError, match="NaN"):
         metrics.to_uint8(torch.full((3, 2, 2), float("nan")))
-
-
-def test_feature_sums_merge_over_shards() -> None:
-    x = np.random.default_rng(1).normal(size=(40, 6))
-    whole = metrics.FeatureSums.of(x)
-    merged = metrics.FeatureSums.of(x[:13]) + metrics.FeatureSums.of(x[13:])
-    mean, covariance = merged.gaussian()
-    np.testing.assert_allclose(mean, x.mean(0), atol=1e-12)
-    np.testing.assert_allclose(covariance, np.cov(x.T), atol=1e-12)
-    assert metrics.frechet_distance(whole, merged) == pytest.approx(0, abs=1e-9)
-
-
-def test_frechet_distance_of_known_gaussians() -> None:
-    x = np.random.default_rng(2).normal(size=(500, 4))
-    shifted = metrics.FeatureSums.of(3 * x + 1)  # covariance 9 S, so the trace term is (3 - 1)^2 tr S
-    mean, covariance = metrics.FeatureSums.of(x).gaussian()
-    expected = np.sum((2 * mean + 1) ** 2) + 4 * np.trace(covariance)
-    assert metrics.frechet_distance(metrics.FeatureSums.of(x), shifted) == pytest.approx(expected)
-
-
-def test_lpips_sees_images_from_minus_1_to_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of the network, whose weights have to be downloaded, what it was given."""
-    first = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8).numpy()
-    seen: list[list[float]] = []
-
-    def network(*pair: torch.Tensor) -> float:
-        seen.extend(image.flatten().tolist() for image in pair)
-        return 0.5
-
-    monkeypatch.setattr("p2l_engine.metrics.perceptual.lpips_network", lambda: network)
-    assert metrics.lpips(first, 255 - first) == 0.5
-    assert seen == [pytest.approx([-1, -0.6, 1]), pytest.approx([1, 0.6, -1])]
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("torchvision") is not None, reason="the extra `metrics` is installed"
-)
-def test_lpips_and_fid_name_the_extra_they_need() -> None:
-    with pytest.raises(ModuleNotFoundError, match="extra `metrics`"):
-        metrics.lpips(photograph(), photograph())
-    with pytest.raises(ModuleNotFoundError, match="extra `metrics`"):
-        metrics.inception_features(photograph()[None])
