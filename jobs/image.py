@@ -186,7 +186,7 @@ def _restore(
     out, compared = outputs.values()
     out.parent.mkdir(parents=True, exist_ok=True)
     solver = config.method
-    model = None if solver.prior is None else load(config.model)
+    model = None if solver.prior is None else load(config.model, solver.prior)
 
     start = time.perf_counter()
     with _progress() as advance:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from p2l_engine.operators import LinearOperator
-from p2l_engine.priors.base import LatentPrior
 
 SURE_OF_MEAN = 8  # standard errors: noise alone takes a mean this far in one of 10^13 measurements
 FEWEST = 48  # entries from which a mean is judged
@@ -39,7 +38,7 @@ def check_measurements(A: LinearOperator, y: Tensor) -> None:
 
 
 def check_conditions(
-    model: LatentPrior | None,
+    model: Any | None,
     A: LinearOperator,
     y: Tensor,
     prompts: Sequence[str] | None,
@@ -59,12 +58,16 @@ def check_conditions(
             _check_tensor(name, given, (len(y), *_shape_of(name, model, A, y)))
 
 
-def _shape_of(name: str, model: LatentPrior, A: LinearOperator, y: Tensor) -> tuple[int | None, ...]:
+def _shape_of(name: str, model: Any, A: LinearOperator, y: Tensor) -> tuple[int | None, ...]:
     if name == "prompt_embeddings":
+        if model.kind == "pixel":
+            raise ValueError(f"{name}: got them for a pixel model, which reads no text; allowed: none")
         return None, model.text_width
     sides = A.image_shape(tuple(y.shape[1:]))[1:]
-    cells = [-(-side // model.image_multiple) * model.image_multiple // model.factor for side in sides]
-    return model.latent_channels, *cells
+    canvas = [-(-side // model.image_multiple) * model.image_multiple for side in sides]
+    if model.kind == "pixel":
+        return 3, *canvas
+    return model.latent_channels, *(side // model.factor for side in canvas)
 
 
 def _check_range(A: LinearOperator, y: Tensor) -> None:

@@ -50,6 +50,22 @@ def from_block(block: Mapping[str, Any], operator: str | None = None) -> Solver:
     return build(block.get("name", "p2l"), block.get("preset"), operator, **settings)
 
 
+def misfits(solver: Solver, model: Any) -> list[str]:
+    """Why a solver cannot run on a model: sentences on its settings.
+
+    model: a prior, or an architecture; its kind and what more a solver of that kind asks for.
+    """
+    if solver.prior is None:
+        return []
+    if model.kind == solver.prior:
+        return solver.misfits(model)
+    fitting = [name for name, other in SOLVERS.items() if other.prior in (model.kind, None)]
+    return [
+        f"name: got {solver.name}, which needs a {solver.prior} model, for a {model.kind} one; allowed: "
+        f"{', '.join(fitting)}, or a {solver.prior} model"
+    ]
+
+
 def validate(block: Mapping[str, Any], operator: str | None = None) -> list[str]:
     """Every mistake in a ``method:`` block, as sentences; an empty list if there is none."""
     try:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from p2l_engine import methods
 from p2l_engine.arguments import check_conditions, check_measurements
+from p2l_engine.mistakes import refuse
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import lasting
 from p2l_engine.operators.cropped import Cropped
@@ -62,10 +63,12 @@ def restore(
     of a canvas rounded up to `model.image_multiple`, whose border the measurement says nothing of, and which
     is cropped at the end.
     method: a name with its defaults, or a value of `methods.build`. steps: instead of the method's.
-    prompts: one an image, default the empty one. seeds: one an image, default 0, of all that is drawn.
-    initial_latents (B, C, h, w), prompt_embeddings (B, L, D): instead of what seeds and prompts would give.
+    prompts: one an image, default the empty one; a pixel model reads none. seeds: one an image, default 0, of
+    all that is drawn.
+    initial_latents (B, C, h, w), for a pixel model (B, 3, H, W), prompt_embeddings (B, L, D): instead of what
+    seeds and prompts would give.
     progress: called with (steps done, steps) after each step.
-    sigma: standard deviation of n, in units of [-1, 1], for the methods that ask how noisy y is (tv).
+    sigma: standard deviation of n, in units of [-1, 1], for the methods that ask how noisy y is.
 
     An image whose trajectory meets not-a-number or infinity stops alone and is named in ``errors``. Works
     under torch.no_grad() and torch.inference_mode() as well; the result carries no graph. The same arguments
@@ -109,15 +112,16 @@ def restore(
 
 
 def _prior_of(solver: Solver, model: Any) -> Any:
-    """The model where the solver asks for one of its kind."""
+    """The model where the solver asks for one, which it must fit."""
     if solver.prior is None:
         return None
-    if getattr(model, "kind", None) != solver.prior:
+    if not hasattr(model, "kind"):
         without = [name for name, other in methods.SOLVERS.items() if other.prior is None]
         raise ValueError(
             f"model: got {model!r}; allowed: a {solver.prior} prior, as load_model gives it; the method "
             f"{solver.name} needs one, only {', '.join(without)} do without"
         )
+    refuse(methods.misfits(solver, model), "method")
     return model
 
 
@@ -141,11 +145,13 @@ def pose(
     height, width = A.image_shape(tuple(y.shape[1:]))[1:]
     bottom, right = -height % model.image_multiple, -width % model.image_multiple
     canvas = Cropped(A, (bottom, right)) if bottom or right else A
+    first = None if initial_latents is None else lasting(initial_latents.detach())
+    if model.kind == "pixel":
+        return Problem.of(canvas, y, sigma, seeds, first=first)
     if prompt_embeddings is None:
         C = model.embed_prompts(list(prompts) if prompts is not None else [""] * len(y))
     else:
         C = lasting(prompt_embeddings.detach()).to(model.device)
-    first = None if initial_latents is None else lasting(initial_latents.detach())
     return Problem.of(canvas, y, sigma, seeds, C.to(dtype), first)
 
 

@@ -6,6 +6,7 @@
 | alpha_bar_{t-1} | `alpha_bar_prev` | the same at the next visited, less noisy timestep |
 | z_0|t | `posterior_mean` | E[z_0 | z_t], Tweedie's formula, Eq. 14 |
 | DDIM(z_t) | `ddim_step` | deterministic step from t to t-1, Eq. 15 |
+| eta beta~_{t-1} | `ddim_deviation` | standard deviation of what a step with eta draws anew, Eq. 54 |
 """
 
 import math
@@ -142,6 +143,33 @@ def posterior_mean(z_t: Tensor, eps: Tensor, alpha_bar: float | Tensor) -> Tenso
 def ddim_step(z0: Tensor, eps: Tensor, alpha_bar_prev: float | Tensor) -> Tensor:
     """z_{t-1} = sqrt(alpha_bar_prev) z_0|t + sqrt(1 - alpha_bar_prev) eps, Eq. 15. Any equal shapes."""
     return alpha_bar_prev**0.5 * z0 + (1 - alpha_bar_prev) ** 0.5 * eps
+
+
+def ddim_deviation(at: Step, eta: float) -> float:
+    """eta sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) sqrt(1 - alpha_bar / alpha_bar_prev): 1 is DDPM's."""
+    shrunk = (1 - at.alpha_bar_prev) / (1 - at.alpha_bar)
+    return float(eta * (shrunk * (1 - at.alpha_bar / at.alpha_bar_prev)) ** 0.5)
+
+
+def stochastic_step(x0: Tensor, eps: Tensor, fresh: Tensor, at: Step, deviation: float) -> Tensor:
+    """x_{t-1}, Eq. 54: of its noise, of variance 1 - alpha_bar_prev, `fresh` has the standard deviation.
+
+    x0, eps and fresh, standard normal: any equal shape.
+    """
+    kept = max(1 - at.alpha_bar_prev - deviation**2, 0.0) ** 0.5
+    return at.alpha_bar_prev**0.5 * x0 + kept * eps + deviation * fresh
+
+
+def noise_of(process: ForwardProcess, prediction: Tensor, z_t: Tensor, t: int) -> Tensor:
+    """The noise in z_t at training timestep t, of what a network predicted of it.
+
+    A network that predicts v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0 is converted by
+    eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t.
+    """
+    if process.prediction_type == "epsilon":
+        return prediction
+    alpha_bar = process.alphas_cumprod[t].item()
+    return alpha_bar**0.5 * prediction + (1 - alpha_bar) ** 0.5 * z_t
 
 
 def _space(available: int, steps: int, steps_offset: int, spacing: str) -> Tensor:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from p2l_engine import methods
 from p2l_engine.mistakes import Mistakes
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.priors.architecture import Architecture, is_near, read_architecture
+from p2l_engine.solvers import Solver
 from pipeline import limits
 from pipeline.accelerators import datasheet_tflops
 from pipeline.stores import retries, storage_options
@@ -45,6 +47,18 @@ def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Optio
     if steps <= most:
         return []
     return [f"steps: got {steps}; allowed: 1 to {most}, the timesteps that the model was trained with"]
+
+
+def model_problems(model: ModelConfig, solver: Solver, stores: storage_options.Options) -> list[str]:
+    """Why the method cannot run on the model. For a latent method nothing is fetched from elsewhere."""
+    if solver.prior is None or (solver.prior == "latent" and not is_near(model.id)):
+        return []
+    try:
+        return methods.misfits(solver, architecture_of(model, stores))
+    except (OSError, ValueError) as error:
+        return [
+            f"name: got {solver.name}; allowed: with a {solver.prior} model; this cannot be read ({error})"
+        ]
 
 
 def operator_problems(operator: OperatorSettings, size: tuple[int, int]) -> list[str]:

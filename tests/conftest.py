@@ -74,6 +74,17 @@ def tiny_model() -> LatentDiffusion:
 
 
 @pytest.fixture(scope="session")
+def pixel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random network over 16x16 pixels that asks for one of four labels, saved alone."""
+    from tests.networks import narrow_pixel_unet
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("pixel")
+    narrow_pixel_unet(16, num_class_embeds=4).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built here without the network."""
     folder = tmp_path_factory.mktemp("wheel")

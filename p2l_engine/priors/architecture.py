@@ -1,18 +1,29 @@
-"""A model's architecture, from its four small configurations: what is known of it without its weights."""
+"""A model's architecture, from its small configurations: what is known of it without its weights."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from p2l_engine.priors import fetch, layout
 from p2l_engine.priors.published import PUBLISHED
 from p2l_engine.schedule import read_forward_process
 
+# DDPM's and ADM's schedule, for folders of a network alone.
+LINEAR_BETAS: Mapping[str, Any] = {
+    "_class_name": "DDPMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+}
+
 
 @dataclass(frozen=True)
-class Architecture:
+class LatentArchitecture:
     """The content of each part's configuration file, as a Stable Diffusion 1.x or 2.x model has them."""
+
+    kind: ClassVar[Literal["latent"]] = "latent"
 
     vae: Mapping[str, Any]
     unet: Mapping[str, Any]
@@ -35,6 +46,34 @@ class Architecture:
         return len(read_forward_process(self.scheduler).alphas_cumprod)
 
 
+@dataclass(frozen=True)
+class PixelArchitecture:
+    """The content of the configurations of a network over images and of its scheduler."""
+
+    kind: ClassVar[Literal["pixel"]] = "pixel"
+
+    unet: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the images that the model was trained on."""
+        return int(self.unet["sample_size"])
+
+    @property
+    def classes(self) -> int | None:
+        """How many labels there are, of which the network asks for one; None where it asks for none."""
+        return self.unet.get("num_class_embeds")
+
+    @property
+    def timesteps(self) -> int:
+        """How many the model was trained with: the most steps a method can take."""
+        return len(read_forward_process(self.scheduler).alphas_cumprod)
+
+
+Architecture = LatentArchitecture | PixelArchitecture
+
+
 def is_near(model_id: str) -> bool:
     """Whether the architecture is known without a network: that of a folder, and of `published` models."""
     return model_id in PUBLISHED or fetch.is_local(model_id)
@@ -47,13 +86,16 @@ def read_architecture(model_id: str, revision: str | None = None) -> Architectur
     fetched.
     """
     if model_id in PUBLISHED and not fetch.is_local(model_id):
-        return Architecture(**PUBLISHED[model_id])
-    texts = fetch.read_configs(model_id, revision)
+        return LatentArchitecture(**PUBLISHED[model_id])
+    found, texts = fetch.read_configs(model_id, revision)
     try:
-        vae, unet, text_encoder, scheduler = (json.loads(texts[name]) for name in layout.CONFIGS)
+        content = {name: json.loads(text) for name, text in texts.items()}
     except json.JSONDecodeError as error:
         raise ValueError(f"model {model_id!r}: a configuration is not JSON ({error})") from error
-    problems = layout.check_architecture(vae, unet, text_encoder)
-    if problems:
+    configs = [content[name] for name in found.configs]
+    if problems := layout.check_configs(found, configs):
         raise ValueError(f"model {model_id!r}: " + "; ".join(problems))
-    return Architecture(vae, unet, text_encoder, scheduler)
+    if found is layout.LATENT:
+        return LatentArchitecture(*configs)
+    schedulers = [content[name] for name in found.scheduler if name in content]
+    return PixelArchitecture(configs[0], [*schedulers, LINEAR_BETAS][0])

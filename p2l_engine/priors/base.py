@@ -27,6 +27,17 @@ class Prior(Protocol):
     def schedule(self, steps: int) -> Schedule: ...
 
 
+class PixelPrior(Prior, Protocol):
+    """A prior over images x (B, 3, H, W) themselves.
+
+    classes: how many labels there are, of which the network asks for one; None where it asks for none.
+    """
+
+    classes: int | None
+
+    def predict_noise(self, x: Tensor, t: int, label: int | None = None) -> Tensor: ...
+
+
 class LatentPrior(Prior, Protocol):
     """A prior over latents z (B, C, h, w) of images x (B, 3, H, W), given text embeddings C (B, L, D).
 

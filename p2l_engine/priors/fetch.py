@@ -28,6 +28,7 @@ from p2l_engine.priors import layout
 
 logger = logging.getLogger(__name__)
 
+SHIPPED = {"tiny": ("tiny", "weights")}  # inside this package
 ALLOWED = (
     "allowed are 'tiny', a hub id (owner/name), a folder in diffusers' layout, "
     "or an fsspec URL of one (gs://bucket/folder)"
@@ -38,7 +39,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def check_model_id(model_id: str, revision: str | None = None) -> list[str]:
     """What is wrong with a model's id, as far as this machine can tell offline; empty when nothing is.
 
-    For a folder and for `tiny` the files and configurations are looked at too. Cheap: reads no weights.
+    For a folder and for shipped models the files and configurations are looked at too. Reads no weights.
     """
     kind = _kind(model_id)
     problems = []
@@ -58,9 +59,9 @@ def check_model_id(model_id: str, revision: str | None = None) -> list[str]:
 def resolve(model_id: str, revision: str | None = None) -> Path:
     """The local folder of a model, fetched first where it has to be.
 
-    Raises ValueError when the id is none of the kinds above, or what it names is not a Stable Diffusion 1.x
-    or 2.x model in safetensors; ConnectionError when a fetch was cut short, or the hub is out of reach and
-    its cache lacks the model.
+    Raises ValueError when the id is none of the kinds above, or what it names is neither a Stable Diffusion
+    1.x or 2.x nor a pixel model in safetensors; ConnectionError when a fetch was cut short, or the hub is out
+    of reach and its cache lacks the model.
     """
     problems = check_model_id(model_id, revision)
     if problems:
@@ -76,34 +77,40 @@ def resolve(model_id: str, revision: str | None = None) -> Path:
 
 
 def is_local(model_id: str) -> bool:
-    """Whether it is `tiny` or a folder on this machine."""
+    """Whether it is shipped or a folder on this machine."""
     return _kind(model_id) == "local"
 
 
-def read_configs(model_id: str, revision: str | None = None) -> dict[str, str]:
-    """The text of each of `layout.CONFIGS`; of a model that is not here, these small files alone are fetched.
+def read_configs(model_id: str, revision: str | None = None) -> tuple[layout.Layout, dict[str, str]]:
+    """A model's layout and the text of its `configs` and `scheduler`, as far as they are there.
 
-    Raises ValueError where there is no such model or it lacks one; OSError when one cannot be fetched.
+    Of a model that is not here, these small files alone are fetched. Raises ValueError where there is no such
+    model or it lacks one of `configs`; OSError when one cannot be fetched.
     """
     problems = check_model_id(model_id, revision)
     if problems:
         raise Mistakes(problems)
     kind = _kind(model_id)
+    wanted = tuple(dict.fromkeys(name for of in layout.LAYOUTS for name in (*of.configs, *of.scheduler)))
     if kind == "url":
-        return {name: _read_text(model_id, name) for name in layout.CONFIGS}
-    folder = _local_folder(model_id) if kind == "local" else _snapshot(model_id, revision, layout.CONFIGS)
-    missing = [name for name in layout.CONFIGS if not (folder / name).is_file()]
-    if missing:
+        names: Collection[str] = _listed(model_id)[1]
+    else:
+        folder = _local_folder(model_id) if kind == "local" else _snapshot(model_id, revision, wanted)
+        names = layout.listing(folder)
+    found = layout.layout_of(names)
+    if missing := [name for name in found.configs if name not in names]:
         raise ValueError(f"model {model_id!r}: {missing[0]} is missing; it is not in diffusers' layout")
-    return {name: (folder / name).read_text() for name in layout.CONFIGS}
+    return found, {
+        name: _read_text(model_id, name) if kind == "url" else (folder / name).read_text()
+        for name in dict.fromkeys((*found.configs, *found.scheduler))
+        if name in names
+    }
 
 
 def _read_text(url: str, name: str) -> str:
     try:
         with fsspec.open(f"{url.rstrip('/')}/{name}", "rt", encoding="utf-8") as file:
             return str(file.read())
-    except FileNotFoundError:
-        raise ValueError(f"model {url!r}: {name} is missing; it is not in diffusers' layout") from None
     except Exception as error:  # each store has its own kinds
         raise OSError(f"model {url!r}: {name} cannot be read: {error}") from error
 
@@ -115,7 +122,7 @@ def cache_folder() -> Path:
 
 def _kind(model_id: str) -> str:
     path = Path(model_id).expanduser()
-    if model_id == "tiny" or (model_id and path.is_dir()):
+    if model_id in SHIPPED or (model_id and path.is_dir()):
         return "local"
     if model_id.endswith(layout.CHECKPOINT) or path.is_file():
         return "file"
@@ -125,14 +132,14 @@ def _kind(model_id: str) -> str:
 
 
 def _local_folder(model_id: str) -> Path:
-    if model_id == "tiny":
-        return Path(str(importlib.resources.files("p2l_engine").joinpath("tiny", "weights")))
+    if model_id in SHIPPED:
+        return Path(str(importlib.resources.files("p2l_engine").joinpath(*SHIPPED[model_id])))
     return Path(model_id).expanduser()
 
 
 def _hint(model_id: str) -> str:
-    if nearest(model_id, ["tiny"]):
-        return "; did you mean 'tiny'?"
+    if near := nearest(model_id, SHIPPED):
+        return f"; did you mean {near!r}?"
     if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
         return "; there is no such folder on this machine"
     return ""
@@ -159,17 +166,16 @@ def _check_scheme(url: str) -> list[str]:
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
-    small = [*layout.CONFIGS, *layout.TOKENIZER, *layout.OPTIONAL]
-    lacking = list(layout.WEIGHTS)
+    folder = _snapshot(repository, revision, {name for of in layout.LAYOUTS for name in of.small})
+    lacking = list(layout.layout_of(layout.listing(folder)).weights.values())
     for precision in (layout.FULL, layout.HALF):
-        names = [layout.weight_names(network, precision) for network in lacking]
-        first = [name for single, index, _ in names for name in (single, index)]
-        folder = _snapshot(repository, revision, [*small, *first])
+        names = [layout.weight_names(stem, precision) for stem in lacking]
+        folder = _snapshot(repository, revision, [name for *first, _ in names for name in first])
         there = layout.listing(folder)
         shards = [shards for single, index, shards in names if index in there and single not in there]
         if shards:
             _snapshot(repository, revision, shards)
-        lacking = [network for network in lacking if not layout.weights_of(there, network, precision)]
+        lacking = [stem for stem in lacking if not layout.weights_of(there, stem, precision)]
         if not lacking:
             break
     return folder
@@ -196,13 +202,18 @@ def _snapshot(repository: str, revision: str | None, names: Collection[str]) -> 
         ) from error
 
 
-def _from_url(url: str) -> Path:
+def _listed(url: str) -> tuple[fsspec.AbstractFileSystem, dict[str, Mapping[str, Any]]]:
+    """The store of a remote folder, and what is known of each file by its path in the folder."""
     filesystem, root = fsspec.core.url_to_fs(url)
     try:
         listed = filesystem.find(root, detail=True)
     except Exception as error:  # each store has its own kinds
         raise OSError(f"model {url!r}: cannot be listed: {error}") from error
-    found = {path.removeprefix(root).lstrip("/"): info for path, info in listed.items()}
+    return filesystem, {path.removeprefix(root).lstrip("/"): info for path, info in listed.items()}
+
+
+def _from_url(url: str) -> Path:
+    filesystem, found = _listed(url)
     missing = layout.missing_files(found)
     if missing:
         raise ValueError(f"model {url!r}: " + "; ".join(missing))
@@ -210,7 +221,7 @@ def _from_url(url: str) -> Path:
 
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    name = f"{Path(root).name}-{_fingerprint(url, files)}"
+    name = f"{Path(url.rstrip('/')).name}-{_fingerprint(url, files)}"
     complete, partial = cache / name, cache / f"{name}.partial"
     with FileLock(cache / f"{name}.lock"):
         if complete.is_dir():

@@ -1,4 +1,4 @@
-"""Stable Diffusion's networks as four differentiable functions; the only door to diffusers and transformers.
+"""Stable Diffusion's networks as four differentiable functions.
 
 | symbol | here |
 |---|---|
@@ -7,30 +7,20 @@
 | C | `embed_prompts` |
 """
 
-import contextlib
-import gc
-import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from p2l_engine.priors import fetch, layout
-from p2l_engine.priors.architecture import Architecture
-from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, read_forward_process
+from p2l_engine.priors import layout
+from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, noise_of, read_forward_process
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 class LatentDiffusion:
@@ -128,20 +118,12 @@ class LatentDiffusion:
         return self._vae.decode(unscaled.to(self.dtype)).sample.to(self._outer_dtype)
 
     def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor:
-        """The noise in z (B, C, h, w) at training timestep t, given text embeddings C (B, L, D).
-
-        A network that predicts v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0 is converted by
-        eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t.
-        """
+        """The noise in z (B, C, h, w) at training timestep t, given text embeddings C (B, L, D)."""
         self.evaluations += len(z)
         z = z.to(self.device, self._outer_dtype)
         timestep = torch.tensor(t, device=self.device)
         prediction = self._unet(z.to(self.dtype), timestep, C.to(self.device, self.dtype)).sample
-        prediction = prediction.to(self._outer_dtype)
-        if self.process.prediction_type == "epsilon":
-            return prediction
-        alpha_bar = self.process.alphas_cumprod[t].item()
-        return alpha_bar**0.5 * prediction + (1 - alpha_bar) ** 0.5 * z
+        return noise_of(self.process, prediction.to(self._outer_dtype), z, t)
 
     def prompt_tokens(self, prompt: str) -> int:
         """How many tokens a prompt has; `prompt_length` of them are read."""
@@ -167,126 +149,3 @@ class LatentDiffusion:
             return_tensors="pt",
         ).input_ids
         return self._text_encoder(tokens.to(self.device)).last_hidden_state.to(self._outer_dtype)
-
-
-@torch.inference_mode(False)  # weights made in inference mode could never be differentiated through
-def load_model(
-    model_id: str,
-    *,
-    revision: str | None = None,
-    device: str | torch.device = "cpu",
-    dtype: str = "float32",
-) -> LatentDiffusion:
-    """Loads a Stable Diffusion 1.x or 2.x model in diffusers' layout.
-
-    model_id: "tiny", a hub id, a folder, or an fsspec URL of one (see `fetch`).
-    revision: branch, tag or commit of a hub id.
-    dtype: "float32", "float64", "float16" or "bfloat16"; with float16, gradients below 6e-8 vanish.
-
-    Raises ValueError, before any weights are read, when the id, device or dtype is not to be had or the model
-    is of another kind; ConnectionError when it cannot be fetched.
-    """
-    check_device(device)
-    check_dtype(dtype)
-    folder = fetch.resolve(model_id, revision)
-    scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    read_forward_process(scheduler_config)
-
-    # These imports take seconds, which a mistake above should not cost.
-    with _without_garbage_collection():
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-    def network(kind: Any, name: str) -> Any:
-        loaded, report = kind.from_pretrained(
-            folder,
-            subfolder=name,
-            variant=layout.variant(folder, name),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        if absent := sorted(report["missing_keys"]):  # they would be left at random values
-            raise ValueError(
-                f"model {model_id!r}: the weights of {name} lack {len(absent)} tensors that its "
-                f"configuration asks for, such as {absent[0]}; fetch or convert it again"
-            )
-        return loaded
-
-    with _without_progress_bars():
-        return LatentDiffusion(
-            vae=network(AutoencoderKL, "vae"),
-            unet=network(UNet2DConditionModel, "unet"),
-            text_encoder=network(CLIPTextModel, "text_encoder"),
-            tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
-            scheduler_config=scheduler_config,
-            name=model_id,
-            device=device,
-            dtype=dtype,
-        )
-
-
-def without_weights(architecture: Architecture, name: str = "without weights") -> LatentDiffusion:
-    """The networks of an architecture on torch's device `meta`: shapes of tensors and no numbers, in float32.
-
-    Its functions on tensors give tensors of the same device; it has no tokenizer, and so embeds no prompts.
-    """
-    with _without_garbage_collection():
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel
-
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(dict(architecture.vae))
-        unet = UNet2DConditionModel.from_config(dict(architecture.unet))
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(architecture.text_encoder)))
-    return LatentDiffusion(
-        vae=vae,
-        unet=unet,
-        text_encoder=text_encoder,
-        tokenizer=None,
-        scheduler_config=architecture.scheduler,
-        name=name,
-        device="meta",
-    )
-
-
-def check_dtype(dtype: str) -> torch.dtype:
-    """The torch dtype of a name; ValueError when it is not one of `DTYPES`."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: got {dtype!r}, allowed: {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """The torch device of a name; ValueError when torch does not know it or this machine does not have it."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: got {str(device)!r}, which is not to be had here: {reason}") from error
-    return torch.device(device)
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Imports make many objects and free few: the collector's passes over them cost a quarter of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -1,37 +1,89 @@
-"""What a folder must hold to be a Stable Diffusion 1.x or 2.x model in diffusers' layout.
+"""What a folder in diffusers' layout must hold to be a model that can be used.
 
-Weights are read from safetensors only: unpickling a .bin, .pt or .ckpt file can run anything. Nothing here
-imports torch.
+A latent model is Stable Diffusion 1.x or 2.x; a pixel model is one network, in the folder of its pipeline or
+in a folder of its own. Weights are read from safetensors only: unpickling a .bin, .pt or .ckpt file can run
+anything. Nothing here imports torch.
 """
 
 import fnmatch
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-# Each network's weights: its file without the ending, or the begin of the names of several.
-WEIGHTS = {
-    "vae": "vae/diffusion_pytorch_model",
-    "unet": "unet/diffusion_pytorch_model",
-    "text_encoder": "text_encoder/model",
-}
 FULL, HALF = "", ".fp16"  # what stands in the names for the precision; full wins
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CONFIGS = (*(f"{network}/config.json" for network in WEIGHTS), "scheduler/scheduler_config.json")
-# A tokenizer is these two files, or tokenizer.json alone.
-TOKENIZER = ("tokenizer/vocab.json", "tokenizer/merges.txt")
-OPTIONAL = (
-    "model_index.json",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/added_tokens.json",
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a kind of model.
+
+    weights: of each network, its file without the ending, or the begin of the names of several.
+    configs: that must be there; scheduler: the names that its configuration may have; tokenizer: the two
+    files that it is, or tokenizer.json alone; optional: what else is used where it is there.
+    """
+
+    kind: Literal["latent", "pixel"]
+    loader: str  # diffusers' class of the whole
+    weights: Mapping[str, str]
+    configs: tuple[str, ...]
+    scheduler: tuple[str, ...]
+    tokenizer: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """All that are no weights."""
+        return (*self.configs, *self.scheduler, *self.tokenizer, *self.optional)
+
+
+LATENT = Layout(
+    "latent",
+    "StableDiffusionPipeline",
+    weights={
+        "vae": "vae/diffusion_pytorch_model",
+        "unet": "unet/diffusion_pytorch_model",
+        "text_encoder": "text_encoder/model",
+    },
+    configs=(
+        "vae/config.json",
+        "unet/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+    ),
+    scheduler=("scheduler/scheduler_config.json",),
+    tokenizer=("tokenizer/vocab.json", "tokenizer/merges.txt"),
+    optional=(
+        "model_index.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/added_tokens.json",
+    ),
 )
+PIXEL_PIPELINE = Layout(
+    "pixel",
+    "DDPMPipeline",
+    weights={"unet": "unet/diffusion_pytorch_model"},
+    configs=("unet/config.json",),
+    scheduler=("scheduler/scheduler_config.json",),
+    optional=("model_index.json",),
+)
+PIXEL_NETWORK = Layout(
+    "pixel",
+    "UNet2DModel",
+    weights={"unet": "diffusion_pytorch_model"},
+    configs=("config.json",),
+    scheduler=("scheduler_config.json", "scheduler/scheduler_config.json"),
+    optional=("model_index.json",),
+)
+LAYOUTS = (LATENT, PIXEL_PIPELINE, PIXEL_NETWORK)
 CONVERT = (
     "a model with .bin weights is converted by: "
-    'python -c "from diffusers import StableDiffusionPipeline as P; '
+    'python -c "from diffusers import {loader} as P; '
     "P.from_pretrained('SOURCE', use_safetensors=False).save_pretrained('FOLDER')\""
 )
 CONVERT_FILE = (
@@ -42,57 +94,68 @@ CONVERT_FILE = (
 CHECKPOINT = (".safetensors", *PICKLED)  # how the names of such files end
 
 
+def layout_of(names: Collection[str]) -> Layout:
+    """That of a listing of paths, relative to the model's folder; a latent model's where nothing tells."""
+    if any(name.startswith(("vae/", "text_encoder/")) for name in names):
+        return LATENT
+    return next((layout for layout in LAYOUTS[1:] if layout.configs[0] in names), LATENT)
+
+
 def missing_files(names: Collection[str]) -> list[str]:
     """What a listing of paths, relative to the model's folder, lacks; empty when it lacks nothing."""
-    problems = [f"{name} is missing" for name in CONFIGS if name not in names]
+    layout = layout_of(names)
+    convert = CONVERT.format(loader=layout.loader)
+    problems = [f"{name} is missing" for name in layout.configs if name not in names]
     if "tokenizer/tokenizer.json" not in names:
-        problems += [f"{name} is missing" for name in TOKENIZER if name not in names]
-    for network, stem in WEIGHTS.items():
-        if found := _weights(names, network):
+        problems += [f"{name} is missing" for name in layout.tokenizer if name not in names]
+    for stem in layout.weights.values():
+        if found := _weights(names, stem):
             problems += _missing_shards(found)
             continue
-        pickled = [name for name in names if name.startswith(f"{network}/") and name.endswith(PICKLED)]
-        state = f", only pickled weights are there ({pickled[0]}); {CONVERT}" if pickled else ""
+        folder = stem.rpartition("/")[0]
+        pickled = [name for name in names if name.rpartition("/")[0] == folder and name.endswith(PICKLED)]
+        state = f", only pickled weights are there ({pickled[0]}); {convert}" if pickled else ""
         problems.append(f"{_single(stem, FULL)} is missing{state}")
     return problems
 
 
 def used_files(names: Collection[str]) -> list[str]:
     """The paths of a listing that a model uses; half-precision weights only where there are no others."""
-    weights = [name for network in WEIGHTS for name in _weights(names, network)]
-    return [*(name for name in (*CONFIGS, *TOKENIZER, *OPTIONAL) if name in names), *weights]
+    layout = layout_of(names)
+    weights = [name for stem in layout.weights.values() for name in _weights(names, stem)]
+    return [*(name for name in dict.fromkeys(layout.small) if name in names), *weights]
 
 
 def variant(folder: Path, network: str) -> str | None:
     """diffusers' name for the weights to load: None for full precision, "fp16" where only those are there."""
-    return None if weights_of(listing(folder), network, FULL) else "fp16"
+    names = listing(folder)
+    return None if weights_of(names, layout_of(names).weights[network], FULL) else "fp16"
 
 
-def weights_of(names: Collection[str], network: str, precision: str) -> list[str]:
+def weights_of(names: Collection[str], stem: str, precision: str) -> list[str]:
     """The paths of a listing that hold a network's weights in a precision (FULL or HALF); empty if none do.
 
     One file, or several with the index that says which tensor is in which, as `save_pretrained` writes them.
     """
-    single, index, shards = weight_names(network, precision)
+    single, index, shards = weight_names(stem, precision)
     if single in names:
         return [single]
     return [index, *sorted(fnmatch.filter(names, shards))] if index in names else []
 
 
-def weight_names(network: str, precision: str) -> tuple[str, str, str]:
+def weight_names(stem: str, precision: str) -> tuple[str, str, str]:
     """The names that weights may have: of the one file, of the index, and a pattern for what it names."""
-    stem = WEIGHTS[network]
     index = f"{stem}.safetensors.index{precision}.json"
     return _single(stem, precision), index, f"{stem}{precision}-?????-of-?????.safetensors"
 
 
 def listing(folder: Path) -> set[str]:
     """The paths of a local folder's files, relative to it, that may belong to a model."""
-    return {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+    return {path.relative_to(folder).as_posix() for pattern in ("*", "*/*") for path in folder.glob(pattern)}
 
 
-def _weights(names: Collection[str], network: str) -> list[str]:
-    return weights_of(names, network, FULL) or weights_of(names, network, HALF)
+def _weights(names: Collection[str], stem: str) -> list[str]:
+    return weights_of(names, stem, FULL) or weights_of(names, stem, HALF)
 
 
 def _single(stem: str, precision: str) -> str:
@@ -117,20 +180,27 @@ def check_folder(folder: Path) -> list[str]:
     if not folder.is_dir():
         return [f"model folder {str(folder)!r} is missing"]
     names = listing(folder)
-    problems = missing_files(names)
+    layout, problems = layout_of(names), missing_files(names)
     checkpoints = [path for path in sorted(folder.iterdir()) if path.name.endswith(CHECKPOINT)]
-    if checkpoints and not set(CONFIGS) & names:
+    if checkpoints and not set(layout.configs) & names:
         file = CONVERT_FILE.format(file=str(checkpoints[0]))
         problems = [f"it holds {checkpoints[0].name}, but is not in diffusers' layout; {file}"]
     if not problems:
-        problems = [problem for network in WEIGHTS for problem in _check_index(folder, names, network)]
+        problems = [
+            problem for stem in layout.weights.values() for problem in _check_index(folder, names, stem)
+        ]
     if not problems:
         try:
-            vae, unet, text_encoder = (_read_json(folder / network / "config.json") for network in WEIGHTS)
-            problems = check_architecture(vae, unet, text_encoder)
+            configs = [_read_json(folder / name) for name in layout.configs]
+            problems = check_configs(layout, configs)
         except json.JSONDecodeError as error:
-            problems = [f"a config.json is not JSON ({error}); fetch it again"]
+            problems = [f"a configuration is not JSON ({error}); fetch it again"]
     return [f"model folder {str(folder)!r}: {problem}" for problem in problems]
+
+
+def check_configs(layout: Layout, configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What in the contents of a layout's `configs` differs from the kind of model that it is."""
+    return check_architecture(*configs[:3]) if layout is LATENT else check_pixel_architecture(configs[0])
 
 
 def check_architecture(
@@ -155,11 +225,7 @@ def check_architecture(
             f"unet takes {unet.get('in_channels')} channels, allowed: {vae.get('latent_channels')} as the "
             "VAE makes; take the text-to-image model, not one for inpainting, depth or enlargement"
         )
-    if not isinstance(unet.get("sample_size"), int):
-        problems.append(
-            f"unet's sample_size is {unet.get('sample_size')}, allowed: an integer, the side of the latents "
-            "that it was trained on; write it into unet/config.json"
-        )
+    problems += _check_sample_size(unet, "latents")
     if unet.get("cross_attention_dim") != text_encoder.get("hidden_size"):
         problems.append(
             f"unet attends to text embeddings of width {unet.get('cross_attention_dim')}, allowed: "
@@ -168,9 +234,41 @@ def check_architecture(
     return problems
 
 
-def _check_index(folder: Path, names: Collection[str], network: str) -> list[str]:
+def check_pixel_architecture(unet: Mapping[str, Any]) -> list[str]:
+    """What in a network's configuration differs from a noise predictor over images."""
+    if (got := unet.get("_class_name")) != "UNet2DModel":
+        return [
+            f"its network is a {got}, allowed: UNet2DModel, a pixel model's; a latent model has the folders "
+            "vae, unet, text_encoder, tokenizer and scheduler"
+        ]
+    allowed: dict[str, tuple[Any, ...]] = {
+        "in_channels": (3,),
+        "out_channels": (3, 6),
+        "time_embedding_type": ("positional", "learned"),  # of a timestep; fourier is of a noise level
+        "class_embed_type": (None,),
+        "center_input_sample": (False,),
+    }
+    defaults = {"in_channels": 3, "out_channels": 3, "time_embedding_type": "positional"}
+    problems = [
+        f"unet's {setting} is {got!r}, allowed: {', '.join(map(repr, values))}"
+        for setting, values in allowed.items()
+        if (got := unet.get(setting, defaults.get(setting, values[0]))) not in values
+    ]
+    return problems + _check_sample_size(unet, "images")
+
+
+def _check_sample_size(unet: Mapping[str, Any], what: str) -> list[str]:
+    if isinstance(unet.get("sample_size"), int):
+        return []
+    return [
+        f"unet's sample_size is {unet.get('sample_size')}, allowed: an integer, the side of the {what} "
+        "that it was trained on; write it into the network's config.json"
+    ]
+
+
+def _check_index(folder: Path, names: Collection[str], stem: str) -> list[str]:
     """What is wrong with the index of weights in several files, where there is one."""
-    index, *shards = _weights(names, network)
+    index, *shards = _weights(names, stem)
     if not index.endswith(".json"):
         return []
     try:

@@ -3,11 +3,12 @@
 from p2l_engine.solvers.adjoint import Adjoint
 from p2l_engine.solvers.base import LatentState, Problem, Sampler, Solver
 from p2l_engine.solvers.bicubic import Bicubic
+from p2l_engine.solvers.dds import DDS
 from p2l_engine.solvers.p2l import P2L
 from p2l_engine.solvers.solve import Progress, Solution, evaluations, solve
 from p2l_engine.solvers.tv import TV
 
-AnySolver = P2L | TV | Bicubic | Adjoint
+AnySolver = P2L | DDS | TV | Bicubic | Adjoint
 
 __all__ = [
     "AnySolver",

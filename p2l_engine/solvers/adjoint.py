@@ -1,18 +1,10 @@
 """y brought to the shape of an image: the least that any other solver has to do better than."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from p2l_engine.solvers.base import Problem, Solver
-
-
-@dataclass(frozen=True)
-class ImageState:
-    """Of a solver over images. x: (B, 3, H, W)."""
-
-    x: Tensor
+from p2l_engine.solvers.base import ImageState, Problem, Solver
 
 
 class Adjoint(Solver):

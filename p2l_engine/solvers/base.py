@@ -23,6 +23,8 @@ from p2l_engine.schedule import Step
 from p2l_engine.seeding import generator, sample_seed
 from p2l_engine.settings import Grown, Settings
 
+LEAST_NOISE = 2 / 255 / 12**0.5  # of pixels that were rounded to 8 bits, in units of [-1, 1]
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -30,7 +32,7 @@ class Problem:
 
     y: (B, *measurement). sigma: of n, in units of the [-1, 1] range.
     seeds: of everything that is random; generators: of the numbers that a solver draws as it goes.
-    C: (B, L, D), None where the prior reads no text. first: (B, ...), a first latent in place of a drawn one.
+    C: (B, L, D), None where the prior reads no text. first: (B, ...), in place of drawn noise to start from.
     """
 
     A: LinearOperator
@@ -58,12 +60,23 @@ class Problem:
         """(3, H, W) of x."""
         return self.A.image_shape(tuple(self.y.shape[1:]))
 
+    @property
+    def noise_level(self) -> float:
+        """sigma, or that of pixels that were rounded to 8 bits where it is less: no measurement is exact."""
+        return max(self.sigma, LEAST_NOISE)
+
     def first_latents(self, prior: LatentPrior) -> Tensor:
         """z_T (B, C, h, w): `first`, or drawn from each image's seed in float32 on the CPU."""
+        _, height, width = self.image_shape
+        return self._first((prior.latent_channels, height // prior.factor, width // prior.factor))
+
+    def first_images(self) -> Tensor:
+        """x_T (B, 3, H, W): `first`, or drawn as `first_latents` are."""
+        return self._first(self.image_shape)
+
+    def _first(self, shape: Sequence[int]) -> Tensor:
         if self.first is not None:
             return self.first.to(self.y)
-        _, height, width = self.image_shape
-        shape = (prior.latent_channels, height // prior.factor, width // prior.factor)
         drawn = [_normal(generator(seed, "latent"), shape) for seed in self.seeds]
         return torch.stack(drawn).to(self.y)
 
@@ -96,6 +109,13 @@ class LatentState:
 
     z: Tensor
     C: Tensor
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """Of a solver over images. x: (B, 3, H, W)."""
+
+    x: Tensor
 
 
 class Solver(Settings, ABC):
@@ -132,6 +152,10 @@ class Solver(Settings, ABC):
     def kind(self, at: Step) -> Hashable:
         """Steps of one kind cost the same."""
         return None
+
+    def misfits(self, model: Any) -> list[str]:
+        """What of the settings does not go with a prior, or an architecture, of the right kind."""
+        return []
 
     def doubts(self) -> list[str]:
         """What of the settings can run, but will hardly be meant."""

@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from p2l_engine.solvers.adjoint import ImageState
-from p2l_engine.solvers.base import Problem, Solver
+from p2l_engine.solvers.base import ImageState, Problem, Solver
 
 
 class Bicubic(Solver):

@@ -25,7 +25,6 @@ from p2l_engine.solvers.base import Problem, Solver
 REACH = 0.1  # how far a step may take a pixel, in units of [-1, 1]
 # w = WEIGHT sigma_y sqrt(entries of y / entries of x), found on tuning images: `jobs.benchmark tune tv`.
 WEIGHT = 0.8
-LEAST_NOISE = 2 / 255 / 12**0.5  # of pixels that were rounded to 8 bits, in units of [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class TV(Solver):
         if self.weight is not None:
             return x.new_full((len(x),), self.weight)
         share = problem.A.entries(problem.y).to(x) / x[0].numel()
-        return WEIGHT * max(problem.sigma, LEAST_NOISE) * share.clamp_min(1 / x[0].numel()).sqrt()
+        return WEIGHT * problem.noise_level * share.clamp_min(1 / x[0].numel()).sqrt()
 
 
 def differences(x: Tensor) -> Tensor:

@@ -44,8 +44,18 @@ class Recipe:
 class Training:
     """Parameters, their moving average, the optimiser and the step, saved and found again in one file."""
 
-    def __init__(self, modules: dict[str, nn.Module], learning_rate: float, steps: int, path: Path) -> None:
+    def __init__(
+        self,
+        modules: dict[str, nn.Module],
+        learning_rate: float,
+        steps: int,
+        path: Path,
+        share: Callable[[float], float] | None = None,
+        decay: float = EMA_DECAY,
+    ) -> None:
+        """``share``: the part of the learning rate at a progress in [0, 1]; if None, annealed to nought."""
         self.modules, self.steps, self.path = modules, steps, path
+        self.share, self.decay = share or _annealed, decay
         self.average = {name: _clone(module) for name, module in modules.items()}
         parameters = [p for module in modules.values() for p in module.parameters()]
         self.optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3)
@@ -81,12 +91,12 @@ class Training:
 
     def _descend(self, value: Tensor) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * _annealed(self.step / self.steps)
+            group["lr"] = self.learning_rate * self.share(self.step / self.steps)
         self.optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_((p for group in self.optimiser.param_groups for p in group["params"]), 1.0)
         self.optimiser.step()
-        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, module in self.modules.items():
                 for key, value in module.state_dict().items():
@@ -123,8 +133,8 @@ def train_vae(recipe: Recipe, pools: tuple[data.Pool, data.Pool], work: Path, de
     def loss(step: int, generator: torch.Generator) -> Tensor:
         whole = step >= (1 - recipe.vae_whole_images) * recipe.vae_steps
         half = 4 if whole else 12
-        x = torch.cat([pool.batch(_draw(pool, half, generator)) for pool in pools])
-        x = (x if whole else _random_crops(x, 32, generator)).to(device, memory_format=torch.channels_last)
+        x = torch.cat([pool.batch(draw(pool, half, generator)) for pool in pools])
+        x = (x if whole else random_crops(x, 32, generator)).to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
             mean = vae.encode(x).latent_dist.mean
             noise = torch.randn(mean.shape, generator=generator).to(device)
@@ -154,13 +164,13 @@ def train_unet(
     training = Training(
         {"unet": unet, "text": text}, recipe.unet_learning_rate, recipe.unet_steps, work / "unet.pt"
     )
-    latents = [_encode(vae, pool, device) for pool in pools]
-    tokens = [_tokens(tokenizer, pool.captions) for pool in pools]
-    empty = _tokens(tokenizer, [""])[0]
+    latents = [encode(vae, pool, device) for pool in pools]
+    tokens = [token_ids(tokenizer, pool.captions) for pool in pools]
+    empty = token_ids(tokenizer, [""])[0]
     alpha_bar = DDIMScheduler.from_config(architecture.new_scheduler().config).alphas_cumprod
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        chosen = [_draw(pool, n, generator) for pool, n in zip(pools, recipe.unet_batch, strict=True)]
+        chosen = [draw(pool, n, generator) for pool, n in zip(pools, recipe.unet_batch, strict=True)]
         z = torch.cat([part[index] for part, index in zip(latents, chosen, strict=True)])
         ids = torch.cat([part[index] for part, index in zip(tokens, chosen, strict=True)])
         dropped = torch.rand(len(z), generator=generator) < CAPTIONS_DROPPED
@@ -180,11 +190,13 @@ def train_unet(
     return unet, text
 
 
-def _draw(pool: data.Pool, count: int, generator: torch.Generator) -> Tensor:
+def draw(pool: data.Pool, count: int, generator: torch.Generator) -> Tensor:
+    """Indices (count,) of images of the pool, with repetition."""
     return torch.randint(len(pool.captions), (count,), generator=generator)
 
 
-def _random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A random square (B, C, side, side) of each image (B, C, H, W)."""
     places = torch.randint(x.shape[-1] - side + 1, (len(x), 2), generator=generator).tolist()
     return torch.stack(
         [image[:, i : i + side, j : j + side] for image, (i, j) in zip(x, places, strict=True)]
@@ -192,14 +204,16 @@ def _random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, pool: data.Pool, device: str) -> Tensor:
+def encode(vae: AutoencoderKL, pool: data.Pool, device: str) -> Tensor:
+    """The pool's images as scaled latents (N, C, h, w), the posterior's mean."""
     batches: Iterator[Tensor] = iter(torch.arange(len(pool.captions)).split(100))
     return vae.config.scaling_factor * torch.cat(
         [vae.encode(pool.batch(index).to(device)).latent_dist.mean.cpu() for index in batches]
     )
 
 
-def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token numbers (N, 24) of the captions, padded or cut."""
     encoded = tokenizer(
         captions,
         padding="max_length",
@@ -210,11 +224,17 @@ def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return encoded.input_ids
 
 
-def save(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
+def save(
+    folder: Path,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    scheduler: DDIMScheduler,
+) -> None:
     """Write the parts in diffusers' layout, half precision; the tokenizer stands in the folder already."""
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text)):
         module.cpu().half().save_pretrained(folder / name)
-    architecture.new_scheduler().save_pretrained(folder / "scheduler")
+    scheduler.save_pretrained(folder / "scheduler")
 
 
 def main() -> None:
@@ -246,7 +266,7 @@ def main() -> None:
     print_autoencoding(vae)
     unet, text = train_unet(recipe, pools, vae, tokenizer, arguments.work, arguments.device)
     print_denoising(vae, unet, text, tokenizer)
-    save(arguments.out, vae, unet, text)
+    save(arguments.out, vae, unet, text, architecture.new_scheduler())
 
 
 if __name__ == "__main__":

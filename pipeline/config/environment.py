@@ -66,10 +66,14 @@ class JobHere(JobConfig):
 
     @field_validator("method")
     @classmethod
-    def _has_as_many_steps(cls, value: Solver, info: ValidationInfo) -> Solver:
-        # Of an operator that is wrong itself no preset was looked up, which may say how many.
+    def _fits_the_model(cls, value: Solver, info: ValidationInfo) -> Solver:
+        if "model" not in info.data:  # wrong itself, and said so
+            return value
+        model, stores = info.data["model"], info.data.get("storage", {})
+        problems = feasible.model_problems(model, value, stores)
+        # Of an operator that is wrong itself no preset was looked up, which may say how many steps.
         known = "operator" in info.data or "steps" in value.model_fields_set
-        if isinstance(value, Sampler) and known and "model" in info.data:
-            stores = info.data.get("storage", {})
-            refuse(feasible.steps_problems(info.data["model"], value.steps, stores), "method")
+        if isinstance(value, Sampler) and known:
+            problems += feasible.steps_problems(model, value.steps, stores)
+        refuse(problems, "method")
         return value

@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
 
-from p2l_engine import LatentDiffusion
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import ImageShape, Shape
+from p2l_engine.priors.load import Model
 from p2l_engine.solvers import Problem, Sampler, Solver, evaluations
 
 for _attention, _formula in (  # on CPUs; torch's table has those of GPUs only
@@ -152,15 +152,17 @@ class Count:
 
 
 def count_solver(
-    prior: LatentDiffusion | None, image: ImageShape, measurement: Shape, batch: int, solver: Solver
+    prior: Model | None, image: ImageShape, measurement: Shape, batch: int, solver: Solver
 ) -> Count:
     """What restoring a batch takes, from one pass through each part.
 
-    prior: of `p2l_engine.priors.latent.without_weights`. image, measurement: the shapes of one of them.
+    prior: of `p2l_engine.priors.load.without_weights`. image, measurement: the shapes of one of them.
     """
     multiple, C = 1, None
     if prior is not None:
-        multiple, C = prior.image_multiple, torch.empty(batch, *prior.embedding_shape, device=prior.device)
+        multiple = prior.image_multiple
+        if prior.kind == "latent":
+            C = torch.empty(batch, *prior.embedding_shape, device=prior.device)
     height, width = (-(-side // multiple) * multiple for side in image[1:])
     y = torch.empty(batch, *measurement, device="meta")
     problem = Problem.of(OfShape((3, height, width), measurement), y, 0.0, range(batch), C)

@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from p2l_engine import LatentDiffusion
 from p2l_engine.operators import LinearOperator
-from p2l_engine.priors.latent import without_weights
+from p2l_engine.priors.load import Model, without_weights
 from p2l_engine.restore import pose
 from p2l_engine.solvers import Solver, evaluations
 from pipeline import feasible
@@ -125,7 +124,7 @@ def measure(config: JobConfig) -> Measurement:
     ValueError where the operator cannot apply to the size.
     """
     solver = config.method
-    model = None if solver.prior is None else load(config.model)
+    model = None if solver.prior is None else load(config.model, solver.prior)
     A, y = _shapes(config, feasible.architecture_of(config.model, config.storage).native_size)
     measured = measure_steps(model, A, y, solver)
     return replace(measured, dtype=config.model.dtype)
@@ -140,9 +139,7 @@ def _shapes(config: JobConfig, native_size: int) -> tuple[LinearOperator, torch.
     return A, A.measure(x, config.noise, [torch.Generator().manual_seed(n) for n in range(batch)])
 
 
-def measure_steps(
-    model: LatentDiffusion | None, A: LinearOperator, y: torch.Tensor, solver: Solver
-) -> Measurement:
+def measure_steps(model: Model | None, A: LinearOperator, y: torch.Tensor, solver: Solver) -> Measurement:
     """Run a step of each kind, and count each as often as the solver does.
 
     y: (B, *measurement), any values. The first pass warms up and counts operations, a second is timed; where
@@ -173,7 +170,7 @@ def measure_steps(
     )
 
 
-def _timed(part: Part, model: LatentDiffusion | None, gpu: torch.device | None) -> tuple[float, int]:
+def _timed(part: Part, model: Model | None, gpu: torch.device | None) -> tuple[float, int]:
     """Seconds and noise predictions of one pass through a part."""
     start, before = time.perf_counter(), evaluations(model)
     part.run()

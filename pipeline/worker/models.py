@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 
-from p2l_engine import LatentDiffusion, load_model
+from p2l_engine.priors.load import Model, load_model
 from pipeline.accelerators import own_dtype
 from pipeline.config import ModelConfig
 from pipeline.stores import retries
 
 
-def load(config: ModelConfig) -> LatentDiffusion:
+def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) -> Model:
     """The model on the device and in the dtype of the configuration; `auto` is the GPU where there is one.
 
     Sets for this process, whatever torch's own default is, whether GPUs may round the factors of float32
@@ -25,8 +26,9 @@ def load(config: ModelConfig) -> LatentDiffusion:
     torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
     torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
     dtype = "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
-    load_it = partial(load_model, config.id, revision=config.revision, device=device, dtype=dtype)
-    return retries.retried(load_it, f"model {config.id}") if "://" in config.id else load_it()
+    load_it = partial(load_model, config.id, revision=config.revision, device=device, dtype=dtype, kind=kind)
+    model: Model = retries.retried(load_it, f"model {config.id}") if "://" in config.id else load_it()
+    return model
 
 
 def dtype_here(dtype: str, device: str) -> str:
@@ -34,3 +36,14 @@ def dtype_here(dtype: str, device: str) -> str:
     if dtype != "auto":
         return dtype
     return own_dtype(torch.cuda.get_device_capability() if device == "cuda" else None)
+
+
+def unread(model: Model | None, prompt: str) -> str | None:
+    """What to say of a prompt that the model does not read, or not to its end."""
+    if model is None:
+        return None
+    if model.kind == "pixel":
+        return "prompt not read: a pixel model takes no text" if prompt else None
+    if (tokens := model.prompt_tokens(prompt)) <= model.prompt_length:
+        return None
+    return f"prompt cut: the model reads {model.prompt_length} of its {tokens} tokens"

@@ -51,7 +51,8 @@ class Restorer:
         self.solver = config.method
         self.model = None
         if self.solver.prior is not None:
-            self.model = models.load(config.model.model_copy(update={"device": self.device}))
+            there = config.model.model_copy(update={"device": self.device})
+            self.model = models.load(there, self.solver.prior)
         self._constants = {
             "operator": json.dumps(config.operator.model_dump(mode="json")),
             "method": json.dumps(config.method.model_dump(mode="json")),
@@ -145,7 +146,8 @@ class Restorer:
                 levels = metrics.to_uint8(restored.deviation[index] - 1)  # 0 is no deviation
                 row["deviation"] = _picture(image.row.key, levels)
             row["residual"] = float(restored.residual[index])
-            row["warning"] = "; ".join(filter(None, (image.doubt, self._cut(self._prompt(image))))) or None
+            doubts = (image.doubt, models.unread(self.model, self._prompt(image)))
+            row["warning"] = "; ".join(filter(None, doubts)) or None
             if "prompt_embedding" in self.config.keep and restored.prompt_embeddings is not None:
                 row["prompt_embedding"] = restored.prompt_embeddings[index].float().cpu().numpy().tolist()
             rows.append(row)
@@ -198,12 +200,6 @@ class Restorer:
 
     def _prompt(self, image: Prepared) -> str:
         return self.config.prompt if image.row.prompt is None else image.row.prompt
-
-    def _cut(self, prompt: str) -> str | None:
-        """What to say of a prompt that the model does not read to its end."""
-        if self.model is None or (tokens := self.model.prompt_tokens(prompt)) <= self.model.prompt_length:
-            return None
-        return f"prompt cut: the model reads {self.model.prompt_length} of its {tokens} tokens"
 
     def _pictures(self, image: Prepared, restored: torch.Tensor, y: torch.Tensor) -> Row:
         """The image columns, their size, and what a reference allows to measure."""

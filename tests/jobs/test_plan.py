@@ -68,26 +68,30 @@ def test_the_projection_counts_as_often_as_the_method_does_it(model: LatentDiffu
 
 
 @pytest.mark.parametrize("name", sorted(SOLVERS))
-def test_the_planned_network_calls_are_those_that_a_run_counts(model: LatentDiffusion, name: str) -> None:
+def test_the_planned_network_calls_are_those_that_a_run_counts(
+    model: LatentDiffusion, pixel_folder: Path, name: str
+) -> None:
     settings: dict[str, Any] = {"steps": 5} if "steps" in SOLVERS[name].model_fields else {}
+    settings |= {"class_label": 1} if SOLVERS[name].prior == "pixel" else {}
     if name == "p2l":
         settings |= {"projection": {"every": 2}, "prompt_tuning": {"iterations": 2}, "samples": 2}
     solver = methods.build(name, **settings)
     A, y = operators.build("super_resolution", factor=4), torch.zeros(2, 3, 4, 4)
-    prior = None if solver.prior is None else model
+    prior = {None: None, "latent": model, "pixel": load_model(str(pixel_folder))}[solver.prior]
     assert measure_steps(prior, A, y, solver).nfe == restore(prior, A, y, solver).nfe
 
 
-@pytest.mark.parametrize("method", ["p2l", "psld"])
-def test_what_is_counted_without_weights_is_what_real_steps_compute(method: str) -> None:
+@pytest.mark.parametrize("method", ["p2l", "psld", "dds"])
+def test_what_is_counted_without_weights_is_what_real_steps_compute(method: str, pixel_folder: Path) -> None:
+    pixel = SOLVERS[method].prior == "pixel"
     job = load_config(
         {
             "input": "in",
             "output": "out",
-            "model": "tiny",
+            "model": str(pixel_folder) if pixel else "tiny",
             "size": [24, 40],  # no multiples of what the U-Net takes
             "operator": {"name": "super_resolution", "factor": 8},
-            "method": {"name": method, "preset": None, "steps": 10},
+            "method": {"name": method, "preset": None, "steps": 10} | ({"class_label": 1} if pixel else {}),
         }
     )
     counted, real = count(job), measure(job)

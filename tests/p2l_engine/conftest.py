@@ -1,4 +1,4 @@
-"""A small random model, for tests that need exactness and not quality."""
+"""Small random models, for tests that need exactness and not quality."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.priors.pixel import PixelDiffusion
 from p2l_engine.tiny import architecture
-from tests.networks import narrow_unet
+from tests.networks import narrow_pixel_unet, narrow_unet
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,17 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
         scheduler_config=dict(architecture.new_scheduler().config) | {"_class_name": "DDIMScheduler"},
         dtype="float64",
     )
+
+
+@pytest.fixture(scope="session")
+def pixel_model() -> PixelDiffusion:
+    """A random network over images in float64, of multiples of 2 pixels."""
+    torch.manual_seed(0)
+    return PixelDiffusion(unet=narrow_pixel_unet(8), dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def labelled_pixel_model() -> PixelDiffusion:
+    """One that asks for one of four labels and predicts its variance too, as ADM's do."""
+    torch.manual_seed(0)
+    return PixelDiffusion(unet=narrow_pixel_unet(8, out_channels=6, num_class_embeds=4), dtype="float64")

@@ -165,7 +165,7 @@ def test_half_precision_is_taken_only_where_there_is_nothing_else(tmp_path: Path
     }
     folder = write(tmp_path / "sd", {**without("unet/diffusion_pytorch_model.safetensors"), **half})
     assert fetch.check_model_id(str(folder)) == []
-    assert [layout.variant(folder, network) for network in layout.WEIGHTS] == [None, "fp16", None]
+    assert [layout.variant(folder, network) for network in layout.LATENT.weights] == [None, "fp16", None]
 
 
 @pytest.mark.parametrize(

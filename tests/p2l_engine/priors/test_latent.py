@@ -12,7 +12,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from p2l_engine.priors.latent import DTYPES, LatentDiffusion, load_model
+from p2l_engine.priors.computing import DTYPES
+from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.priors.load import load_model
 from p2l_engine.priors.published import PUBLISHED
 from p2l_engine.schedule import ddim_step, posterior_mean
 

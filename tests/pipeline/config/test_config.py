@@ -207,7 +207,7 @@ def test_a_size_that_is_not_given_is_the_models_own_side() -> None:
 def test_the_own_side_of_a_model_in_a_store_is_read_from_its_small_files_alone() -> None:
     unet = json.loads((TINY / "unet" / "config.json").read_text()) | {"sample_size": 8}
     store = fsspec.filesystem("memory")
-    for name in layout.CONFIGS:
+    for name in layout.LATENT.configs:
         store.pipe(f"/models/small/{name}", (TINY / name).read_bytes())
     store.pipe("/models/small/unet/config.json", json.dumps(unet).encode())
     assert load_config(MINIMAL | {"model": "memory://models/small"}).size == (32, 32)
@@ -239,6 +239,28 @@ def test_what_cannot_run_at_the_size_or_in_the_steps_is_refused(changed: dict, e
     found = problems(job | {"noise": -1} | changed)
     assert any(expected in problem for problem in found), found
     assert any("noise: got -1" in problem for problem in found), "all mistakes are named at once"
+
+
+def test_a_method_is_refused_where_the_model_is_of_the_other_kind(pixel_folder: Path) -> None:
+    (problem,) = problems(MINIMAL | {"model": "tiny", "method": {"name": "dds", "preset": None}})
+    assert problem.startswith(
+        "method.name: got dds, which needs a pixel model, for a latent one; allowed: p2l"
+    )
+    (problem,) = problems(
+        MINIMAL | {"method": {"name": "dds", "preset": None}}
+    )  # Stable Diffusion, elsewhere
+    assert "got dds, which needs a pixel model, for a latent one" in problem
+    (problem,) = problems(MINIMAL | {"model": str(pixel_folder), "method": {"name": "p2l", "preset": None}})
+    assert "method.name: got p2l, which needs a latent model, for a pixel one; allowed: " in problem
+    load_config(MINIMAL | {"model": str(pixel_folder), "method": {"name": "tv"}})
+
+
+def test_a_label_is_asked_for_where_the_network_takes_one(pixel_folder: Path) -> None:
+    job = MINIMAL | {"model": str(pixel_folder)}
+    (problem,) = problems(job | {"method": {"name": "dds"}})
+    assert problem == "method.class_label: got none; allowed: 0 to 3, the model takes one of 4"
+    found = load_config(job | {"method": {"name": "dds", "class_label": 3}})
+    assert found.size == (16, 16) and found.settings["method.class_label"] == 3
 
 
 def test_steps_are_judged_beside_an_operator_that_cannot_be() -> None:

@@ -46,6 +46,16 @@ def test_a_prompt_that_the_model_does_not_read_to_its_end_is_told(tmp_path: Path
     assert summary.count(output, ["s"], 1.0).warnings == {"prompt cut": 1}
 
 
+def test_a_prompt_for_a_model_that_reads_none_is_told(tmp_path: Path, pixel_folder: Path) -> None:
+    method = {"name": "dds", "steps": 1, "class_label": 0}
+    config = job(tmp_path, tmp_path / "out", model=str(pixel_folder), size=16, method=method)
+    given = [InputRow(str(row), "s", png(row), prompt=prompt) for row, prompt in enumerate(["", "a cat"])]
+    found = Restorer(config, ActorOptions("cpu", 4, 1))(given)
+    assert [row["status"] for row in found] == ["ok", "ok"]
+    told = "prompt not read: a pixel model takes no text"
+    assert [row["warning"] for row in found] == [None, told]
+
+
 def test_outputs_begun_with_other_columns_go_on(tmp_path: Path) -> None:
     found = rows(tmp_path, ["a cat", "a cat " * 60])
     config, output = job(tmp_path, tmp_path / "out"), OutputFolder(str(tmp_path / "out"))

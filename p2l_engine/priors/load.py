@@ -1,0 +1,142 @@
+"""From a model's id to the model; the only door to diffusers and transformers."""
+
+import contextlib
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from p2l_engine.priors import fetch, layout
+from p2l_engine.priors.architecture import LINEAR_BETAS, Architecture
+from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.priors.pixel import PixelDiffusion
+from p2l_engine.schedule import read_forward_process
+
+Model = LatentDiffusion | PixelDiffusion
+
+
+@torch.inference_mode(False)  # weights made in inference mode could never be differentiated through
+def load_model(
+    model_id: str,
+    *,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+    kind: Literal["latent", "pixel"] | None = None,
+) -> Any:
+    """Loads a model in diffusers' layout: a `LatentDiffusion` (Stable Diffusion), or a `PixelDiffusion`.
+
+    model_id: "tiny", "tiny-pixel", a hub id, a folder, or an fsspec URL of one (see `fetch`).
+    revision: branch, tag or commit of a hub id.
+    dtype: "float32", "float64", "float16" or "bfloat16"; with float16, gradients below 6e-8 vanish.
+    kind: that it has to be of.
+
+    Raises ValueError, before any weights are read, when the id, device or dtype is not to be had or the model
+    is of another kind; ConnectionError when it cannot be fetched.
+    """
+    check_device(device)
+    check_dtype(dtype)
+    folder = fetch.resolve(model_id, revision)
+    names = layout.listing(folder)
+    found = layout.layout_of(names)
+    if kind not in (None, found.kind):
+        raise ValueError(f"model {model_id!r}: it is a {found.kind} model, allowed: a {kind} one")
+    scheduler = next((name for name in found.scheduler if name in names), None)
+    scheduler_config = json.loads((folder / scheduler).read_text()) if scheduler else LINEAR_BETAS
+    read_forward_process(scheduler_config)
+    common: dict[str, Any] = {
+        "scheduler_config": scheduler_config,
+        "name": model_id,
+        "device": device,
+        "dtype": dtype,
+    }
+
+    # These imports take seconds, which a mistake above should not cost.
+    if found.kind == "pixel":
+        with _without_garbage_collection():
+            from diffusers import UNet2DModel
+        subfolder = found.weights["unet"].rpartition("/")[0] or None
+        with _without_progress_bars():
+            return PixelDiffusion(unet=_network(UNet2DModel, model_id, folder, "unet", subfolder), **common)
+
+    with _without_garbage_collection():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+    with _without_progress_bars():
+        return LatentDiffusion(
+            vae=_network(AutoencoderKL, model_id, folder, "vae", "vae"),
+            unet=_network(UNet2DConditionModel, model_id, folder, "unet", "unet"),
+            text_encoder=_network(CLIPTextModel, model_id, folder, "text_encoder", "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
+            **common,
+        )
+
+
+def _network(kind: Any, model_id: str, folder: Path, name: str, subfolder: str | None) -> Any:
+    loaded, report = kind.from_pretrained(
+        folder,
+        subfolder=subfolder,
+        variant=layout.variant(folder, name),
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if absent := sorted(report["missing_keys"]):  # they would be left at random values
+        raise ValueError(
+            f"model {model_id!r}: the weights of {name} lack {len(absent)} tensors that its "
+            f"configuration asks for, such as {absent[0]}; fetch or convert it again"
+        )
+    return loaded
+
+
+def without_weights(architecture: Architecture, name: str = "without weights") -> Model:
+    """The networks of an architecture on torch's device `meta`: shapes of tensors and no numbers, in float32.
+
+    Its functions on tensors give tensors of the same device; it has no tokenizer, and so embeds no prompts.
+    """
+    common: dict[str, Any] = {"scheduler_config": architecture.scheduler, "name": name, "device": "meta"}
+    if architecture.kind == "pixel":
+        with _without_garbage_collection():
+            from diffusers import UNet2DModel
+        with torch.device("meta"):
+            return PixelDiffusion(unet=UNet2DModel.from_config(dict(architecture.unet)), **common)
+
+    with _without_garbage_collection():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(dict(architecture.vae))
+        unet = UNet2DConditionModel.from_config(dict(architecture.unet))
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(architecture.text_encoder)))
+    return LatentDiffusion(vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=None, **common)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Imports make many objects and free few: the collector's passes over them cost a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""The small pixel-domain model: its weights, and the recipe that trained it."""
