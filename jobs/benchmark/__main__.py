@@ -6,73 +6,84 @@ from typing import Annotated
 
 import typer
 
-from jobs.benchmark import average as averaging
 from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import packing as packing_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
 from jobs.benchmark import store as store_benchmark
 from jobs.benchmark import tune as tuning
-from jobs.benchmark.cells import ROWS, TASKS
 from jobs.faults import chaos as chaos_benchmark
 from jobs.faults import fuzz as fuzzing
 from jobs.faults import preemptions as preemption_benchmark
+from jobs.tables import figures, held_out
+from jobs.tables import grid as grids
 from pipeline.prices import load_prices
+from pipeline.stores import storage
 
 MACHINE = "a2-highgpu-1g-spot"  # whose price the lost hours have
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
-Tasks = Annotated[list[str] | None, typer.Option("--task", help=f"One of: {', '.join(TASKS)}. Default: all.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help=f"One of: {', '.join(quality_benchmark.TASKS)}. Default: all."),
+]
+Out = Annotated[str, typer.Option(help="Folder of the cells' outputs; what is there is not done again.")]
+Images = Annotated[int, typer.Option(min=2, help="Held-out images.")]
 Steps = Annotated[int | None, typer.Option(help="DDIM steps, instead of the preset's.")]
 
 
 @app.command()
 def quality(
-    records: Annotated[
-        Path, typer.Option(help="CSV of every image's figures; what stands there is not done again.")
-    ] = Path("quality.csv"),
-    images: Annotated[int, typer.Option(min=2)] = 32,
+    out: Out = "quality",
+    images: Images = 32,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     steps: Steps = None,
     task: Tasks = None,
     method: Annotated[
-        list[str] | None, typer.Option(help=f"One of: {', '.join(ROWS)}. Default: all.")
+        list[str] | None, typer.Option(help=f"One of: {', '.join(quality_benchmark.ROWS)}. Default: all.")
     ] = None,
 ) -> None:
-    """Restore held-out images by every method and print the table."""
-    tasks, methods = _known("task", task, list(TASKS)), _known("method", method, list(ROWS))
-    quality_benchmark.run(records, images, seeds, steps, tasks, methods)
-    found = quality_benchmark.read(records)
-    print(quality_benchmark.overview(found, tasks, methods))
-    print()
-    print(quality_benchmark.table(found, tasks, methods))
+    """Restore held-out images by every method and print the table; quality.csv has each image's figures."""
+    known = quality_benchmark.ROWS
+    chosen = {name: known[name] for name in _known("method", method, list(known))}
+    grid = _table(_tasks(task), chosen, out, images, seeds, steps)
+    storage.write_text(storage.join(out, "quality.csv"), figures.records(grid, out, seeds))
+    table = figures.read(grid, out, seeds)
+    print(figures.overview(grid, table), figures.every_figure(grid, table), sep="\n\n")
 
 
 @app.command()
 def tune(
     grid: Annotated[str, typer.Argument(help=f"One of: {', '.join(tuning.GRIDS)}.")],
-    images: Annotated[int, typer.Option(min=2)] = 16,
+    out: Out = "tune",
+    images: Images = 16,
     steps: Steps = None,
     task: Tasks = None,
 ) -> None:
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
-    tuning.run(grid, images, steps, _known("task", task, list(TASKS)))
+    tried = _table(_tasks(task), tuning.rows(grid), out, images, 1, steps, held_out.TUNED_ON)
+    print(figures.every_figure(tried, figures.read(tried, out, 1)))
 
 
-@app.command()
-def average(
-    task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")] = "SR x8",
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(ROWS)}.")] = "P2L, K=0",
-    images: Annotated[int, typer.Option(min=2)] = 32,
-    samples: Annotated[int, typer.Option(min=1, help="Restorations of each measurement.")] = 8,
-    steps: Steps = None,
-) -> None:
-    """Compare single restorations, and the mean of several, with plain enlargement."""
-    _known("task", [task], list(TASKS))
-    _known("method", [method], list(ROWS))
-    for line in averaging.run(task, method, images, samples, steps):
+def _tasks(given: list[str] | None) -> list[str]:
+    return _known("task", given, list(quality_benchmark.TASKS))
+
+
+def _table(
+    tasks: list[str],
+    rows: dict[str, grids.Part],
+    out: str,
+    images: int,
+    seeds: int,
+    steps: int | None,
+    which: str = held_out.REPORTED,
+) -> grids.Grid:
+    """Computes what is missing of a table of held-out images."""
+    grid = quality_benchmark.grid(tasks, rows, quality_benchmark.shards(out, images, which), steps)
+    for line in grids.run(grid, out, seeds):
         print(line, flush=True)
+    return grid
 
 
 @app.command()

@@ -1,11 +1,10 @@
-"""Find the shipped model's settings, on other images than the reported: ``python -m jobs.benchmark tune``."""
+"""Where the shipped model's settings are looked for: ``python -m jobs.benchmark tune``."""
 
-import time
-from statistics import fmean, stdev
+from __future__ import annotations
+
 from typing import Any
 
-import p2l_engine
-from jobs.benchmark.cells import TUNED_ON, Row, held_out, run_cell
+from jobs.tables.grid import Part
 
 RHO = (0.5, 1.0, 2.0, 4.0)
 ADAM_RHO = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -14,7 +13,9 @@ GAMMA = (2, 4)
 TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
 LEARNING_RATE = (0.01, 0.03, 0.1)
 
-GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+Point = tuple[str, dict[str, Any]]  # a method and its settings over those of preset tiny
+
+GRIDS: dict[str, list[Point]] = {
     "ldps": [("ldps", {"guidance": {"step_size": rho}}) for rho in RHO],
     "ldir": [("ldir", {"guidance": {"step_size": rho}}) for rho in ADAM_RHO],
     "p2l": [
@@ -38,19 +39,12 @@ GRIDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
-def run(grid: str, images: int, steps: int | None, tasks: list[str]) -> None:
-    """Print PSNR for each point of a grid, and the paired difference to its first point."""
-    model = p2l_engine.load_model("tiny")
-    batch = held_out(images, TUNED_ON)
-    for task in tasks:
-        first: list[float] = []
-        for name, settings in GRIDS[grid]:
-            started = time.monotonic()
-            preset = {"preset": "tiny"} if p2l_engine.methods.has_presets(name) else {}
-            row = Row({"name": name, **preset, **settings}, None)
-            psnr = [figures["psnr"] for figures in run_cell(model, row, task, batch, 0, steps)]
-            first = first or psnr
-            gains = [a - b for a, b in zip(psnr, first, strict=True)]
-            gain = f"{fmean(gains):+.2f} ± {stdev(gains) / len(gains) ** 0.5:.2f}"
-            seconds = time.monotonic() - started
-            print(f"{task}: {fmean(psnr):.2f} dB ({gain})  {name} {settings}  {seconds:.0f} s", flush=True)
+def rows(grid: str) -> dict[str, Part]:
+    """A row for each point of a grid, compared with the first."""
+    names = [f"{method} {settings}" for method, settings in GRIDS[grid]]
+    return {
+        name: Part(
+            {"method": {"name": method, "preset": "tiny", **settings}}, None if name == names[0] else names[0]
+        )
+        for name, (method, settings) in zip(names, GRIDS[grid], strict=True)
+    }

@@ -1,0 +1,137 @@
+"""What came out of a table's cells, and the table in Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.tables.grid import Cell, Grid
+from pipeline.output.columns import METRIC_COLUMNS, METRICS, Metric
+from pipeline.output.folder import SUMMARY, OutputFolder
+from pipeline.output.rows import all_rows
+from pipeline.results.compare import PairedMean, paired_runs
+from pipeline.stores import storage
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a row in a column: how many images were restored with how many seeds each, and rows that failed.
+
+    means: by metric, of finite values. gains: by metric, over the row that this one is compared with.
+    """
+
+    images: int
+    seeds: int
+    errors: int
+    means: Mapping[str, float]
+    gains: Mapping[str, PairedMean]
+
+
+Table = Mapping[tuple[str, str], Figures]  # by row and column
+
+
+def read(grid: Grid, out: str, seeds: int) -> Table:
+    """The figures of all rows and columns that have a finished cell with one of the first `seeds` seeds."""
+    return {
+        (name, column): _figures(runs, _finished(row.against, column, out, seeds))
+        for name, row in grid.rows.items()
+        for column in grid.columns
+        if (runs := _finished(name, column, out, seeds))
+    }
+
+
+def _finished(row: str | None, column: str, out: str, seeds: int) -> dict[int, str]:
+    """The output folders by seed."""
+    if row is None:
+        return {}
+    folders = {seed: Cell(row, column, seed).folder(out) for seed in range(seeds)}
+    return {seed: url for seed, url in folders.items() if storage.exists(storage.join(url, SUMMARY))}
+
+
+def _figures(runs: Mapping[int, str], others: Mapping[int, str]) -> Figures:
+    tables = [all_rows(OutputFolder(url), METRIC_COLUMNS) for url in runs.values()]
+    values = {
+        name: np.concatenate([table[name].drop_null().to_numpy() for table in tables]).astype(float)
+        for name in METRIC_COLUMNS
+    }
+    means = {name: float(v[np.isfinite(v)].mean()) for name, v in values.items() if np.isfinite(v).any()}
+    both = sorted(runs.keys() & others.keys())
+    gains = paired_runs([others[seed] for seed in both], [runs[seed] for seed in both]) if both else {}
+    errors = sum(status != "ok" for table in tables for status in table["status"].to_pylist())
+    images = len({key for table in tables for key in table["key"].to_pylist()})
+    return Figures(images, len(runs), errors, means, gains)
+
+
+def overview(grid: Grid, table: Table, metric: str = "psnr") -> str:
+    """Markdown: a row a method, a column a task, one metric and its gain over the row named."""
+    known = _metric(metric)
+    lines = [_line(["method", "gain over", *grid.columns]), _line(["---"] * (len(grid.columns) + 2))]
+    for name, row in grid.rows.items():
+        found = [table.get((name, column)) for column in grid.columns]
+        lines.append(_line([name, row.against or "", *(_cell(known, figures) for figures in found)]))
+    return "\n".join(lines)
+
+
+def every_figure(grid: Grid, table: Table) -> str:
+    """Markdown: a line for each row in each column, with every metric, and the gains of those of quality."""
+    gained = [metric for metric in METRICS if metric.needs_reference]
+    heading = ["task", "method", *(metric.heading for metric in METRICS), "gain over"]
+    heading += [*(metric.title for metric in gained), "images x seeds"]
+    lines = [_line(heading), _line(["---"] * len(heading))]
+    for column in grid.columns:
+        for name, row in grid.rows.items():
+            if (found := table.get((name, column))) is None:
+                continue
+            means = [number(metric, found.means.get(metric.column)) for metric in METRICS]
+            gains = [gain(metric, found.gains.get(metric.column)) for metric in gained]
+            counts = f"{found.images} x {found.seeds}" + (f", {found.errors} errors" if found.errors else "")
+            lines.append(_line([column, name, *means, row.against or "", *gains, counts]))
+    return "\n".join(lines)
+
+
+def records(grid: Grid, out: str, seeds: int) -> str:
+    """CSV: every image's metrics in every finished cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "method", "seed", "key", "status", *METRIC_COLUMNS])
+    for column in grid.columns:
+        for name in grid.rows:
+            for seed, url in _finished(name, column, out, seeds).items():
+                for row in all_rows(OutputFolder(url), METRIC_COLUMNS).sort_by("key").to_pylist():
+                    figures = ["" if row[m] is None else f"{row[m]:.4f}" for m in METRIC_COLUMNS]
+                    writer.writerow([column, name, seed, row["key"], row["status"], *figures])
+    return text.getvalue()
+
+
+def number(metric: Metric, value: float | None) -> str:
+    """A mean with its digits, nothing where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" if metric.decimals is None else f"{value:.{metric.decimals}f}"
+
+
+def gain(metric: Metric, found: PairedMean | None) -> str:
+    """A paired difference and its standard error over images, nothing where there is none."""
+    if found is None or found.standard_error is None:
+        return ""
+    digits = metric.decimals or 3
+    return f"{found.difference:+.{digits}f} ± {found.standard_error:.{digits}f}"
+
+
+def _cell(metric: Metric, found: Figures | None) -> str:
+    if found is None or metric.column not in found.means:
+        return ""
+    gained = gain(metric, found.gains.get(metric.column))
+    return number(metric, found.means[metric.column]) + (f" ({gained})" if gained else "")
+
+
+def _metric(column: str) -> Metric:
+    return next(metric for metric in METRICS if metric.column == column)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

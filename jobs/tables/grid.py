@@ -1,0 +1,106 @@
+"""A table before it is computed: rows, columns, and the ordinary job that each of their cells is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2l_engine import methods
+from pipeline.cluster.session import ray_session
+from pipeline.config import JobConfig, load_config
+from pipeline.output.folder import SUMMARY
+from pipeline.run.run import run as restore
+from pipeline.stores import storage
+
+Settings = Mapping[str, Any]
+PROMPTED: Settings = {
+    "columns": {"prompt": "caption"}
+}  # each image's own caption instead of the empty prompt
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row or a column of a table.
+
+    settings: its share of the cells' jobs. against: the row that it is compared with.
+    """
+
+    settings: Settings
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a row and a column meet, with one seed."""
+
+    row: str
+    column: str
+    seed: int
+
+    def folder(self, out: str) -> str:
+        """Its output folder below that of the table."""
+        return storage.join(out, slug(self.column), slug(self.row), f"seed-{self.seed}")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """rows, columns: by the names that the table shows. settings: what all jobs share."""
+
+    rows: Mapping[str, Part]
+    columns: Mapping[str, Part]
+    settings: Settings = field(default_factory=dict)
+
+    def cells(self, seeds: int) -> Iterator[Cell]:
+        """Seed by seed, so that an interrupted table has every method before it has every seed."""
+        for seed in range(seeds):
+            for row in self.rows:
+                for column in self.columns:
+                    yield Cell(row, column, seed)
+
+    def job(self, cell: Cell, out: str) -> JobConfig:
+        """The job of a cell. Raises ConfigError where its settings do not go together."""
+        parts = (self.settings, self.columns[cell.column].settings, self.rows[cell.row].settings)
+        settings: dict[str, Any] = {"seed": cell.seed, "output": cell.folder(out)}
+        for part in parts:
+            settings = merged(settings, part)
+        if not methods.has_presets(settings["method"]["name"]):  # it has no steps either
+            for name in ("preset", "steps"):
+                settings["method"].pop(name, None)
+        return load_config(settings)
+
+
+def run(grid: Grid, out: str, seeds: int) -> Iterator[str]:
+    """Restores what is missing of each cell; a line on each that had something to do.
+
+    All jobs are read before the first runs, so that a mistake in one of them costs nothing. Raises
+    ConfigError for a cell that was begun with other settings.
+    """
+    jobs = {cell: grid.job(cell, out) for cell in grid.cells(seeds)}
+    left = [cell for cell, job in jobs.items() if not storage.exists(storage.join(job.output, SUMMARY))]
+    with ray_session() if left else nullcontext():
+        for cell, job in jobs.items():
+            done = restore(job)
+            if cell in left:
+                yield (
+                    f"{left.index(cell) + 1}/{len(left)}  {cell.column}, {cell.row}, seed {cell.seed}: "
+                    f"{done.ok} of {done.rows} rows in {done.seconds:.0f} s"
+                )
+
+
+def merged(below: Settings, above: Settings) -> dict[str, Any]:
+    """Settings over others, blocks key by key."""
+    result = dict(below)
+    for key, value in above.items():
+        inner = result.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            value = merged(inner, value)
+        result[key] = value
+    return result
+
+
+def slug(name: str) -> str:
+    """A name as part of a path: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("%", "percent")).strip("-")
