@@ -39,7 +39,9 @@ def ray_cluster() -> Iterator[None]:
     """A real local cluster; its logical CPUs leave room for reads and writes beside the actors."""
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    from pipeline.cluster import ray_start
+
+    ray_start.init(address="local", num_cpus=4, include_dashboard=False)
     yield
     ray.shutdown()
 

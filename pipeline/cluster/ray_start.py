@@ -43,19 +43,22 @@ def start() -> None:
             "include_dashboard": False,
             "_temp_dir": temporary_folder(),
         }
+    try:
+        with _silent_core():
+            init(**where, runtime_env=workers_environment())
+    except Exception as error:  # Ray raises bare ones
+        raise RuntimeError(f"Ray did not start: {error}{advice()}") from error
+
+
+def init(**how: Any) -> None:
+    """`ray.init`, kept quiet, and again where the machine was too busy for it. Raises what that raises."""
     for left in reversed(range(TRIES)):
         try:
-            with _silent_core():
-                ray.init(
-                    **where,
-                    runtime_env=workers_environment(),
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+            ray.init(**how, log_to_driver=False, logging_level=logging.ERROR)
             return
-        except Exception as error:  # Ray raises bare ones
+        except Exception as error:
             if TOO_BUSY not in str(error) or not left:
-                raise RuntimeError(f"Ray did not start: {error}{advice()}") from error
+                raise
             ray.shutdown()
 
 
