@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,6 +47,8 @@ def shard(
         str,
         typer.Option(help="key; row (shard's name and row's number); shard/key (shard's name and its key)."),
     ] = "key",
+    every: Annotated[int, typer.Option(min=1, help="Only images 0, N, 2N, ... in their order.")] = 1,
+    first: Annotated[int | None, typer.Option(min=1, help="Only so many, of those.")] = None,
 ) -> None:
     """Pack images into Parquet shards with the columns `key` and `image`, the files' bytes as they are.
 
@@ -53,6 +56,7 @@ def shard(
     cannot be read is named and left out, and the exit status is 3.
 
     Example: p2l shard photos/ gs://bucket/shards --rows 1000
+    Example: p2l shard imagenet/val/ gs://bucket/imagenet-1k --every 10 --first 1000
     """
     from pipeline.config import load_config
     from pipeline.input import sources
@@ -67,10 +71,11 @@ def shard(
         found = _inventories(listing.shards, readers)
         _check_keys(listing.shards, found)
         tell_left_out([*listing.left_out, *(one for inventory in found for one in inventory.left_out)])
-        counts = [len(inventory.keys) for inventory in found]
-        written = _pack(_good(_read(listing.shards, counts, readers)), rows, job.output)
-    if lost := sum(counts) - written:
-        errors.print(f"{lost} of {sum(counts)} images are in no shard: named above, each with its reason")
+        chosen = _chosen([len(inventory.keys) for inventory in found], every, first)
+        written = _pack(_good(_read(listing.shards, chosen, readers)), rows, job.output)
+    wanted = sum(map(sum, chosen))
+    if lost := wanted - written:
+        errors.print(f"{lost} of {wanted} images are in no shard: named above, each with its reason")
     if not written:
         raise typer.Exit(Exit.INCOMPLETE)
     if lost:
@@ -144,17 +149,29 @@ def _check_keys(shards: Sequence[Shard], found: Sequence[Inventory]) -> None:
         raise BadRequest(*problems)
 
 
-def _read(shards: Sequence[Shard], counts: Sequence[int], readers: ThreadPoolExecutor) -> Iterator[InputRow]:
-    """All rows in order; files of a folder are read side by side."""
+def _chosen(counts: Sequence[int], every: int, first: int | None) -> list[list[bool]]:
+    """For each image of each source whether it is packed."""
+    numbers = iter(range(sum(counts)))
+    end = None if first is None else first * every
+    return [
+        [number % every == 0 and (end is None or number < end) for number in islice(numbers, count)]
+        for count in counts
+    ]
+
+
+def _read(
+    shards: Sequence[Shard], chosen: Sequence[Sequence[bool]], readers: ThreadPoolExecutor
+) -> Iterator[InputRow]:
+    """The chosen rows in order; files of a folder are read side by side."""
     from pipeline.input import sources
     from pipeline.worker.ahead import side_by_side
 
-    for source, count in zip(shards, counts, strict=True):
+    for source, wanted in zip(shards, chosen, strict=True):
         if source.kind == "images":
-            calls = (partial(_read_one, source, row, count) for row in range(count))
+            calls = (partial(_read_one, source, row, len(wanted)) for row, want in enumerate(wanted) if want)
             yield from side_by_side(calls, readers, READS_AT_ONCE)
         else:
-            yield from sources.rows(source, [True] * count)
+            yield from sources.rows(source, wanted)
 
 
 def _read_one(source: Shard, row: int, count: int) -> InputRow:

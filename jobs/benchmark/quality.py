@@ -70,5 +70,5 @@ def shards(out: str, images: int, which: str = held_out.REPORTED) -> str:
     folder = storage.join(out, f"{images} images")
     file = storage.join(folder, "held_out.parquet")
     if not storage.exists(file):
-        held_out.write(file, list(held_out.examples(images, which)))
+        held_out.write(file, held_out.examples(images, which))
     return folder

@@ -69,10 +69,10 @@ def _figures(runs: Mapping[int, str], others: Mapping[int, str]) -> Figures:
 def overview(grid: Grid, table: Table, metric: str = "psnr") -> str:
     """Markdown: a row a method, a column a task, one metric and its gain over the row named."""
     known = _metric(metric)
-    lines = [_line(["method", "gain over", *grid.columns]), _line(["---"] * (len(grid.columns) + 2))]
+    lines = [line(["method", "gain over", *grid.columns]), line(["---"] * (len(grid.columns) + 2))]
     for name, row in grid.rows.items():
         found = [table.get((name, column)) for column in grid.columns]
-        lines.append(_line([name, row.against or "", *(_cell(known, figures) for figures in found)]))
+        lines.append(line([name, row.against or "", *(_cell(known, figures) for figures in found)]))
     return "\n".join(lines)
 
 
@@ -81,7 +81,7 @@ def every_figure(grid: Grid, table: Table) -> str:
     gained = [metric for metric in METRICS if metric.needs_reference]
     heading = ["task", "method", *(metric.heading for metric in METRICS), "gain over"]
     heading += [*(metric.title for metric in gained), "images x seeds"]
-    lines = [_line(heading), _line(["---"] * len(heading))]
+    lines = [line(heading), line(["---"] * len(heading))]
     for column in grid.columns:
         for name, row in grid.rows.items():
             if (found := table.get((name, column))) is None:
@@ -89,7 +89,7 @@ def every_figure(grid: Grid, table: Table) -> str:
             means = [number(metric, found.means.get(metric.column)) for metric in METRICS]
             gains = [gain(metric, found.gains.get(metric.column)) for metric in gained]
             counts = f"{found.images} x {found.seeds}" + (f", {found.errors} errors" if found.errors else "")
-            lines.append(_line([column, name, *means, row.against or "", *gains, counts]))
+            lines.append(line([column, name, *means, row.against or "", *gains, counts]))
     return "\n".join(lines)
 
 
@@ -133,5 +133,6 @@ def _metric(column: str) -> Metric:
     return next(metric for metric in METRICS if metric.column == column)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"

@@ -25,11 +25,13 @@ PROMPTED: Settings = {
 class Part:
     """A row or a column of a table.
 
-    settings: its share of the cells' jobs. against: the row that it is compared with.
+    settings: its share of the cells' jobs. against: the row that it is compared with. by_column: what of a
+    row's settings is another one in each column.
     """
 
     settings: Settings
     against: str | None = None
+    by_column: Mapping[str, Settings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Grid:
 
     def job(self, cell: Cell, out: str) -> JobConfig:
         """The job of a cell. Raises ConfigError where its settings do not go together."""
-        parts = (self.settings, self.columns[cell.column].settings, self.rows[cell.row].settings)
+        row, column = self.rows[cell.row], self.columns[cell.column]
+        parts = (self.settings, column.settings, row.settings, row.by_column.get(cell.column, {}))
         settings: dict[str, Any] = {"seed": cell.seed, "output": cell.folder(out)}
         for part in parts:
             settings = merged(settings, part)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,19 +18,28 @@ FIRST_SEED = {REPORTED: data.HELD_OUT_SEED + 1, TUNED_ON: data.HELD_OUT_SEED + 2
 Example = tuple[str, np.ndarray, str]  # key, pixels (64, 64, 3) uint8, caption
 
 
-def examples(count: int, which: str = REPORTED) -> Iterator[Example]:
+def examples(count: int, which: str = REPORTED) -> list[Example]:
     """``count`` images, scenes and crops in turn."""
-    first, photographs = FIRST_SEED[which], held_out_photographs()
-    names = PHOTOGRAPHS[which]
-    scenes = data.scenes((count + 1) // 2, first)
+    some = zip(scenes((count + 1) // 2, which), photographs((count + 1) // 2, which), strict=True)
+    return [example for pair in some for example in pair][:count]
+
+
+def scenes(count: int, which: str = REPORTED) -> list[Example]:
+    """``count`` drawn scenes with their exact captions."""
+    drawn = data.scenes(count, FIRST_SEED[which])
+    return [(f"scene-{i}", drawn.images[i], drawn.captions[i]) for i in range(count)]
+
+
+def photographs(count: int, which: str = REPORTED) -> list[Example]:
+    """``count`` random crops of photographs that training never saw."""
+    first, known, names = FIRST_SEED[which], held_out_photographs(), PHOTOGRAPHS[which]
+    found = []
     for i in range(count):
-        if i % 2 == 0:
-            yield f"scene-{i // 2}", scenes.images[i // 2], scenes.captions[i // 2]
-        else:
-            name = names[i // 2 % len(names)]
-            photograph, caption = photographs[name]
-            crop = random_crop(photograph, np.random.default_rng([first, i]), data.SIDE)
-            yield f"{name}-{i // 2}", crop, caption
+        name = names[i % len(names)]
+        photograph, caption = known[name]
+        crop = random_crop(photograph, np.random.default_rng([first, 2 * i + 1]), data.SIDE)
+        found.append((f"{name}-{i}", crop, caption))
+    return found
 
 
 def write(url: str, images: list[Example]) -> None:

@@ -51,6 +51,24 @@ def test_a_folder_becomes_shards_of_the_stated_length(folder: Path, tmp_path: Pa
     assert rows == {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
 
+@pytest.mark.parametrize("source", ["folder", "shards"])
+def test_only_every_nth_image_is_packed_and_no_more_than_asked_for(
+    source: str, folder: Path, tmp_path: Path
+) -> None:
+    if source == "shards":  # of other lengths: images are counted through all of them
+        CliRunner().invoke(app, ["shard", str(folder), str(tmp_path / "shards"), "--rows", "2"])
+        folder = tmp_path / "shards"
+    for options, keys in (
+        (["--every", "2"], ["a.png", "c.png", "more/d.png"]),
+        (["--first", "2"], ["a.png", "b.png"]),
+        (["--every", "2", "--first", "2"], ["a.png", "c.png"]),
+    ):
+        out = tmp_path / "-".join(options)
+        result = CliRunner().invoke(app, ["shard", str(folder), str(out), *options])
+        assert result.exit_code == 0, result.output
+        assert pq.read_table(out)["key"].to_pylist() == keys
+
+
 def test_a_tar_becomes_shards_with_its_prompts(tmp_path: Path) -> None:
     members = {"cat.png": picture("red"), "cat.txt": b"a cat", "dog.png": picture("blue")}
     archive = write_tar(tmp_path / "photographs.tar", members)

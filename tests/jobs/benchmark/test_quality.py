@@ -36,7 +36,7 @@ def test_every_row_is_a_job_for_every_task(row: str, task: str) -> None:
 def test_a_row_s_job_gives_the_published_figures(row: str, task: str) -> None:
     """Of its first image; to 0.1 dB, for processors of several types round differently."""
     grid = quality.grid([task], {row: quality.ROWS[row]}, "images")
-    key, pixels, _ = next(held_out.examples(2))
+    key, pixels, _ = held_out.examples(1)[0]
     restorer = Restorer(grid.job(Cell(row, task, seed=0), "out"), ActorOptions("cpu", 1, 1, tune=False))
     (found,) = restorer([InputRow(key, "held_out", image=encode_png(pixels))])
     with PUBLISHED.open(newline="") as file:

@@ -22,9 +22,7 @@ COLUMNS = {"SR x8": Part({"operator": {"name": "super_resolution", "factor": 8}}
 
 
 def test_reported_images_are_not_those_that_settings_were_tuned_on() -> None:
-    reported, tuned_on = (
-        list(held_out.examples(8, which)) for which in (held_out.REPORTED, held_out.TUNED_ON)
-    )
+    reported, tuned_on = (held_out.examples(8, which) for which in (held_out.REPORTED, held_out.TUNED_ON))
     for _, here, _ in reported:
         for _, there, _ in tuned_on:
             assert np.abs(here.astype(float) - there).mean() > 1
@@ -45,7 +43,7 @@ def test_a_cell_is_the_job_that_its_row_and_column_give_together() -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_is_there_is_not_computed_again_and_other_settings_are_refused(tmp_path: Path) -> None:
     out, images = str(tmp_path / "table"), str(tmp_path / "images")
-    held_out.write(f"{images}/held_out.parquet", list(held_out.examples(2)))
+    held_out.write(f"{images}/held_out.parquet", held_out.examples(2))
     table = Grid(ROWS, COLUMNS, {"input": images, "model": "tiny", "size": 64, "method": {"steps": 2}})
     assert len(list(grid.run(table, out, seeds=1))) == 2
     assert [line.split(":")[0] for line in grid.run(table, out, seeds=2)] == [
