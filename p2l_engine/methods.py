@@ -79,6 +79,11 @@ def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:
     if preset not in PRESETS:
         raise Mistakes([f"preset: got {preset!r}; allowed: {', '.join(PRESETS)}, or null"])
     by_operator = PRESETS[preset]
+    kinds = {str(SOLVERS[method].prior) for methods in by_operator.values() for method in methods}
+    if str(SOLVERS[name].prior) not in kinds:
+        raise Mistakes(
+            [f"preset: got {preset}, which has settings for {' and '.join(sorted(kinds))} methods"]
+        )
     if operator not in by_operator:
         operator = str(operator).split(" ")[0]  # its column for all settings
     if operator not in by_operator:

@@ -1,4 +1,4 @@
-"""Settings by preset, operator and method: the paper's (Table 6, App. D.3) and the shipped model's."""
+"""Settings by preset, operator and method: the paper's (Table 6, App. D.3), others', the shipped models'."""
 
 from typing import Any
 
@@ -55,6 +55,34 @@ TINY = {
     "linear": _tiny(8.0, 3.0, 2, 0.1, 0.05),
 }
 
+# App. D.3 for methods over pixels, where it differs from their fields' defaults.
+PAPER: dict[str, dict[str, Settings]] = {
+    "motion_blur": {"diffpir": {"weight": 7.0, "zeta": 0.3}},
+    "gaussian_blur": {"diffpir": {"weight": 7.0, "zeta": 0.3}, "dds": {"eta": 0.0}},
+    "blur": {"diffpir": {"weight": 7.0, "zeta": 0.3}},
+    "super_resolution": {"diffpir": {"weight": 35.0, "zeta": 0.35}, "dps": {"eta": 0.0}},
+    "inpainting": {"diffpir": {"weight": 7.0, "zeta": 1.0}},
+}
+
+
+def _authors(step_size: float, zeta: float) -> dict[str, Settings]:
+    """Each method's own code: zeta of DPS, and of DiffPIR, whose lambda 1 is for pixels in [0, 1]."""
+    return {
+        "dps": {"step_size": step_size, "clamp": True},
+        "diffpir": {"weight": 0.25, "zeta": zeta, "clamp": True},
+        "dds": {"steps": 50, "eta": 0.85, "noise": "share"},
+        "pigdm": {"eta": 0.0},
+    }
+
+
+AUTHORS = {
+    "motion_blur": _authors(0.3, 0.1),
+    "gaussian_blur": _authors(0.3, 0.1),
+    "blur": _authors(0.3, 0.1),
+    "super_resolution": _authors(0.3, 0.25),
+    "inpainting": _authors(0.5, 1.0),
+}
+
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     "ffhq": {
         "motion_blur": {"p2l": _p2l(_adam(0.05), 5, 1.0, 3, 5e-5)},
@@ -70,4 +98,6 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     },
     "tiny": TINY,
     "tiny_adam": _by_adam(TINY),
+    "paper": PAPER,
+    "authors": AUTHORS,
 }

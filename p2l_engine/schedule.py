@@ -145,6 +145,11 @@ def ddim_step(z0: Tensor, eps: Tensor, alpha_bar_prev: float | Tensor) -> Tensor
     return alpha_bar_prev**0.5 * z0 + (1 - alpha_bar_prev) ** 0.5 * eps
 
 
+def noise_beside(x_t: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
+    """The noise in x_t where x0 is its clean image: Eq. 14 the other way round."""
+    return (x_t - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+
+
 def ddim_deviation(at: Step, eta: float) -> float:
     """eta sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) sqrt(1 - alpha_bar / alpha_bar_prev): 1 is DDPM's."""
     shrunk = (1 - at.alpha_bar_prev) / (1 - at.alpha_bar)

@@ -79,6 +79,46 @@ def test_the_shipped_models_settings_are_those_of_the_published_figures(operator
     assert (p2l.steps, p2l.prompt_tuning.iterations) == (20, 1)
 
 
+PIXELS: dict[
+    tuple[str, str, str], tuple[int, dict[str, Any]]
+] = {  # App. D.3, and each method's own code: steps, then what the method has
+    ("paper", "dps", "super_resolution"): (1000, {"step_size": 1.0, "eta": 0.0, "clamp": False}),
+    ("paper", "dps", "inpainting"): (1000, {"step_size": 1.0, "eta": 1.0, "clamp": False}),
+    ("paper", "dds", "gaussian_blur"): (100, {"weight": 1.0, "eta": 0.0, "noise": "ddim"}),
+    ("paper", "dds", "motion_blur"): (100, {"weight": 1.0, "eta": 1.0, "noise": "ddim"}),
+    ("paper", "diffpir", "super_resolution"): (100, {"weight": 35.0, "zeta": 0.35, "clamp": False}),
+    ("paper", "diffpir", "gaussian_blur"): (100, {"weight": 7.0, "zeta": 0.3, "clamp": False}),
+    ("paper", "diffpir", "inpainting"): (100, {"weight": 7.0, "zeta": 1.0, "clamp": False}),
+    ("paper", "pigdm", "super_resolution"): (100, {"eta": 1.0}),
+    ("authors", "dps", "super_resolution"): (1000, {"step_size": 0.3, "eta": 1.0, "clamp": True}),
+    ("authors", "dps", "inpainting"): (1000, {"step_size": 0.5, "eta": 1.0, "clamp": True}),
+    ("authors", "dds", "inpainting"): (50, {"weight": 1.0, "eta": 0.85, "noise": "share"}),
+    ("authors", "diffpir", "super_resolution"): (100, {"weight": 0.25, "zeta": 0.25, "clamp": True}),
+    ("authors", "diffpir", "motion_blur"): (100, {"weight": 0.25, "zeta": 0.1, "clamp": True}),
+    ("authors", "diffpir", "inpainting"): (100, {"weight": 0.25, "zeta": 1.0, "clamp": True}),
+    ("authors", "pigdm", "inpainting"): (100, {"eta": 0.0}),
+}
+
+
+@pytest.mark.parametrize(("preset", "name", "operator"), PIXELS)
+def test_methods_over_pixels_have_the_papers_and_their_authors_settings(
+    preset: str, name: str, operator: str
+) -> None:
+    steps, settings = PIXELS[preset, name, operator]
+    found = methods.build(name, preset, operator).model_dump()
+    unlike = {"name", "preset", "class_label"}
+    assert {key: value for key, value in found.items() if key not in unlike} == {"steps": steps, **settings}
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "kinds"),
+    [("imagenet", "dds", "latent"), ("paper", "p2l", "pixel"), ("tiny_adam", "dps", "latent")],
+)
+def test_a_preset_for_methods_of_the_other_kind_is_refused(preset: str, name: str, kinds: str) -> None:
+    (problem,) = methods.validate({"name": name, "preset": preset}, "super_resolution")
+    assert problem == f"preset: got {preset}, which has settings for {kinds} methods"
+
+
 def test_baselines_are_settings_of_the_same_loop() -> None:
     for name in ("ldps", "gml_dps", "psld", "ldir"):
         method = built(name)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from p2l_engine.priors.base import PixelPrior
-from p2l_engine.schedule import Step, posterior_mean
+from p2l_engine.schedule import Step, noise_beside, posterior_mean
 from p2l_engine.solvers.base import ImageState, Problem, Sampler
 
 
@@ -44,3 +44,16 @@ class PixelSampler(Sampler):
             return []
         got = "none" if label is None else label
         return [f"class_label: got {got}; allowed: 0 to {classes - 1}, the model takes one of {classes}"]
+
+
+class ClampingSampler(PixelSampler):
+    """clamp: whether x_0|t is limited to [-1, 1] and eps_t taken anew from it."""
+
+    clamp: bool = False
+
+    def predict(self, prior: PixelPrior, x: Tensor, at: Step) -> tuple[Tensor, Tensor]:
+        eps, x0 = super().predict(prior, x, at)
+        if not self.clamp:
+            return eps, x0
+        x0 = x0.clamp(-1, 1)
+        return noise_beside(x, x0, at.alpha_bar), x0

@@ -56,18 +56,72 @@ def dds(loop: Loop, A: LinearOperator, y: Tensor, x: Tensor, draw: Draw, s: Any)
     return x
 
 
-REFERENCES: dict[str, Callable[..., Tensor]] = {"dds": dds}
+def diffpir(loop: Loop, A: LinearOperator, y: Tensor, x: Tensor, draw: Draw, s: Any) -> Tensor:
+    """Eq. 55 by a linear solve with A's matrix, and Eq. 56."""
+    for t, a, a_ in loop.rows():
+        x0 = clean(x, loop.noise(x, t), a)
+        x0 = x0.clamp(-1, 1) if s.clamp else x0
+        x0 = minimiser(A, y, x0, s.weight * SIGMA**2 * a / (1 - a))
+        hat = (x - a.sqrt() * x0) / (1 - a).sqrt()
+        x = a_.sqrt() * x0 + (1 - a_).sqrt() * ((1 - s.zeta) ** 0.5 * hat + s.zeta**0.5 * draw())
+    return x
+
+
+def pigdm(loop: Loop, A: LinearOperator, y: Tensor, x: Tensor, draw: Draw, s: Any) -> Tensor:
+    """Eq. 52 with the inverse that it has, added, and with the factors of the authors."""
+    for t, a, a_ in loop.rows():
+        x = x.detach().requires_grad_()
+        eps = loop.noise(x, t)
+        x0 = clean(x, eps, a)
+        rows = matrix_of(A, x)
+        inverse = (1 - a) * rows @ rows.T + SIGMA**2 * torch.eye(len(rows), dtype=x.dtype)
+        bracket = torch.linalg.solve(inverse, (y - A(x0)).detach().flatten())
+        g = torch.autograd.grad(bracket @ A(x0).flatten(), x)[0]
+        with torch.no_grad():
+            b = s.eta * beta_tilde(a, a_)
+            x = a_.sqrt() * x0 + (1 - a_ - b**2).clamp_min(0).sqrt() * eps + b * draw()
+            x = x + a_.sqrt() * a.sqrt() * (1 - a) * g
+    return x
+
+
+def dps(loop: Loop, A: LinearOperator, y: Tensor, x: Tensor, draw: Draw, s: Any) -> Tensor:
+    """Eq. 51; where x_0|t is clamped, through the clamp."""
+    for t, a, a_ in loop.rows():
+        x = x.detach().requires_grad_()
+        eps = loop.noise(x, t)
+        x0 = clean(x, eps, a)
+        if s.clamp:
+            x0 = torch.minimum(torch.maximum(x0, -torch.ones_like(x0)), torch.ones_like(x0))
+            eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
+        g = torch.autograd.grad((y - A(x0)).square().sum().sqrt(), x)[0]
+        with torch.no_grad():
+            b = s.eta * beta_tilde(a, a_)
+            x = a_.sqrt() * x0 + (1 - a_ - b**2).clamp_min(0).sqrt() * eps + b * draw() - s.step_size * g
+    return x
+
+
+REFERENCES: dict[str, Callable[..., Tensor]] = {"dds": dds, "diffpir": diffpir, "pigdm": pigdm, "dps": dps}
 METHODS: dict[str, Solver] = {
+    "DiffPIR": methods.build("diffpir", steps=3, weight=35.0, zeta=0.35, class_label=1),
+    "DiffPIR, clamped": methods.build("diffpir", steps=4, weight=0.25, zeta=1.0, clamp=True),
+    "PiGDM": methods.build("pigdm", steps=3, class_label=3),
+    "PiGDM, eta 0": methods.build("pigdm", steps=4, eta=0.0),
+    "DPS": methods.build("dps", steps=3, class_label=0),
+    "DPS, clamped": methods.build("dps", steps=4, step_size=0.5, eta=0.0, clamp=True),
     "DDS": methods.build("dds", steps=3, class_label=2),
     "DDS, eta 0": methods.build("dds", steps=4, eta=0.0, weight=0.3),
     "DDS, a share": methods.build("dds", steps=3, eta=0.85, noise="share"),
 }
 
 
+def matrix_of(A: LinearOperator, x: Tensor) -> Tensor:
+    basis = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape[1:])
+    return torch.cat([A(column[None]).flatten(1) for column in basis]).T
+
+
 def minimiser(A: LinearOperator, y: Tensor, x: Tensor, weight: float | Tensor) -> Tensor:
     """argmin_u |y - A u|^2 + weight |u - x|^2 of one image, by Gaussian elimination."""
-    basis = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape[1:])
-    rows = torch.cat([A(column[None]).flatten(1) for column in basis]).T
+    rows = matrix_of(A, x)
     left = rows.T @ rows + weight * torch.eye(x.numel(), dtype=x.dtype)
     return torch.linalg.solve(left, rows.T @ y.flatten() + weight * x.flatten()).view_as(x)
 
