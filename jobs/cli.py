@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from jobs import compare, demo, image, plan, report, restore, shard, verify
+from jobs import compare, demo, image, plan, report, restore, score, shard, verify
 from jobs.console import run_to_its_status
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("plan")(plan.plan)
 app.command("restore")(restore.restore)
 app.command("report")(report.report)
 app.command("verify")(verify.verify)
+app.command("score")(score.score)
 app.command("compare")(compare.compare)
 
 

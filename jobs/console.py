@@ -60,6 +60,7 @@ def readable_errors() -> Iterator[None]:
         from pipeline.config import ConfigError
         from pipeline.input.rows import SourceError
         from pipeline.run.run import LimitError, RunError
+        from pipeline.scores.score import ScoringError
 
         if isinstance(error, ConfigError):
             raise _stop(Exit.BAD_REQUEST, *error.problems) from None
@@ -67,7 +68,7 @@ def readable_errors() -> Iterator[None]:
             raise _stop(Exit.BAD_REQUEST, *str(error).splitlines()) from None
         if isinstance(error, LimitError):
             raise _stop(Exit.LIMIT_REACHED, *str(error).splitlines()) from None
-        if isinstance(error, RunError | OSError):
+        if isinstance(error, RunError | ScoringError | OSError):
             raise _stop(Exit.INCOMPLETE, *str(error).splitlines()) from None
         raise
 

@@ -22,7 +22,7 @@ FORBIDDEN = {
 # From top to bottom, as imports run: each of these may import from those after it and from itself.
 WINGS = (
     ("run",),
-    ("results", "cost"),
+    ("results", "cost", "scores"),
     ("worker",),
     ("observe",),
     ("cluster",),

@@ -63,8 +63,8 @@ class Network:
         """What it lacks where its weights are not found."""
         brought = f", or install the extra `{self.extra}`" if self.package else ""
         return (
-            f"{' and '.join(self.names)} need {self.file}; put it into the folder that {FOLDER_VARIABLE} "
-            f"names, or that of torch's hub{brought}"
+            f"{', '.join(self.names)}: {self.file} is not at hand; put it into a folder that "
+            f"{FOLDER_VARIABLE} names{brought}"
         )
 
     def load(self, file: Path, device: str = "cpu") -> Scorer:
@@ -79,7 +79,7 @@ class Network:
             if isinstance(error, RuntimeError) and "torchvision::" not in str(error):
                 raise ValueError(f"{file}: not the weights of {self.file}: {error}") from error
             raise ModuleNotFoundError(
-                f"{' and '.join(self.names)} need the extra `{self.extra}`, with a torchvision that fits "
+                f"{', '.join(self.names)}: needs the extra `{self.extra}`, with a torchvision that fits "
                 f"torch {torch.__version__}: {error}"
             ) from error
 
@@ -87,21 +87,27 @@ class Network:
 def weights_here(network: str, folder: str | Path | None = None) -> Path | None:
     """The file of a network's weights; None where there is none.
 
-    Looked for in the folder, by default that of the variable P2L_NETWORKS, else of torch's hub (where
-    torchvision keeps what it downloads), then in the package that brings it.
+    Looked for in the folder, by default that of the variable P2L_NETWORKS, else that in which torch keeps
+    what it downloads; then in the package that brings it.
     """
-    wanted = NETWORKS[network]
-    hub = Path(torch.hub.get_dir(), "checkpoints")
-    file = Path(folder or os.environ.get(FOLDER_VARIABLE) or hub).expanduser() / wanted.file
-    if file.is_file() or wanted.package is None:
-        return file if file.is_file() else None
-    found = importlib.util.find_spec(wanted.package)
-    brought = (
-        [Path(place, "models", wanted.file) for place in found.submodule_search_locations or ()]
-        if found
-        else []
+    file = (
+        Path(folder or os.environ.get(FOLDER_VARIABLE) or hub_folder()).expanduser() / NETWORKS[network].file
     )
-    return next((path for path in brought if path.is_file()), None)
+    return file if file.is_file() else packaged(network)
+
+
+def hub_folder() -> Path:
+    """Where torchvision and torch-fidelity put what they download."""
+    return Path(torch.hub.get_dir(), "checkpoints")
+
+
+def packaged(network: str) -> Path | None:
+    """The file that an installed package brings; None where none does."""
+    wanted = NETWORKS[network]
+    found = importlib.util.find_spec(wanted.package) if wanted.package else None
+    places = found.submodule_search_locations or () if found else ()
+    files = (Path(place, "models", wanted.file) for place in places)
+    return next((file for file in files if file.is_file()), None)
 
 
 def unit_distances(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ unfinished/<shard>/*.parquet      commits of a shard that is not whole, or rows 
 unfinished/<shard>/*.try-<n>      that an item was begun; gone when it is done
 metrics.parquet, summary.json     all rows without images, and what they come to
 report.html                       the page
+scores/, scores.json              see `pipeline.output.scores`
 """
 
 from __future__ import annotations

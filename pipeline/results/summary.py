@@ -80,7 +80,7 @@ def write(
             warned.append(table.filter(pc.is_valid(table.column("warning"))))
     failed = pa.concat_tables(errors)
     with output.open(METRICS_FILE) as parquet:  # a column at a time: all of them are gigabytes at 10^7 rows
-        metrics = {name: _statistics(parquet.read(columns=[name]).column(name)) for name in METRIC_COLUMNS}
+        metrics = {name: statistics(parquet.read(columns=[name]).column(name)) for name in METRIC_COLUMNS}
     of_rows = metrics["seconds"]["count"] * (metrics["seconds"]["mean"] or 0.0)
     summary = {
         "fingerprint": config.fingerprint,
@@ -136,7 +136,7 @@ def _metrics_by_shard(output: OutputFolder, shards: Sequence[str]) -> Iterator[p
             yield from pool.map(lambda shard: metrics_of(output, shard), named)
 
 
-def _statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
+def statistics(column: pa.ChunkedArray) -> Mapping[str, Any]:
     """Of the finite values; a perfect image's PSNR is infinite and is counted apart."""
     values = column.drop_null().to_numpy()
     finite = values[np.isfinite(values)]

@@ -29,9 +29,8 @@ from pipeline.messages import some
 from pipeline.output.columns import METRIC_COLUMNS, METRICS, missing
 from pipeline.output.folder import METRICS_FILE, RESTORED, RUN, SUMMARY, UNFINISHED, OutputFolder
 from pipeline.output.rows import READERS, pick
-from pipeline.pictures.images import ImageError
 from pipeline.stores import storage_options
-from pipeline.worker.measure import against, prepare
+from pipeline.worker.measure import against, originals
 
 LIMIT = 1000  # problems listed for one shard; one fault in a large run can touch every row
 NAMED = 5  # keys named in one problem
@@ -163,16 +162,16 @@ def _check_file(
         stored = [row["key"] for row in rows]
         hashes[file] = _hashed(stored)
         yield from (Problem(file, None, message) for message in _check_keys(keys, stored))
-        originals: Iterator[np.ndarray | None] | None = None
+        read: Iterator[np.ndarray | None] | None = None
         if config.mode == "measure" and "reference" not in config.keep and stored == list(keys):
             wanted = [row["status"] == "ok" and place in chosen for place, row in enumerate(rows)]
-            originals = _originals(config, shard, wanted)
+            read = originals(config, shard, wanted)
         pictures = pick(parquet, chosen, PICTURES)
         for place, row in enumerate(rows):
             messages = list(_check_stated(row, fingerprint))
             if place in chosen:
                 row |= next(pictures)
-                original = next(originals) if originals and row["status"] == "ok" else None
+                original = next(read) if read and row["status"] == "ok" else None
                 messages += _check_pictures(row, original)
             yield from (Problem(file, row["key"], message) for message in messages)
 
@@ -192,15 +191,6 @@ def _check_keys(expected: Sequence[str], stored: Sequence[str]) -> Iterator[str]
         yield f"{_named(repeated)} have more than one row"
     if not (missing or unexpected or repeated):
         yield "the rows are not in the input's order"
-
-
-def _originals(config: JobConfig, shard: Shard, wanted: Sequence[bool]) -> Iterator[np.ndarray | None]:
-    """The fitted input images (H, W, 3) of the wanted rows; None for one that can no longer be read."""
-    for row in sources.rows(shard, wanted):
-        try:
-            yield prepare(row, config).pixels
-        except ImageError:
-            yield None
 
 
 def _check_stated(row: dict[str, Any], fingerprint: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,9 @@ from p2l_engine.operators import LinearOperator
 from p2l_engine.seeding import generator, image_seed
 from pipeline import limits
 from pipeline.config import JobConfig
+from pipeline.input import sources
 from pipeline.input.rows import InputRow
+from pipeline.input.sources import Shard
 from pipeline.messages import describe
 from pipeline.output.columns import METRICS
 from pipeline.pictures.arrays import NPY, read_npy
@@ -99,6 +101,15 @@ def measurements(images: Sequence[Prepared], config: JobConfig) -> tuple[LinearO
         kernels=kernels,
     )
     return operator, operator.measure(x, config.noise, [generator(image.seed, "noise") for image in images])
+
+
+def originals(config: JobConfig, shard: Shard, wanted: Sequence[bool]) -> Iterator[np.ndarray | None]:
+    """The fitted input images (H, W, 3) of the wanted rows; None for one that can no longer be read."""
+    for row in sources.rows(shard, wanted):
+        try:
+            yield prepare(row, config).pixels
+        except ImageError:
+            yield None
 
 
 def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:

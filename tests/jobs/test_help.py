@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 
-COMMANDS = ("demo", "image", "shard", "plan", "restore", "report", "verify", "compare")
+COMMANDS = ("demo", "image", "shard", "plan", "restore", "report", "verify", "score", "compare")
 
 
 def test_help_lists_every_command() -> None:

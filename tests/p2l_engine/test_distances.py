@@ -154,9 +154,7 @@ def test_weights_that_are_nowhere_are_named_and_not_downloaded(
     assert metrics.weights_here("vgg16") is None
     assert metrics.weights_here("efficientnet", tmp_path) is not None  # the package has it
     photograph = np.asarray(square(data.chelsea(), 64))
-    with pytest.raises(
-        FileNotFoundError, match="vgg16-397923af.pth; put it into the folder that P2L_NETWORKS"
-    ):
+    with pytest.raises(FileNotFoundError, match="lpips_vgg: vgg16-397923af.pth is not at hand; put it"):
         metrics.lpips(photograph, photograph)
     with pytest.raises(FileNotFoundError, match="weights-inception-2015-12-05-6726825d.pth"):
         metrics.inception_features(photograph[None])

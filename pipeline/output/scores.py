@@ -1,0 +1,106 @@
+"""What `p2l score` leaves in an output: a file for each shard and network, and what all of them come to.
+
+scores/<network>/<shard>.parquet                a shard's images: key, error, their distance, their features
+scores/against/<set>/<network>/<shard>.parquet  a shard of another reference set: key, error, features
+scores.json                                     the means of distances, and the distances of sets
+
+Features are kept as they are, and not as sums of their products: those of 1000 images are a fourth as large
+as such sums of 2048 features, and kernel distances and intervals need each image's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from p2l_engine.metrics import NETWORKS
+from pipeline.output.columns import Metric
+from pipeline.output.folder import RUN, OutputFolder
+from pipeline.output.rows import READERS
+from pipeline.stores import storage
+
+SCORES, SCORES_FILE = "scores", "scores.json"
+FEATURES, REFERENCE_FEATURES = "features", "reference_features"
+MARKS = b"p2l"  # in a file's metadata: what its scores were made of
+
+TITLES = {
+    "perceptual_efficientnet": "Perceptual (EfficientNet)",
+    "lpips_alex": "LPIPS (AlexNet)",
+    "lpips_vgg": "LPIPS (VGG)",
+}
+SCORE_METRICS = tuple(
+    Metric(column, title, "", 4, needs_reference=True, higher_is_better=False)
+    for column, title in TITLES.items()
+)
+_FEATURES = pa.list_(pa.field("element", pa.float32()))
+
+
+def scores_file(network: str, shard: str, reference_set: str | None = None) -> str:
+    """By its path below the output; reference_set: its digest, None for the output's own images."""
+    folder = f"{SCORES}/against/{reference_set}" if reference_set else SCORES
+    return f"{folder}/{network}/{shard}.parquet"
+
+
+def schema(network: str, reference_set: str | None, marks: Mapping[str, str]) -> pa.Schema:
+    """error: why there are no scores, null where there are. The distance is null without a reference."""
+    found = NETWORKS[network]
+    fields = [("key", pa.string()), ("error", pa.string())]
+    if found.distance and reference_set is None:
+        fields.append((found.distance, pa.float64()))
+    if found.frechet:
+        fields.append((FEATURES, _FEATURES))
+    if found.frechet and reference_set is None:
+        fields.append((REFERENCE_FEATURES, _FEATURES))
+    return pa.schema(fields, metadata={MARKS: json.dumps(dict(marks))})
+
+
+def holds(output: OutputFolder, file: str, keys: Sequence[str], marks: Mapping[str, str]) -> bool:
+    """Whether a file has the scores of these images, made of what the marks say."""
+    try:
+        with output.open(file) as parquet:
+            stored = (parquet.schema_arrow.metadata or {}).get(MARKS, b"{}")
+            return json.loads(stored) == dict(marks) and _keys(parquet) == list(keys)
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+
+
+def _keys(parquet: pq.ParquetFile) -> list[str]:
+    found: list[str] = parquet.read(columns=["key"])["key"].to_pylist()
+    return found
+
+
+def features(output: OutputFolder, file: str, column: str) -> tuple[list[str], np.ndarray]:
+    """The keys of the images of a file that have features, and these: (N, D) float32."""
+    table = output.read(file, ("key", column))
+    there = table.filter(table[column].is_valid())
+    values = there[column].combine_chunks().flatten().to_numpy()
+    return there["key"].to_pylist(), values.reshape(len(there), -1)
+
+
+def networks(output: OutputFolder, summed_up: Mapping[str, Any]) -> list[str]:
+    """Whose scores an output has, by what scores.json holds; none where those are of a run before it."""
+    same = summed_up.get("fingerprint") == output.json(RUN).get("fingerprint")
+    return [name for name in summed_up.get("weights", ()) if same and name in NETWORKS]
+
+
+def distances(output: OutputFolder, of: Sequence[str]) -> pa.Table:
+    """The key of each image of a whole shard that has one, and its distance by each of the networks."""
+    found = pa.table({"key": pa.array([], pa.string())})
+    restored = output.restored()
+    for name in of:
+        column = NETWORKS[name].distance
+        there = set(storage.find(output.at(SCORES, name), ".parquet")) if column else set()
+        files = [scores_file(name, shard) for shard in restored if f"{shard}.parquet" in there]
+        if files:
+            read = partial(output.read, names=("key", str(column)))
+            with ThreadPoolExecutor(READERS) as pool:
+                table = pa.concat_tables(pool.map(read, files))
+            found = found.join(table, "key", join_type="full outer")
+    return found

@@ -1,0 +1,1 @@
+"""Scores of a finished output by trained networks: distances of pairs, and of sets by their features."""

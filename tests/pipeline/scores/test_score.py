@@ -1,0 +1,197 @@
+"""Scores of an output: by any number of workers, stopped at any moment, the same as by one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from p2l_engine.metrics import NETWORKS, FeatureSums, frechet_distance, kernel_distance, weights_here
+from pipeline.config import ConfigError
+from pipeline.output import scores
+from pipeline.output.folder import OutputFolder
+from pipeline.pictures.images import decode_image
+from pipeline.scores import score as scoring
+from pipeline.scores.request import request
+from pipeline.scores.sets import FeatureSet
+
+Scores = dict[str, Any]
+
+
+def scored(run: str, against: str | None = None, tell: Callable[[str], None] = print) -> Scores:
+    return scoring.score(request(run, (), None, against), tell)
+
+
+def by_name(found: Scores, against: str = "the run's own originals") -> dict[str, float]:
+    return {one["name"]: one["value"] for one in found["sets"] if one["against"] == against}
+
+
+def pixels(cell: dict[str, bytes]) -> np.ndarray:
+    return np.asarray(decode_image(cell["bytes"]))
+
+
+def files_of(run: str) -> dict[str, int]:
+    """Every file of scores, with the time of its writing."""
+    found = Path(run, "scores").rglob("*.parquet")
+    return {path.relative_to(run).as_posix(): path.stat().st_mtime_ns for path in found}
+
+
+def features_of(pictures: list[np.ndarray]) -> np.ndarray:
+    """By one process, one picture after another."""
+    file = weights_here("efficientnet")
+    assert file is not None
+    network = NETWORKS["efficientnet"].load(file)
+    assert network.features is not None
+    batches = (torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] for picture in pictures)
+    return torch.cat([network.features(batch) for batch in batches]).numpy()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_pass_interrupted_twice_gives_the_distance_of_one_process(
+    write_run: Callable[..., str], ok_row: Any, error_row: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [ok_row(f"k{i}", i) for i in range(14)]
+    shards = {"a": rows[:5], "b": [rows[5], error_row("e0")], "c": rows[6:7], "d": rows[7:11], "e": rows[11:]}
+    run = write_run(shards)
+    monkeypatch.setattr(scoring, "SECONDS_BETWEEN_LINES", 0)
+
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt(line)
+
+    before: dict[str, int] = {}
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt, match="scored 1 of"):
+            scored(run, tell=stop)
+        now = files_of(run)
+        assert before.items() < now.items(), "what was scored is not scored again, and there is more"
+        assert not Path(run, "scores.json").exists()
+        before = now
+    told: list[str] = []
+    found = scored(run, tell=told.append)
+    assert before.items() < files_of(run).items() and len(files_of(run)) == len(shards)
+    assert told[-1] == f"scored {len(told)} of {len(told)} shards" and len(told) < len(shards)
+
+    images, references = (features_of([pixels(row[name]) for row in rows]) for name in ("image", "reference"))
+    expected = frechet_distance(FeatureSums.of(images), FeatureSums.of(references))
+    values = by_name(found)
+    assert values["fd_efficientnet"] == pytest.approx(expected, rel=1e-6)
+    assert values["kd_efficientnet"] == pytest.approx(kernel_distance(images, references), rel=1e-4)
+    distance = found["metrics"]["perceptual_efficientnet"]
+    assert distance["count"] == 14 and 0 < distance["mean"] < 2
+    assert found["errors"] == [] and found == json.loads(Path(run, "scores.json").read_text())
+
+    after = files_of(run)
+    assert by_name(scored(run, tell=stop)) == values, "nothing is left to do, and nothing changes"
+    assert files_of(run) == after
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_changed_is_scored_again_and_what_cannot_be_is_told(
+    write_run: Callable[..., str], ok_row: Any
+) -> None:
+    """A picture that is damaged, a reference of another size; later a shard with one row more."""
+    rows = [ok_row(f"k{i}", i) for i in range(3)]
+    broken = ok_row("broken") | {"image": {"bytes": b"\x89PNG none", "path": None}}
+    unequal = ok_row("unequal") | {"reference": ok_row("x", side=32)["reference"]}
+    run = write_run({"a": rows, "b": [broken, unequal, ok_row("good", 4)]})
+    found = scored(run)
+    assert found["metrics"]["perceptual_efficientnet"]["count"] == 4
+    causes = {one["keys"]: one["cause"] for one in found["errors"]}
+    assert causes.keys() == {("broken",), ("unequal",)}
+    assert causes["unequal",] == "its reference is of another size"
+    assert [one["images"] for one in found["sets"]] == [5, 5]
+
+    before = files_of(run)
+    file = Path(run, "restored", "a.parquet")
+    table = pq.read_table(file)
+    more = pa.Table.from_pylist([table.to_pylist()[0] | {"key": "later"}], table.schema)
+    pq.write_table(pa.concat_tables([table, more]), file)
+    assert scored(run)["metrics"]["perceptual_efficientnet"]["count"] == 5
+    changed = {name for name, written in files_of(run).items() if before[name] != written}
+    assert changed == {"scores/efficientnet/a.parquet"}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_another_set_is_fitted_as_the_run_was_and_earlier_sets_stay(
+    write_run: Callable[..., str], ok_row: Any, tmp_path: Path
+) -> None:
+    """Pictures in a folder, and the restored ones of another output; those that do not decode are told."""
+    rows = [ok_row(f"k{i}", i) for i in range(4)]
+    run = write_run({"a": rows})
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for row in rows:
+        large = Image.fromarray(pixels(row["reference"])).resize((96, 96), Image.Resampling.NEAREST)
+        large.save(pictures / f"{row['key']}.png")
+    (pictures / "none.png").write_bytes(b"\x89PNG none")
+    found = scored(run, str(pictures))
+    own, apart = by_name(found)["fd_efficientnet"], by_name(found, str(pictures))["fd_efficientnet"]
+    assert apart == pytest.approx(own, rel=0.1)
+    assert [one["keys"] for one in found["errors"]] == [("none.png",)]
+    same = write_run({"x": rows}, name="same")
+    again = scored(run, same)
+    assert by_name(again, same)["fd_efficientnet"] == pytest.approx(0, abs=1e-3)
+    assert by_name(again) == by_name(found)
+    assert by_name(again, str(pictures)) == by_name(found, str(pictures))
+
+
+def test_every_mistake_of_a_request_is_named_before_anything_loads(
+    write_run: Callable[..., str], ok_row: Any, tmp_path: Path
+) -> None:
+    run = write_run({"a": [ok_row("k", reference=None)]}, mode="restore", size=None)
+    with pytest.raises(ConfigError) as refused:
+        request(run, ["fd_eficientnet", "lpips_vgg", "fid"], str(tmp_path), str(tmp_path / "nowhere"))
+    told = "\n".join(refused.value.problems)
+    assert "got 'fd_eficientnet'" in told and "did you mean fd_efficientnet?" in told
+    assert "--score: lpips_vgg needs originals, which a run in mode restore has not" in told
+    assert f"--networks: {tmp_path} is and has none of efficientnet-lite0-57934424.pth" in told
+    assert "--against: input" in told and "nowhere: there is no such file or folder" in told
+    with pytest.raises(ConfigError, match="no originals; allowed: --against"):
+        request(run, [], None, None)
+    (tmp_path / NETWORKS["alexnet"].file).write_bytes(b"")
+    with pytest.raises(ConfigError, match="lpips_vgg: vgg16-397923af.pth is not at hand"):
+        request(write_run({"a": [ok_row("k")]}, name="other"), ["lpips_vgg"], str(tmp_path), None)
+    with pytest.raises(ConfigError, match="no shard is whole yet"):
+        request(write_run({}, {"a/0": [ok_row("k")]}, name="begun"), [], None, None)
+
+
+def test_weights_that_are_others_are_refused_before_a_worker_starts(
+    write_run: Callable[..., str], ok_row: Any, tmp_path: Path
+) -> None:
+    """They are fetched from where they are, which is a store here."""
+    import fsspec
+
+    with fsspec.open(f"memory://networks/{NETWORKS['efficientnet'].file}", "wb") as file:
+        torch.save({"weight": torch.zeros(1)}, file)
+    asked = request(write_run({"a": [ok_row("k")]}), ["fd_efficientnet"], "memory://networks", None)
+    with pytest.raises(ConfigError, match="not the weights of EfficientNet-Lite0"):
+        scoring.score(asked, print)
+
+
+def test_a_merged_set_is_the_same_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of all pairs are drawn by their keys, from all of them."""
+    monkeypatch.setattr("pipeline.scores.sets.MOST_IN_PAIRS", 6)
+    features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    keys = [f"k{i}" for i in range(20)]
+    whole = FeatureSet.of(keys, features)
+    a, b, c = (FeatureSet.of(keys[s], features[s]) for s in (slice(0, 4), slice(4, 5), slice(5, 20)))
+    for merged in (a + b + c, c + (b + a)):
+        assert (merged.hashes == whole.hashes).all() and len(merged.hashes) == 6
+        assert (merged.drawn == whole.drawn).all()
+        np.testing.assert_allclose(merged.sums.scatter, whole.sums.scatter, rtol=1e-9, atol=1e-12)
+
+
+def test_scores_of_a_run_before_are_none_of_this_one(write_run: Callable[..., str], ok_row: Any) -> None:
+    output = OutputFolder(write_run({"a": [ok_row("k")]}))
+    weights = {"efficientnet": "0" * 16}
+    assert scores.networks(output, {"fingerprint": "other", "weights": weights}) == []
+    fingerprint = output.json("run.json")["fingerprint"]
+    assert scores.networks(output, {"fingerprint": fingerprint, "weights": weights}) == ["efficientnet"]
