@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def kernel_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
     """The squared maximum mean discrepancy of features (N, D) and (M, D), unbiased, so it can be below 0.
 
-    The kernel is k(x, y) = (x^T y / D + 1)^3. Raises ValueError for fewer than two vectors in a set.
+    The kernel is that of `kernel`. Raises ValueError for fewer than two vectors in a set.
 
     Of all pairs together; the usual mean over random subsets of 1000 has the same expectation and more
     variance.
@@ -21,15 +21,16 @@ def kernel_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
     x, y = (np.asarray(features, np.float64) for features in (first, second))
     if min(len(x), len(y)) < 2:
         raise ValueError(f"a kernel distance needs 2 feature vectors of each set, got {len(x)} and {len(y)}")
-    return _within(x) + _within(y) - 2 * float(_kernel(x, y).mean())
+    return _within(x) + _within(y) - 2 * float(kernel(x, y).mean())
 
 
 def _within(x: NDArray[np.float64]) -> float:
     """The mean of the kernel over all pairs of two different vectors."""
-    kernel = _kernel(x, x)
-    return float((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
+    found = kernel(x, x)
+    return float((found.sum() - np.trace(found)) / (len(x) * (len(x) - 1)))
 
 
-def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """k(x, y) = (x^T y / D + 1)^3 of features (N, D) and (M, D), (N, M)."""
     found: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1) ** 3
     return found

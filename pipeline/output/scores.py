@@ -11,7 +11,7 @@ as such sums of 2048 features, and kernel distances and intervals need each imag
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -76,10 +76,20 @@ def _keys(parquet: pq.ParquetFile) -> list[str]:
     return found
 
 
-def features(output: OutputFolder, file: str, column: str) -> tuple[list[str], np.ndarray]:
-    """The keys of the images of a file that have features, and these: (N, D) float32."""
+def files(output: OutputFolder, network: str) -> list[str]:
+    """Of the whole shards that are scored by a network, in order."""
+    there = set(storage.find(output.at(SCORES, network), ".parquet"))
+    return [scores_file(network, shard) for shard in output.restored() if f"{shard}.parquet" in there]
+
+
+def features(
+    output: OutputFolder, file: str, column: str, keys: Collection[str] | None = None
+) -> tuple[list[str], np.ndarray]:
+    """The keys of the images of a file that have features, and these: (N, D) float32. keys: of no others."""
     table = output.read(file, ("key", column))
     there = table.filter(table[column].is_valid())
+    if keys is not None:
+        there = there.filter(pa.array([key in keys for key in there["key"].to_pylist()], pa.bool_()))
     values = there[column].combine_chunks().flatten().to_numpy()
     return there["key"].to_pylist(), values.reshape(len(there), -1)
 
@@ -93,14 +103,10 @@ def networks(output: OutputFolder, summed_up: Mapping[str, Any]) -> list[str]:
 def distances(output: OutputFolder, of: Sequence[str]) -> pa.Table:
     """The key of each image of a whole shard that has one, and its distance by each of the networks."""
     found = pa.table({"key": pa.array([], pa.string())})
-    restored = output.restored()
     for name in of:
         column = NETWORKS[name].distance
-        there = set(storage.find(output.at(SCORES, name), ".parquet")) if column else set()
-        files = [scores_file(name, shard) for shard in restored if f"{shard}.parquet" in there]
-        if files:
-            read = partial(output.read, names=("key", str(column)))
+        if column and (there := files(output, name)):
             with ThreadPoolExecutor(READERS) as pool:
-                table = pa.concat_tables(pool.map(read, files))
+                table = pa.concat_tables(pool.map(partial(output.read, names=("key", column)), there))
             found = found.join(table, "key", join_type="full outer")
     return found
