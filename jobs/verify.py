@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.console import Exit, output, readable_errors, run_alone
+from jobs.console import Exit, output, readable_errors, run_alone, warn
 
 
 @readable_errors()
@@ -19,6 +19,8 @@ def verify(
     seed: Annotated[int, typer.Option(help="Another seed draws other rows.")] = 0,
 ) -> None:
     """Check that every input key has exactly one row, that images decode, and that metrics recompute.
+
+    Rows whose residual is not that of the noise are warned of.
 
     Exit status: 0 nothing wrong; 3 something is, each problem named.
 
@@ -34,6 +36,7 @@ def verify(
         f"keys and columns of {found.rows} rows checked, pixels and metrics of {found.in_full}{drawn}",
         soft_wrap=True,
     )
+    warn(*found.warnings)
     if found.problems:
         output.print(f"{len(found.problems)} problems in {out}", markup=False, soft_wrap=True)
         raise typer.Exit(Exit.ROWS_FAILED)

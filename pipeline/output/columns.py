@@ -68,6 +68,7 @@ _COLUMNS = {
     "width": pa.int32(),
     "height": pa.int32(),
     **dict.fromkeys(METRIC_COLUMNS, pa.float64()),
+    "measured": pa.int64(),  # numbers of the measurement, holes left out
     "nfe": pa.int64(),  # network evaluations
     "seed": pa.int64(),  # of this image, from the run's seed and the key
     "operator": pa.string(),  # JSON
@@ -75,7 +76,7 @@ _COLUMNS = {
     "model": pa.string(),
     "fingerprint": pa.string(),
 }
-LATER_COLUMNS = ("warning", "deviation")  # which outputs begun by earlier versions lack
+LATER_COLUMNS = ("warning", "deviation", "measured")  # which outputs begun by earlier versions lack
 
 
 def _hugging_face_features() -> dict[str, Any]:

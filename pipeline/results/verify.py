@@ -28,7 +28,8 @@ from pipeline.input.sources import Shard
 from pipeline.messages import some
 from pipeline.output.columns import METRIC_COLUMNS, METRICS, missing
 from pipeline.output.folder import METRICS_FILE, RESTORED, RUN, SUMMARY, UNFINISHED, OutputFolder
-from pipeline.output.rows import READERS, pick
+from pipeline.output.rows import READERS, all_rows, pick
+from pipeline.results import noise
 from pipeline.stores import storage_options
 from pipeline.worker.measure import against, originals
 
@@ -53,11 +54,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Findings:
-    """rows: that there are. in_full: those whose pixels were checked, too. problems: at most 1000 a shard."""
+    """rows: that there are. in_full: those whose pixels were checked, too. problems: at most 1000 a shard.
+
+    warnings: what is true as it stands, and speaks against the restorations.
+    """
 
     problems: list[Problem]
     rows: int
     in_full: int
+    warnings: tuple[str, ...] = ()
 
 
 def verify(output: str) -> list[Problem]:
@@ -72,7 +77,7 @@ def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
     valid; residuals and times are finite; the fingerprint is that of run.json; metrics.parquet and
     summary.json count the same rows; no shard is unfinished. In full, or of `sample` rows drawn by `seed`:
     images decode to RGB PNG of the stated size; metrics recompute to within 1e-6 from the stored reference,
-    or from the input where references are not kept.
+    or from the input where references are not kept. Residuals that are not those of the noise are warnings.
 
     Raises FileNotFoundError when there is no run.
     """
@@ -105,7 +110,16 @@ def examine(output: str, sample: int | None = None, seed: int = 0) -> Findings:
     problems += _check_commits(folder)
     problems += _check_counts(folder, sum(rows.values()))
     problems += _check_repeated(folder, hashes)
-    return Findings(problems, sum(rows.values()), sum(map(len, chosen.values())))
+    return Findings(problems, sum(rows.values()), sum(map(len, chosen.values())), _warnings(folder, config))
+
+
+def _warnings(folder: OutputFolder, config: JobConfig) -> tuple[str, ...]:
+    """Of residuals that are not the noise's; none of a run whose rows cannot be read, which is a problem."""
+    try:
+        found = noise.check(all_rows(folder, noise.COLUMNS), config.noise)
+    except (OSError, pa.ArrowException):
+        return ()
+    return tuple(found.warnings()) if found else ()
 
 
 def _drawn(rows: Mapping[str, int], sample: int | None, seed: int) -> dict[str, Collection[int]]:

@@ -134,6 +134,7 @@ class Restorer:
             restored = self._restored(images, operator, y, self._heartbeat.step)
         seconds = (time.perf_counter() - start) / len(images)
         shared = {"seconds": seconds, "nfe": restored.nfe}
+        measured = operator.entries(y).tolist()
         rows = []
         for index, image in enumerate(images):
             if (error := restored.errors[index]) is not None:
@@ -146,6 +147,7 @@ class Restorer:
                 levels = metrics.to_uint8(restored.deviation[index] - 1)  # 0 is no deviation
                 row["deviation"] = _picture(image.row.key, levels)
             row["residual"] = float(restored.residual[index])
+            row["measured"] = int(measured[index])
             doubts = (image.doubt, models.unread(self.model, self._prompt(image)))
             row["warning"] = "; ".join(filter(None, doubts)) or None
             if "prompt_embedding" in self.config.keep and restored.prompt_embeddings is not None:

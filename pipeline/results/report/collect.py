@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.output.columns import METRIC_COLUMNS, METRICS
+from pipeline.output import scores
+from pipeline.output.columns import METRIC_COLUMNS, METRICS, Metric
 from pipeline.output.folder import UNFINISHED
 from pipeline.results.causes import Cause, by_cause
+from pipeline.results.noise import NoiseCheck
 from pipeline.results.report.charts import Histogram, histogram
-from pipeline.results.report.text import duration
+from pipeline.results.report.text import duration, significant
 
-COLUMNS = ("key", "status", "error", "nfe", *METRIC_COLUMNS)
+COLUMNS = ("key", "status", "error", "nfe", "measured", *METRIC_COLUMNS)
+IN_NOISE = Metric("in_noise", "Residual / noise", "", None, needs_reference=False, higher_is_better=False)
 KEYS_SHOWN = 50  # keys listed under one cause; the rest are counted
 
 
@@ -37,11 +40,44 @@ def counts(rows: pa.Table) -> Counts:
     return Counts(len(rows), ok, len(rows) - ok, unfinished)
 
 
-def histograms(rows: pa.Table) -> tuple[Histogram, ...]:
-    """One histogram for each metric that some `ok` row has."""
+def histograms(rows: pa.Table, distances: pa.Table, residuals: NoiseCheck | None) -> tuple[Histogram, ...]:
+    """One histogram for each metric that some `ok` row has, each score, and the residual over the noise."""
     ok = rows.filter(pc.equal(rows["status"], "ok"))
-    drawn = (histogram(metric, numbers(ok, metric.column)) for metric in METRICS)
+    drawn = [histogram(metric, numbers(ok, metric.column)) for metric in METRICS]
+    if residuals:
+        drawn.append(histogram(IN_NOISE, residuals.ratios))
+    drawn += [
+        histogram(metric, numbers(distances, metric.column))
+        for metric in scores.SCORE_METRICS
+        if metric.column in distances.column_names
+    ]
     return tuple(h for h in drawn if h)
+
+
+def noise_told(config: Mapping[str, Any], residuals: NoiseCheck | None) -> str | None:
+    """Whether the residuals are those of the noise, or why that is not known; None for a run of no job."""
+    if not config:
+        return None
+    if not config.get("noise"):
+        return "The job has no noise, so the residuals are held against none."
+    if residuals is None:
+        return None
+    told = residuals.told()
+    stated = (
+        " The noise of a run in mode restore is what its job says." if config["mode"] == "restore" else ""
+    )
+    return f"{told[0].upper()}{told[1:]}.{stated}"
+
+
+def sets(summed_up: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Distances of sets, by name and what they are from."""
+    return tuple(
+        (
+            f"{one['name']}, {one['images']:,} images from {one['references']:,} of {one['against']}",
+            significant(one["value"]),
+        )
+        for one in summed_up.get("sets", ())
+    )
 
 
 def numbers(rows: pa.Table, column: str) -> np.ndarray:

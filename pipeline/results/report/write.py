@@ -10,9 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from p2l_engine import operators
+from pipeline.output import scores
 from pipeline.output.folder import REPORT, RUN, SUMMARY, OutputFolder
 from pipeline.output.rows import all_rows
 from pipeline.output.versions import upgrades
+from pipeline.results import noise
 from pipeline.results.report import charts, collect, gallery, text
 from pipeline.stores import storage
 
@@ -48,6 +50,10 @@ def render(output: OutputFolder, sample: int = SAMPLE) -> str:
     run, summary = output.json(RUN), output.json(SUMMARY)
     config = run.get("config", {})
     rows = all_rows(output, collect.COLUMNS)
+    summed_up = output.json(scores.SCORES_FILE)
+    networks = scores.networks(output, summed_up)
+    distances = scores.distances(output, networks)
+    residuals = noise.check(rows, config.get("noise") or 0.0)
     choices = gallery.choose(rows, sample, int(config.get("seed") or 0))
     environment = Environment(
         loader=PackageLoader("pipeline.results.report", "."),
@@ -61,7 +67,9 @@ def render(output: OutputFolder, sample: int = SAMPLE) -> str:
         headline=_headline(config),
         counts=collect.counts(rows),
         sections=gallery.show(output, choices),
-        histograms=collect.histograms(rows),
+        histograms=collect.histograms(rows, distances, residuals),
+        noise_told=collect.noise_told(config, residuals),
+        sets=collect.sets(summed_up if networks else {}),
         errors=collect.causes(rows),
         left_out=summary.get("left_out", ()),
         throughput=collect.throughput(rows, summary),

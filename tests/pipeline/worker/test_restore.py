@@ -203,3 +203,14 @@ def test_the_deviation_of_samples_is_kept_as_a_picture_where_a_job_asks_for_it(t
     assert plain.get("deviation") is None and plain["image"] == kept["image"]
     with pytest.raises(ValueError, match="keep: got deviation of a single sample"):
         job(tmp_path, tmp_path / "out", method="adjoint", keep=["deviation"])
+
+
+def test_a_row_says_how_many_numbers_were_measured(tmp_path: Path) -> None:
+    """By which its residual is held against the noise: three channels, without the holes of a mask."""
+    hole = np.ones((SIDE, SIDE), np.uint8)
+    hole[:3, :5] = 0
+    (pooled,) = restorer(tmp_path, 1)(input_rows(png(1)))
+    assert pooled["measured"] == 3 * (SIDE // 4) ** 2
+    masked = InputRow("masked", "shard", png(1), mask=npy(hole))
+    (row,) = restorer(tmp_path, 1, operator={"name": "inpainting", "mask": "given"})([masked])
+    assert row["measured"] == 3 * (SIDE**2 - 15), row["error"]
