@@ -47,8 +47,8 @@ def frechet_margin(first: np.ndarray, second: np.ndarray, references: np.ndarray
     if counts is None:
         return None
     found = [
-        _frechet(second[w > 0], references[w > 0], w[w > 0])
-        - _frechet(first[w > 0], references[w > 0], w[w > 0])
+        frechet(second[w > 0], references[w > 0], w[w > 0])
+        - frechet(first[w > 0], references[w > 0], w[w > 0])
         for w in counts
     ]
     return _margin(np.array(found), counts)
@@ -76,7 +76,8 @@ def _margin(found: np.ndarray, counts: np.ndarray) -> float:
     return float(NORMAL * found.std(ddof=1) * np.sqrt(drawn / images))
 
 
-def _frechet(images: np.ndarray, references: np.ndarray, weights: np.ndarray) -> float:
+def frechet(images: np.ndarray, references: np.ndarray, weights: np.ndarray) -> float:
+    """FD of features (N, D) that come so often each (N,); without a matrix of D by D where N is small."""
     return between_factors(*_centred(images, weights), *_centred(references, weights))
 
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from p2l_engine.metrics import NETWORKS, FeatureSums, frechet_distance, kernel_distance
+from p2l_engine.metrics import NETWORKS, kernel_distance
 from pipeline.input.keys import key_hash
 from pipeline.output import scores
 from pipeline.output.folder import OutputFolder
 from pipeline.output.rows import READERS
-from pipeline.results.bootstrap import frechet_margin, kernel_margin
+from pipeline.results.bootstrap import frechet, frechet_margin, kernel_margin
 from pipeline.results.paired import Rows
 
 MOST_IMAGES = 5_000  # of more, those whose keys have the least hashes
@@ -46,8 +46,8 @@ def of(first: Rows, second: Rows, keys: Sequence[str]) -> Iterator[SetDifference
         if len(common) < 2:
             continue
         x, y, r = (np.stack([features[key] for key in common]).astype(np.float64) for features in sets)
-        references = FeatureSums.of(r)
-        one, other = (frechet_distance(FeatureSums.of(images), references) for images in (x, y))
+        once = np.ones(len(common))
+        one, other = (frechet(images, r, once) for images in (x, y))
         yield SetDifference(found.frechet, len(common), one, other, frechet_margin(x, y, r))
         one, other = (kernel_distance(images, r) for images in (x, y))
         yield SetDifference(found.kernel, len(common), one, other, kernel_margin(x, y, r))

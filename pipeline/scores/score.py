@@ -42,27 +42,25 @@ def score(asked: Request, tell: Callable[[str], None]) -> dict[str, Any]:
     not complete.
     """
     shards = asked.output.restored()
-    tasks = _tasks(asked, shards)
-    if tasks:
+    todo = tasks(asked, shards)
+    if todo:
         _load_once(asked)
         try:
-            with ray_session(), closing(_receipts(asked, tasks)) as receipts:
+            with ray_session(), closing(_receipts(asked, todo)) as receipts:
                 last = time.monotonic()
                 for done, _ in enumerate(receipts, 1):
-                    if done == len(tasks) or time.monotonic() - last > SECONDS_BETWEEN_LINES:
-                        tell(f"scored {done} of {len(tasks)} shards")
+                    if done == len(todo) or time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                        tell(f"scored {done} of {len(todo)} shards")
                         last = time.monotonic()
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
             raise ScoringError(
                 f"{error}. What is scored stays, and the same command goes on from there"
             ) from error
-    summed_up = sums.of(asked, shards)
-    asked.output.write_json(scores.SCORES_FILE, summed_up)
-    return summed_up
+    return sums.write(asked, shards)
 
 
-def _tasks(asked: Request, shards: Sequence[str]) -> list[Task]:
-    """What lacks scores, of the output and of the reference set."""
+def tasks(asked: Request, shards: Sequence[str]) -> list[Task]:
+    """What lacks scores, of whole shards of the output and of the reference set."""
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda shard: _task(asked, shard), shards))
         if asked.against:
@@ -108,14 +106,14 @@ def _load_once(asked: Request) -> None:
         raise ConfigError(problems)
 
 
-def _receipts(asked: Request, tasks: Sequence[Task]) -> Generator[pa.Table]:
+def _receipts(asked: Request, todo: Sequence[Task]) -> Generator[pa.Table]:
     """One of each shard as soon as its files are there."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     device, there = ("cuda", gpus) if gpus else ("cpu", int(ray.cluster_resources().get("CPU", 0) / 2))
-    actors = max(1, min(there, len(tasks)))
+    actors = max(1, min(there, len(todo)))
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // actors)))
     dataset = ray.data.from_items(
-        [task.packed() for task in tasks], override_num_blocks=len(tasks)
+        [task.packed() for task in todo], override_num_blocks=len(todo)
     ).map_batches(
         ScoreShards,
         batch_size=1,

@@ -24,8 +24,8 @@ OWN = "the run's own originals"
 KEYS_SHOWN = 10  # of each cause
 
 
-def of(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
-    """Means of the distances, distances of the sets, and what could not be scored.
+def write(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
+    """Writes means of the distances, distances of the sets, and what could not be scored; returns them.
 
     What earlier commands had of the same images by other networks, and against other sets, stays.
     """
@@ -42,7 +42,7 @@ def of(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
         if (one["name"], one["against"]) not in known and (not counts or one["images"] in counts)
     ]
     errors = _errors(asked, shards)
-    return {
+    content = {
         "made": now(),
         "fingerprint": asked.fingerprint,
         "shards": len(shards),
@@ -51,6 +51,8 @@ def of(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
         "sets": [*found, *earlier],
         "errors": [asdict(one) for one in by_cause(errors, "error", KEYS_SHOWN)],
     }
+    asked.output.write_json(scores.SCORES_FILE, content)
+    return content
 
 
 def _sets(asked: Request, shards: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.results.compare import compare, paired_runs
+from tests.pipeline.scores.here import scored_here
 
 
 def test_runs_are_joined_on_key_whatever_their_order_and_shards(
@@ -58,6 +59,28 @@ def test_an_image_of_several_runs_counts_once(
         paired_runs([runs["a"]], [runs["b"], runs["d"]])
     with pytest.raises(ValueError, match="no key in common"):
         paired_runs([runs["a"]], [write_run({"a": [ok_row("other")]}, name="other")])
+
+
+def test_scores_are_compared_as_metrics_are_and_sets_by_resampling(
+    write_run: Callable[..., str], ok_row: Any
+) -> None:
+    """A run enlarged from a fourth against one from a half: closer in each image, and as a set."""
+    runs = [
+        write_run({"a": [ok_row(f"k{i}", i, factor=factor) for i in range(12)]}, name=f"by-{factor}")
+        for factor in (4, 2)
+    ]
+    sets = [{one["name"]: one["value"] for one in scored_here(run)["sets"]} for run in runs]
+    found = {d.metric: d for d in compare(runs).differences}
+    for name in ("fd_efficientnet", "kd_efficientnet"):
+        assert (found[name].first_mean, found[name].mean) == pytest.approx((sets[0][name], sets[1][name]))
+    for name in ("perceptual_efficientnet", "fd_efficientnet", "kd_efficientnet"):
+        (low, high), gain = (found[name].low, found[name].high), found[name].difference
+        assert found[name].count == 12 and low is not None and high is not None
+        assert low < gain < high and gain < 0, found[name]
+    assert found["perceptual_efficientnet"].high < 0 and found["fd_efficientnet"].high < 0  # type: ignore[operator]
+    same = {d.metric: d for d in compare([runs[0], runs[0]]).differences}
+    assert (same["fd_efficientnet"].low, same["fd_efficientnet"].high) == pytest.approx((0, 0), abs=1e-9)
+    assert paired_runs(runs[:1], runs[1:])["perceptual_efficientnet"].count == 12
 
 
 def test_metrics_that_one_run_lacks_are_left_out(write_run: Callable[..., str], ok_row: Any) -> None:

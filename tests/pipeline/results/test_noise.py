@@ -37,7 +37,7 @@ def test_noise_itself_fits_however_little_was_measured() -> None:
         found = check(rows(list(residuals), [noise.shape[1]] * len(noise)), 0.1)
         assert found and found.fitting > 0.998
         assert found.expected and (residuals / 0.1 > found.expected[0]).mean() > 0.998
-    assert found.expected == pytest.approx((0.958, 1.042), abs=0.002)
+    assert found and found.expected == pytest.approx((0.958, 1.042), abs=0.002)
     bare = check(rows(list(np.sqrt((few**2).mean(1))), [None] * len(few)), 0.1)
     assert bare and bare.expected is None and bare.fitting < 0.95
 

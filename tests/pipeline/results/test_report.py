@@ -21,6 +21,7 @@ from pipeline.results.report import write_report
 from pipeline.results.report.charts import histogram
 from pipeline.results.report.gallery import EXTREMES, LARGEST_SIDE, choose
 from pipeline.results.report.text import duration, significant
+from tests.pipeline.scores.here import scored_here
 
 
 def page_of(output: str, **settings: Any) -> str:
@@ -56,6 +57,16 @@ def test_page_shows_counts_settings_metrics_errors_and_images(
     assert sorted(cards(page)) == ["k0", "k1", "k2", "k3", "k4", "u0"]
     assert len(pictures(page)) == 3 * 6
     assert all(name in page for name in ("Histogram of PSNR", "Histogram of SSIM", "Histogram of Residual"))
+
+
+def test_scores_are_on_the_page(write_run: Callable[..., str], ok_row: Any) -> None:
+    run = write_run({"a": [ok_row(f"k{i}", i) for i in range(3)]})
+    assert "EfficientNet" not in page_of(run)
+    distance = next(one["value"] for one in scored_here(run)["sets"] if one["name"] == "fd_efficientnet")
+    page = page_of(run)
+    assert "Histogram of Perceptual (EfficientNet): 3 images" in page
+    assert "fd_efficientnet, 3 images from 3 of the run&#39;s own originals" in page
+    assert f"<dd>{significant(distance)}</dd>" in page
 
 
 def test_nothing_on_the_page_comes_from_elsewhere(write_run: Callable[..., str], ok_row: Any) -> None:

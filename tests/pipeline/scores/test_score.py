@@ -22,12 +22,7 @@ from pipeline.pictures.images import decode_image
 from pipeline.scores import score as scoring
 from pipeline.scores.request import request
 from pipeline.scores.sets import FeatureSet
-
-Scores = dict[str, Any]
-
-
-def scored(run: str, against: str | None = None, tell: Callable[[str], None] = print) -> Scores:
-    return scoring.score(request(run, (), None, against), tell)
+from tests.pipeline.scores.here import Scores, scored_here
 
 
 def by_name(found: Scores, against: str = "the run's own originals") -> dict[str, float]:
@@ -62,6 +57,7 @@ def test_a_pass_interrupted_twice_gives_the_distance_of_one_process(
     shards = {"a": rows[:5], "b": [rows[5], error_row("e0")], "c": rows[6:7], "d": rows[7:11], "e": rows[11:]}
     run = write_run(shards)
     monkeypatch.setattr(scoring, "SECONDS_BETWEEN_LINES", 0)
+    asked = request(run, (), None, None)
 
     def stop(line: str) -> None:
         raise KeyboardInterrupt(line)
@@ -69,13 +65,13 @@ def test_a_pass_interrupted_twice_gives_the_distance_of_one_process(
     before: dict[str, int] = {}
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt, match="scored 1 of"):
-            scored(run, tell=stop)
+            scoring.score(request(run, (), None, None), stop)
         now = files_of(run)
         assert before.items() < now.items(), "what was scored is not scored again, and there is more"
         assert not Path(run, "scores.json").exists()
         before = now
     told: list[str] = []
-    found = scored(run, tell=told.append)
+    found = scoring.score(asked, told.append)
     assert before.items() < files_of(run).items() and len(files_of(run)) == len(shards)
     assert told[-1] == f"scored {len(told)} of {len(told)} shards" and len(told) < len(shards)
 
@@ -89,11 +85,10 @@ def test_a_pass_interrupted_twice_gives_the_distance_of_one_process(
     assert found["errors"] == [] and found == json.loads(Path(run, "scores.json").read_text())
 
     after = files_of(run)
-    assert by_name(scored(run, tell=stop)) == values, "nothing is left to do, and nothing changes"
+    assert by_name(scoring.score(asked, stop)) == values, "nothing is left to do, and nothing changes"
     assert files_of(run) == after
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_what_changed_is_scored_again_and_what_cannot_be_is_told(
     write_run: Callable[..., str], ok_row: Any
 ) -> None:
@@ -102,7 +97,7 @@ def test_what_changed_is_scored_again_and_what_cannot_be_is_told(
     broken = ok_row("broken") | {"image": {"bytes": b"\x89PNG none", "path": None}}
     unequal = ok_row("unequal") | {"reference": ok_row("x", side=32)["reference"]}
     run = write_run({"a": rows, "b": [broken, unequal, ok_row("good", 4)]})
-    found = scored(run)
+    found = scored_here(run)
     assert found["metrics"]["perceptual_efficientnet"]["count"] == 4
     causes = {one["keys"]: one["cause"] for one in found["errors"]}
     assert causes.keys() == {("broken",), ("unequal",)}
@@ -114,12 +109,11 @@ def test_what_changed_is_scored_again_and_what_cannot_be_is_told(
     table = pq.read_table(file)
     more = pa.Table.from_pylist([table.to_pylist()[0] | {"key": "later"}], table.schema)
     pq.write_table(pa.concat_tables([table, more]), file)
-    assert scored(run)["metrics"]["perceptual_efficientnet"]["count"] == 5
+    assert scored_here(run)["metrics"]["perceptual_efficientnet"]["count"] == 5
     changed = {name for name, written in files_of(run).items() if before[name] != written}
     assert changed == {"scores/efficientnet/a.parquet"}
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_another_set_is_fitted_as_the_run_was_and_earlier_sets_stay(
     write_run: Callable[..., str], ok_row: Any, tmp_path: Path
 ) -> None:
@@ -132,12 +126,12 @@ def test_another_set_is_fitted_as_the_run_was_and_earlier_sets_stay(
         large = Image.fromarray(pixels(row["reference"])).resize((96, 96), Image.Resampling.NEAREST)
         large.save(pictures / f"{row['key']}.png")
     (pictures / "none.png").write_bytes(b"\x89PNG none")
-    found = scored(run, str(pictures))
+    found = scored_here(run, str(pictures))
     own, apart = by_name(found)["fd_efficientnet"], by_name(found, str(pictures))["fd_efficientnet"]
     assert apart == pytest.approx(own, rel=0.1)
     assert [one["keys"] for one in found["errors"]] == [("none.png",)]
     same = write_run({"x": rows}, name="same")
-    again = scored(run, same)
+    again = scored_here(run, same)
     assert by_name(again, same)["fd_efficientnet"] == pytest.approx(0, abs=1e-3)
     assert by_name(again) == by_name(found)
     assert by_name(again, str(pictures)) == by_name(found, str(pictures))
