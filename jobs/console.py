@@ -64,12 +64,15 @@ def readable_errors() -> Iterator[None]:
 
         if isinstance(error, ConfigError):
             raise _stop(Exit.BAD_REQUEST, *error.problems) from None
-        if isinstance(error, SourceError | FileNotFoundError):
-            raise _stop(Exit.BAD_REQUEST, *str(error).splitlines()) from None
-        if isinstance(error, LimitError):
-            raise _stop(Exit.LIMIT_REACHED, *str(error).splitlines()) from None
-        if isinstance(error, RunError | ScoringError | OSError):
-            raise _stop(Exit.INCOMPLETE, *str(error).splitlines()) from None
+        if isinstance(error, SourceError):
+            raise _stop(Exit.BAD_REQUEST, *error.args) from None
+        if isinstance(error, FileNotFoundError):
+            raise _stop(Exit.BAD_REQUEST, str(error)) from None
+        if isinstance(error, RunError):
+            status = Exit.LIMIT_REACHED if isinstance(error, LimitError) else Exit.INCOMPLETE
+            raise _stop(status, *error.args) from None
+        if isinstance(error, ScoringError | OSError):
+            raise _stop(Exit.INCOMPLETE, str(error)) from None
         raise
 
 

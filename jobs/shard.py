@@ -110,14 +110,15 @@ def _inventories(shards: Sequence[Shard], readers: ThreadPoolExecutor) -> list[I
     from pipeline.input import sources
     from pipeline.input.rows import SourceError
 
-    found, problems = [], []
+    found: list[Inventory] = []
+    problems: list[str] = []
     for task in [readers.submit(sources.inventory, source) for source in shards]:
         try:
             found.append(task.result())
         except SourceError as error:
-            problems.append(str(error))
+            problems += error.args
     if problems:
-        raise SourceError("\n".join(problems))
+        raise SourceError(*problems)
     return found
 
 

@@ -61,7 +61,10 @@ AS_STORED = Reading()
 
 
 class SourceError(ValueError):
-    """An input that cannot be listed or read, or whose keys are wrong; the message names it."""
+    """An input that cannot be listed or read, or whose keys are wrong; one argument a mistake."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,10 @@ def listing(inputs: Sequence[str], reading: Reading = AS_STORED) -> Listing:
             passed += found[1]
             linked += found[2]
         except SourceError as error:
-            problems.append(str(error))
+            problems += error.args
     problems += _same_names(shards)
     if problems:
-        raise SourceError("\n".join(problems))
+        raise SourceError(*problems)
     shards = [replace(shard, reading=reading) for shard in shards]
     return Listing(sorted(shards, key=lambda shard: shard.name), left_out(passed), linked)
 

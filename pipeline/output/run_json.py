@@ -55,7 +55,7 @@ def refuse_output_in_input(output: OutputFolder, inputs: Sequence[str]) -> None:
     try:
         files.refuse_inside(output.url, inputs)
     except SourceError as error:
-        raise ConfigError(str(error).splitlines()) from error
+        raise ConfigError(error.args) from error
 
 
 def refuse_changed_folders(output: OutputFolder, planned: Sequence[Shard]) -> None:

@@ -37,7 +37,13 @@ from pipeline.stores import retries, storage, storage_options
 
 
 class RunError(RuntimeError):
-    """A run that could not complete; what is committed stays, and the same command goes on from there."""
+    """A run that could not complete; what is committed stays, and the same command goes on from there.
+
+    One argument a reason.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class LimitError(RunError):
@@ -71,7 +77,9 @@ def run(
         run_json.refuse_other_settings(config)
         run_json.refuse_changed_folders(output, planned)
         earlier = usage_json.read(output)
-    except (SourceError, OSError) as error:
+    except SourceError as error:
+        raise RunError(*error.args) from error
+    except OSError as error:
         raise RunError(str(error)) from error
     names = [shard.name for shard in planned]
     chosen = fnmatch.filter(names, shards) if shards else names
@@ -138,7 +146,9 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
             raise (LimitError if stop.over_budget else RunError)(stop.reason) from None
         except failures.LimitReached as error:
             raise LimitError(str(error)) from error
-        except (ray.exceptions.RayError, SourceError, OSError, RuntimeError) as error:
+        except SourceError as error:
+            raise RunError(*([stop.reason] if stop.reason else error.args)) from error
+        except (ray.exceptions.RayError, OSError, RuntimeError) as error:
             raise RunError(stop.reason or failures.explain(error, config.output)) from error
 
 

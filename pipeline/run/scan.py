@@ -86,7 +86,7 @@ def scan(
     hashes = [np.frombuffer(by_name[shard.name]["hashes"], np.uint64) for shard in shards]
     mistakes += _repeated(shards, hashes)
     if mistakes:
-        raise SourceError("\n".join(mistakes))
+        raise SourceError(*mistakes)
     work = [
         Work(shard, item["rows"], item["wanted"], item["left"])
         for shard in shards
