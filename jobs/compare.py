@@ -20,6 +20,8 @@ def compare(
 ) -> None:
     """Join runs on key and give the paired differences of their metrics, with 95 % confidence intervals.
 
+    Scores too, where `p2l score` has made them; the intervals are by resampling images.
+
     Example: p2l compare runs/ldps runs/p2l
     """
     from pipeline.results.compare import compare as join
@@ -28,18 +30,19 @@ def compare(
         comparison = join(runs)
     except ValueError as error:
         raise BadRequest(str(error)) from error
-    table(
-        ["run", "metric", "images", "first", "this", "difference", "95 % interval"],
-        [_row(difference) for difference in comparison.differences],
-        title=f"against {comparison.first}",
-    )
+    for run in runs[1:]:
+        table(
+            ["metric", "images", "first", "this", "difference", "95 % interval"],
+            [_row(difference) for difference in comparison.differences if difference.run == run],
+            title=f"{run} against {comparison.first}",
+        )
     for note in comparison.notes:
         output.print(f"note: {note}", soft_wrap=True)
 
 
 def _row(d: Difference) -> list[Any]:
     interval = "-" if d.low is None or d.high is None else f"{d.low:+.4g} to {d.high:+.4g}"
-    return [d.run, d.metric, d.count, d.first_mean, d.mean, f"{d.difference:+.4g}", interval]
+    return [d.metric, d.count, d.first_mean, d.mean, f"{d.difference:+.4g}", interval]
 
 
 if __name__ == "__main__":

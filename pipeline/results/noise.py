@@ -17,7 +17,8 @@ from scipy import stats
 from pipeline.messages import some
 
 COLUMNS = ("residual", "measured")
-LOW, HIGH = 0.5, 2.0  # residuals in units of the noise that are taken for its own
+FITS = 0.5, 2.0  # times the noise: residuals that are taken for its own
+WARNED = 0.1, 5.0  # below and above which a restoration is warned of
 CONFIDENCE = 0.999  # of the chi-square: few measured numbers may be farther off by chance
 QUANTILES = (0.05, 0.5, 0.95)
 KEYS_SHOWN = 5
@@ -25,36 +26,34 @@ KEYS_SHOWN = 5
 
 @dataclass(frozen=True)
 class NoiseCheck:
-    """ratios: (N,) residual / noise of the `ok` rows. below, above: the keys of those that do not fit.
+    """ratios: (N,) residual / noise of the `ok` rows. fitting: the share of those that the noise explains.
 
-    expected: of true images, the range that 99.9 % lie in; None where rows do not say how much was measured.
+    below, above: the keys of rows that are warned of. expected: of true images, the range that 99.9 % lie in;
+    None where rows do not say how much was measured.
     """
 
     noise: float
     ratios: np.ndarray
+    fitting: float
     below: tuple[str, ...]
     above: tuple[str, ...]
     expected: tuple[float, float] | None
-
-    @property
-    def fitting(self) -> float:
-        """The share of the rows whose residual is that of the noise."""
-        return 1 - (len(self.below) + len(self.above)) / len(self.ratios)
 
     def told(self) -> str:
         """In one sentence."""
         low, median, high = np.quantile(self.ratios, QUANTILES)
         true = "" if self.expected is None else "; true images {:.2f} to {:.2f}".format(*self.expected)
         return (
-            f"the residual is {LOW:g} to {HIGH:g} times the noise of {self.noise:g} in {self.fitting:.1%} of "
-            f"{len(self.ratios):,} rows: median {median:.3g}, 90 % in {low:.3g} to {high:.3g}{true}"
+            f"the residual is {FITS[0]:g} to {FITS[1]:g} times the noise of {self.noise:g} in "
+            f"{self.fitting:.1%} of {len(self.ratios):,} rows: median {median:.3g}, "
+            f"90 % in {low:.3g} to {high:.3g}{true}"
         )
 
     def warnings(self) -> list[str]:
         """A sentence on each kind of rows that do not fit."""
         found = (
-            (self.above, f"above {HIGH:g} times", "did not use their measurements"),
-            (self.below, f"below {LOW:g} times", "fitted the noise"),
+            (self.above, f"above {WARNED[1]:g} times", "did not use their measurements"),
+            (self.below, f"below {WARNED[0]:g} times", "fitted the noise"),
         )
         return [
             f"{len(keys)} of {len(self.ratios)} rows {what}: their residuals are {where} the noise of "
@@ -78,10 +77,12 @@ def check(rows: pa.Table, noise: float) -> NoiseCheck | None:
         for share in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
     )
     known = np.isfinite(measured).any()
+    fits = (ratios >= np.fmin(low, FITS[0])) & (ratios <= np.fmax(high, FITS[1]))
     return NoiseCheck(
         noise,
         ratios,
-        tuple(keys[ratios < np.fmin(low, LOW)]),
-        tuple(keys[ratios > np.fmax(high, HIGH)]),
+        float(fits.mean()),
+        tuple(keys[ratios < np.fmin(low, WARNED[0])]),
+        tuple(keys[ratios > np.fmax(high, WARNED[1])]),
         (float(np.nanmin(low)), float(np.nanmax(high))) if known else None,
     )

@@ -43,18 +43,20 @@ def test_noise_itself_fits_however_little_was_measured() -> None:
 
 
 def test_measurements_not_used_and_noise_fitted_are_told() -> None:
-    found = check(rows([0.05, 0.001, 0.01, 0.012, None], [3072] * 5), 0.01)
-    assert found and (found.above, found.below, found.fitting) == (("k0",), ("k1",), 0.5)
+    found = check(rows([0.051, 0.0009, 0.01, 0.03, None], [3072] * 5), 0.01)
+    assert found and (found.above, found.below, found.fitting) == (("k0",), ("k1",), 0.25)
     assert found.warnings() == [
-        "1 of 4 rows did not use their measurements: their residuals are above 2 times the noise of 0.01: k0",
-        "1 of 4 rows fitted the noise: their residuals are below 0.5 times the noise of 0.01: k1",
+        "1 of 4 rows did not use their measurements: their residuals are above 5 times the noise of 0.01: k0",
+        "1 of 4 rows fitted the noise: their residuals are below 0.1 times the noise of 0.01: k1",
     ]
+    few = check(rows([0.0009], [2]), 0.01)  # two numbers of noise may be as small by chance
+    assert few and not few.below
     assert check(rows([0.05], [3072]), 0.0) is None
     assert check(rows([0.05], [3072], "error"), 0.01) is None
 
 
 def test_the_page_and_verify_tell_of_them(write_run: Callable[..., str], ok_row: Any) -> None:
-    made = [ok_row(f"k{i}", residual=residual, measured=432) for i, residual in enumerate((0.01, 0.05))]
+    made = [ok_row(f"k{i}", residual=residual, measured=432) for i, residual in enumerate((0.01, 0.06))]
     run = write_run({"a": made})
     page = Path(write_report(run)).read_text()
     assert "The residual is 0.5 to 2 times the noise of 0.01 in 50.0% of 2 rows" in page
@@ -63,7 +65,7 @@ def test_the_page_and_verify_tell_of_them(write_run: Callable[..., str], ok_row:
         "1 of 2 rows did not use their measurements"
     ]
     shown = CliRunner().invoke(app, ["verify", run])
-    assert shown.exit_code == 0 and "above 2 times the noise of 0.01: k1" in shown.output.replace("\n", " ")
+    assert shown.exit_code == 0 and "above 5 times the noise of 0.01: k1" in shown.output.replace("\n", " ")
     silent = write_run({"a": made}, name="silent", noise=0.0)
     assert "The job has no noise" in Path(write_report(silent)).read_text()
     assert examine(silent).warnings == ()
