@@ -44,7 +44,8 @@ def image(
     ],
     operator: Annotated[str, typer.Option(help="What degrades it: super_resolution, inpainting, ...")],
     method: Annotated[
-        str, typer.Option(help="p2l, ldps, gml_dps, psld, ldir, tv, bicubic, adjoint.")
+        str,
+        typer.Option(help="p2l, ldps, gml_dps, psld, ldir, treg, resample, daps, tv, bicubic, adjoint."),
     ] = "p2l",
     model: Annotated[str, typer.Option(help="tiny, a hub id, a folder or a URL.")] = "tiny",
     steps: Annotated[

@@ -31,6 +31,7 @@ def _tiny(without: float, rho: float, every: int, weight: float, learning_rate: 
         "gml_dps": baseline,
         "psld": baseline,
         "ldir": {"steps": TINY_STEPS, "guidance": _adam(0.05)},
+        **TINY_ELSEWHERE,
     }
 
 
@@ -43,7 +44,33 @@ def _by_adam(columns: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Set
     }
 
 
+def _daps(iterations: int, step_size: float, momentum: float, last: float = 1.0) -> dict[str, Settings]:
+    """A task of the authors' configurations for Stable Diffusion, whose images of 256 are restored at 512."""
+    dynamics = {"iterations": iterations, "step_size": step_size, "momentum": momentum, "last": last}
+    return {"daps": {"dynamics": dynamics}}
+
+
+# Stable Diffusion's text encoder was trained with this image tower.
+SD_TREG = {"treg": {"negation": {"tower": "openai/clip-vit-large-patch14"}}}
+
 TINY_STEPS = 20
+# Methods with a loop of their own, alike for every operator.
+TINY_ELSEWHERE: dict[str, Settings] = {
+    "treg": {"steps": TINY_STEPS, "guidance_scale": 2.0, "negation": {"tower": "tiny"}},
+    "resample": {
+        "steps": TINY_STEPS,
+        "every": 3,
+        "ahead": 2,
+        "guidance": {"step_size": 8.0},
+        "pixel": {"iterations": 50},
+        "latent": {"learning_rate": 0.05, "iterations": 10},
+    },
+    "daps": {
+        "steps": 10,
+        "guidance_scale": 1.0,
+        "dynamics": {"iterations": 10, "momentum": 0.9, "tau": 0.05},
+    },
+}
 TINY = {
     "motion_blur": _tiny(3.0, 1.0, 2, 0.01, 0.05),
     "gaussian_blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
@@ -72,29 +99,35 @@ def _authors(step_size: float, zeta: float) -> dict[str, Settings]:
         "diffpir": {"weight": 0.25, "zeta": zeta, "clamp": True},
         "dds": {"steps": 50, "eta": 0.85, "noise": "share"},
         "pigdm": {"eta": 0.0},
+        **SD_TREG,
     }
 
 
 AUTHORS = {
-    "motion_blur": _authors(0.3, 0.1),
-    "gaussian_blur": _authors(0.3, 0.1),
+    "motion_blur": _authors(0.3, 0.1) | _daps(30, 2e-5, 0.85),
+    "gaussian_blur": _authors(0.3, 0.1) | _daps(40, 1e-5, 0.9),
     "blur": _authors(0.3, 0.1),
-    "super_resolution": _authors(0.3, 0.25),
-    "inpainting": _authors(0.5, 1.0),
+    "super_resolution": _authors(0.3, 0.25) | _daps(30, 1e-4, 0.45),
+    "inpainting": _authors(0.5, 1.0) | _daps(15, 3e-5, 0.6),
+    "inpainting box": _authors(0.5, 1.0) | _daps(58, 1.11e-6, 0.92, last=0.43),
 }
 
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     "ffhq": {
-        "motion_blur": {"p2l": _p2l(_adam(0.05), 5, 1.0, 3, 5e-5)},
-        "gaussian_blur": {"p2l": _p2l(_adam(0.05), 4, 1.0, 5, 1e-4)},
-        "super_resolution": {"p2l": _p2l(_gd(1.0), 4, 1.0, 5, 1e-4)},
-        "inpainting": {"p2l": _p2l(_adam(0.05), 3, 0.1, 1, 1e-4)},
+        "motion_blur": {"p2l": _p2l(_adam(0.05), 5, 1.0, 3, 5e-5), **SD_TREG},
+        "gaussian_blur": {"p2l": _p2l(_adam(0.05), 4, 1.0, 5, 1e-4), **SD_TREG},
+        "super_resolution": {"p2l": _p2l(_gd(1.0), 4, 1.0, 5, 1e-4), **SD_TREG},
+        "inpainting": {"p2l": _p2l(_adam(0.05), 3, 0.1, 1, 1e-4), **SD_TREG},
     },
     "imagenet": {
-        "motion_blur": {"p2l": _p2l(_adam(0.1), 5, 1.0, 3, 1e-5), "ldir": {"guidance": _adam(0.1)}},
-        "gaussian_blur": {"p2l": _p2l(_gd(1.0, "alpha_bar"), 4, 1.0, 3, 1e-4)},
-        "super_resolution": {"p2l": _p2l(_gd(15.0, "alpha_bar"), 4, 1.0, 3, 1e-5)},
-        "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4)},
+        "motion_blur": {
+            "p2l": _p2l(_adam(0.1), 5, 1.0, 3, 1e-5),
+            "ldir": {"guidance": _adam(0.1)},
+            **SD_TREG,
+        },
+        "gaussian_blur": {"p2l": _p2l(_gd(1.0, "alpha_bar"), 4, 1.0, 3, 1e-4), **SD_TREG},
+        "super_resolution": {"p2l": _p2l(_gd(15.0, "alpha_bar"), 4, 1.0, 3, 1e-5), **SD_TREG},
+        "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4), **SD_TREG},
     },
     "tiny": TINY,
     "tiny_adam": _by_adam(TINY),

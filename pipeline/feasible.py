@@ -50,8 +50,9 @@ def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Optio
 
 
 def model_problems(model: ModelConfig, solver: Solver, stores: storage_options.Options) -> list[str]:
-    """Why the method cannot run on the model. For a latent method nothing is fetched from elsewhere."""
-    if solver.prior is None or (solver.prior == "latent" and not is_near(model.id)):
+    """Why the method cannot run on the model. Nothing is fetched for a latent method that takes any."""
+    takes_any = type(solver).misfits is Solver.misfits
+    if solver.prior is None or (solver.prior == "latent" and takes_any and not is_near(model.id)):
         return []
     try:
         return methods.misfits(solver, architecture_of(model, stores))

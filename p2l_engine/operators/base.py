@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from p2l_engine.operators.conjugate_gradients import conjugate_gradients
+from p2l_engine.operators.conjugate_gradients import MAX_ITERATIONS, Solution, conjugate_gradients
 
 ImageShape = tuple[int, int, int]  # (channels, height, width) of one image
 Shape = tuple[int, ...]
@@ -59,9 +59,7 @@ class LinearOperator(ABC):
         `conjugate_gradients`, and warns where an image did not reach it. The result carries no graph, for
         every operator.
         """
-        weight = per_image(lam, x)
-        right = self.adjoint(y) + weight * x
-        solution = conjugate_gradients(lambda u: self.adjoint(self(u)) + weight * u, right, start=x)
+        solution = self._normal_equations(y, x, lam, MAX_ITERATIONS)
         if (short := solution.residual[~solution.converged & solution.residual.isfinite()]).numel():
             warnings.warn(
                 f"{self.name}: conjugate gradients stopped at a relative residual of {short.max():.1e} in "
@@ -69,6 +67,22 @@ class LinearOperator(ABC):
                 stacklevel=3,
             )
         return solution.values
+
+    @torch.no_grad()
+    def proximal_early(self, y: Tensor, x: Tensor, lam: float | Tensor, iterations: int) -> Tensor:
+        """So many iterations of conjugate gradients from x toward `proximal`, for every operator.
+
+        To stop early is a regularisation of its own: directions in which A is weak stay near x.
+        """
+        return self._normal_equations(y, x, lam, iterations).values
+
+    def _normal_equations(self, y: Tensor, x: Tensor, lam: float | Tensor, iterations: int) -> Solution:
+        """(A^T A + lam) u = A^T y + lam x, by at most so many iterations from x."""
+        weight = per_image(lam, x)
+        right = self.adjoint(y) + weight * x
+        return conjugate_gradients(
+            lambda u: self.adjoint(self(u)) + weight * u, right, start=x, max_iterations=iterations
+        )
 
     def glue(self, y: Tensor, x: Tensor) -> Tensor:
         """x + A^T (y - A x), the gluing of Table 4: (I - A^T A) x + A^T y.

@@ -44,7 +44,7 @@ def conjugate_gradients(
     iterations = torch.zeros(len(b), dtype=torch.int64, device=b.device)
     for _ in range(max_iterations):
         active = squared.sqrt() > limit  # False for NaN: that image stops, the others go on
-        if not active.any():
+        if not active.is_meta and not active.any():  # without data there is no knowing
             break
         applied = normal(direction)
         curvature = _dot(direction, applied)

@@ -94,6 +94,10 @@ class Inpainting(OperatorSettings):
     )
     fraction: float | str | None = Field(None, validate_default=True)
 
+    @property
+    def column(self) -> str:
+        return f"{self.name} {self.mask}"
+
     @field_validator("fraction", mode="plain")
     @classmethod
     def _of_its_mask(cls, value: Any, info: ValidationInfo) -> float | str | None:

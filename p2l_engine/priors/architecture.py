@@ -41,6 +41,11 @@ class LatentArchitecture:
         return self.factor * int(self.unet["sample_size"])
 
     @property
+    def text_width(self) -> int:
+        """The last dimension of text embeddings."""
+        return int(self.text_encoder["hidden_size"])
+
+    @property
     def timesteps(self) -> int:
         """How many the model was trained with: the most steps a method can take."""
         return len(read_forward_process(self.scheduler).alphas_cumprod)

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from p2l_engine.schedule import Schedule
+from p2l_engine.schedule import ForwardProcess, Schedule
 
 
 class Prior(Protocol):
@@ -16,6 +16,7 @@ class Prior(Protocol):
     evaluations: noise predictions made so far, one for each image of each call.
     image_multiple: H and W of an image have to be multiples of it.
     native_size: side in pixels of the images that it was trained on.
+    process: the noise that it was trained with.
     """
 
     device: torch.device
@@ -23,6 +24,7 @@ class Prior(Protocol):
     evaluations: int
     image_multiple: int
     native_size: int
+    process: ForwardProcess
 
     def schedule(self, steps: int) -> Schedule: ...
 

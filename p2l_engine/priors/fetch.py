@@ -76,6 +76,11 @@ def resolve(model_id: str, revision: str | None = None) -> Path:
     return folder
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form owner/name and is nothing on this machine."""
+    return _kind(name) == "hub"
+
+
 def is_local(model_id: str) -> bool:
     """Whether it is shipped or a folder on this machine."""
     return _kind(model_id) == "local"
@@ -95,7 +100,7 @@ def read_configs(model_id: str, revision: str | None = None) -> tuple[layout.Lay
     if kind == "url":
         names: Collection[str] = _listed(model_id)[1]
     else:
-        folder = _local_folder(model_id) if kind == "local" else _snapshot(model_id, revision, wanted)
+        folder = _local_folder(model_id) if kind == "local" else snapshot(model_id, revision, wanted)
         names = layout.listing(folder)
     found = layout.layout_of(names)
     if missing := [name for name in found.configs if name not in names]:
@@ -166,22 +171,22 @@ def _check_scheme(url: str) -> list[str]:
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
-    folder = _snapshot(repository, revision, {name for of in layout.LAYOUTS for name in of.small})
+    folder = snapshot(repository, revision, {name for of in layout.LAYOUTS for name in of.small})
     lacking = list(layout.layout_of(layout.listing(folder)).weights.values())
     for precision in (layout.FULL, layout.HALF):
         names = [layout.weight_names(stem, precision) for stem in lacking]
-        folder = _snapshot(repository, revision, [name for *first, _ in names for name in first])
+        folder = snapshot(repository, revision, [name for *first, _ in names for name in first])
         there = layout.listing(folder)
         shards = [shards for single, index, shards in names if index in there and single not in there]
         if shards:
-            _snapshot(repository, revision, shards)
+            snapshot(repository, revision, shards)
         lacking = [stem for stem in lacking if not layout.weights_of(there, stem, precision)]
         if not lacking:
             break
     return folder
 
 
-def _snapshot(repository: str, revision: str | None, names: Collection[str]) -> Path:
+def snapshot(repository: str, revision: str | None, names: Collection[str]) -> Path:
     """The hub's local folder of a repository, with those files of it that there are."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError

@@ -133,8 +133,10 @@ class LatentDiffusion:
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings (B, L, D) of B prompts, "" being the null text; L and D are 77 and 768 for SD v1.4.
 
-        A prompt of more than L tokens is cut there, with a warning.
+        A prompt of more than L tokens is cut there, with a warning. On `meta`, shapes alone.
         """
+        if self._tokenizer is None:
+            return torch.empty(len(prompts), *self.embedding_shape, device=self.device)
         longest = max(map(self.prompt_tokens, prompts))
         if longest > self.prompt_length:
             warnings.warn(

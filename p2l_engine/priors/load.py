@@ -97,7 +97,7 @@ def _network(kind: Any, model_id: str, folder: Path, name: str, subfolder: str |
 def without_weights(architecture: Architecture, name: str = "without weights") -> Model:
     """The networks of an architecture on torch's device `meta`: shapes of tensors and no numbers, in float32.
 
-    Its functions on tensors give tensors of the same device; it has no tokenizer, and so embeds no prompts.
+    Its functions on tensors give tensors of the same device; it has no tokenizer.
     """
     common: dict[str, Any] = {"scheduler_config": architecture.scheduler, "name": name, "device": "meta"}
     if architecture.kind == "pixel":

@@ -149,6 +149,10 @@ class Solver(Settings, ABC):
     def images(self, prior: Any, problem: Problem, state: Any) -> Tensor:
         """(B, 3, H, W), about [-1, 1], after the last step."""
 
+    def load(self, prior: Any) -> int:
+        """Brings what it needs beside the prior into memory, once a process; the bytes of its weights."""
+        return 0
+
     def kind(self, at: Step) -> Hashable:
         """Steps of one kind cost the same."""
         return None

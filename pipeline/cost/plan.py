@@ -112,7 +112,7 @@ def count(config: JobConfig) -> Measurement:
         seconds=None,
         teraflop=found.flop / 1e12,
         nfe=found.nfe,
-        peak_bytes=(model.weight_bytes if model else 0) + found.step_bytes,
+        peak_bytes=(model.weight_bytes if model else 0) + solver.load(model) + found.step_bytes,
         dtype=config.model.dtype,
     )
 

@@ -53,6 +53,7 @@ class Restorer:
         if self.solver.prior is not None:
             there = config.model.model_copy(update={"device": self.device})
             self.model = models.load(there, self.solver.prior)
+        self.solver.load(self.model)
         self._constants = {
             "operator": json.dumps(config.operator.model_dump(mode="json")),
             "method": json.dumps(config.method.model_dump(mode="json")),

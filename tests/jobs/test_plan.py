@@ -75,6 +75,9 @@ def test_the_planned_network_calls_are_those_that_a_run_counts(
     settings |= {"class_label": 1} if SOLVERS[name].prior == "pixel" else {}
     if name == "p2l":
         settings |= {"projection": {"every": 2}, "prompt_tuning": {"iterations": 2}, "samples": 2}
+    if name == "resample":
+        few = {"iterations": 2}
+        settings |= {"every": 2, "pixel": few, "latent": few}
     solver = methods.build(name, **settings)
     A, y = operators.build("super_resolution", factor=4), torch.zeros(2, 3, 4, 4)
     prior = {None: None, "latent": model, "pixel": load_model(str(pixel_folder))}[solver.prior]

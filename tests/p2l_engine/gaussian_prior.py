@@ -18,9 +18,10 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from p2l_engine.operators.base import LinearOperator
-from p2l_engine.schedule import Schedule, make_schedule, read_forward_process
+from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, read_forward_process
 
 LINEAR_BETAS = {
     "_class_name": "DDIMScheduler",
@@ -107,6 +108,43 @@ class GaussianPixels:
     def predict_noise(self, x: Tensor, t: int, label: int | None = None) -> Tensor:
         self.evaluations += len(x)
         return exact_noise(self.gaussian, x, self.process.alphas_cumprod[t].item())
+
+
+@dataclass
+class GaussianLatents:
+    """A latent prior over Gaussian latents, of half the side, whose network is exact and reads no text.
+
+    The auto-encoder is linear and orthonormal: a latent is spread evenly over its 2x2 pixels.
+    """
+
+    gaussian: Gaussian
+    evaluations: int = 0
+    kind: ClassVar[Literal["latent"]] = "latent"
+    device: ClassVar[torch.device] = torch.device("cpu")
+    dtype: ClassVar[torch.dtype] = torch.float64
+    factor: ClassVar[int] = 2
+    image_multiple: ClassVar[int] = 2
+    native_size: ClassVar[int] = 8
+    latent_channels: ClassVar[int] = 3
+    text_width: ClassVar[int] = 2
+    embedding_shape: ClassVar[tuple[int, int]] = (1, 2)
+    process: ClassVar[ForwardProcess] = read_forward_process(LINEAR_BETAS)
+
+    def schedule(self, steps: int) -> Schedule:
+        return make_schedule(self.process, steps)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return 2 * F.avg_pool2d(x, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1) / 2
+
+    def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor:
+        self.evaluations += len(z)
+        return exact_noise(self.gaussian, z, self.process.alphas_cumprod[t].item())
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        return torch.zeros(len(prompts), *self.embedding_shape, dtype=torch.float64)
 
 
 def exact_noise(gaussian: Gaussian, x: Tensor, a: float) -> Tensor:

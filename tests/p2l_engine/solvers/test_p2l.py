@@ -12,6 +12,7 @@ from p2l_engine.operators.base import LinearOperator
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
 from p2l_engine.solvers.p2l import P2L
+from tests.p2l_engine.cases import CASES
 
 METHODS: dict[str, Any] = {
     "P2L, gradient descent": methods.build(
@@ -101,23 +102,7 @@ def reference(
     return z
 
 
-def _pooling(rows: slice) -> LinearOperator:
-    return operators.build("super_resolution", factor=4)
-
-
-def _mask(rows: slice) -> LinearOperator:
-    """Of three images, each with its own."""
-    masks = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.5
-    return operators.build("inpainting", mask="given", masks=masks[rows].double())
-
-
-def _blur(rows: slice) -> LinearOperator:
-    """Of two images, each with its own."""
-    kernels = torch.rand(2, 1, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return operators.build("blur", kernels=(kernels / kernels.sum(dim=(2, 3), keepdim=True))[rows])
-
-
-@pytest.mark.parametrize(("make", "count"), [(_pooling, 2), (_mask, 3), (_blur, 2)])
+@pytest.mark.parametrize(("make", "count"), CASES)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loop_is_the_papers_algorithm(
     random_model: LatentDiffusion, name: str, make: Callable[[slice], LinearOperator], count: int

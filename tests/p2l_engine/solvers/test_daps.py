@@ -1,0 +1,111 @@
+"""Latent DAPS against a second writing of its loop, one image at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from p2l_engine import methods, restore
+from p2l_engine.operators.base import LinearOperator
+from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.seeding import generator
+from p2l_engine.solvers.daps import DAPS
+from tests.p2l_engine.cases import CASES, mask
+
+METHOD: Any = methods.build(
+    "daps",
+    steps=4,
+    flow_steps=3,
+    guidance_scale=2.0,
+    null_prompt="blue",
+    dynamics={"iterations": 3, "step_size": 1e-3, "last": 0.1, "momentum": 0.6, "tau": 0.5},
+)
+
+
+def nearest(model: LatentDiffusion, sigma: float) -> int:
+    table = [float(((1 - a) / a).sqrt().log()) for a in model.process.alphas_cumprod]
+    wanted = float(torch.tensor(sigma, dtype=torch.float64).log())
+    return min(range(1000), key=lambda t: abs(table[t] - wanted))
+
+
+def karras(largest: float, least: float, share: float) -> float:
+    return (largest ** (1 / 7) + share * (least ** (1 / 7) - largest ** (1 / 7))) ** 7
+
+
+def reference(
+    model: LatentDiffusion, A: LinearOperator, y: Tensor, z: Tensor, C: Tensor, method: DAPS, seed: int
+) -> Tensor:
+    """In the units of the authors' code, where x_t = z_t / sqrt(a) and noise is added to it."""
+    source, setting = generator(seed, "solver"), method.dynamics
+    null = model.embed_prompts([method.null_prompt])
+    times = [nearest(model, karras(method.sigma_max, method.sigma_min, k / method.steps)) for k in range(4)]
+
+    def sigma(t: int) -> Tensor:
+        a = model.process.alphas_cumprod[t]
+        return ((1 - a) / a).sqrt()
+
+    def draw() -> Tensor:
+        return torch.randn(z.shape[1:], generator=source).to(z)[None]
+
+    x = z * (1 + sigma(times[0]) ** 2).sqrt()
+    for k, t in enumerate(times):
+        ladder = [nearest(model, karras(float(sigma(t)), 1e-3, j / 3)) for j in (1, 2)]
+        x0, now = x, t
+        with torch.no_grad():
+            for after in [*ladder, None]:
+                scaled = x0 / (1 + sigma(now) ** 2).sqrt()
+                out, text = model.predict_noise(scaled, now, null), model.predict_noise(scaled, now, C)
+                eps = out + 2.0 * (text - out)
+                x0 = x0 + ((0 if after is None else sigma(after)) - sigma(now)) * eps
+                now = after if after is not None else now
+        rate = setting.step_size * (1 + k / 5 * (setting.last - 1))
+        u, velocity = x0, draw()
+        for _ in range(setting.iterations):
+            u = u.detach().requires_grad_()
+            g = torch.autograd.grad((y - A(model.decode(u))).square().sum(), u)[0]
+            score = (x - u) / sigma(t) ** 2 + (x0 - x) / sigma(t) ** 2 - g / setting.tau**2
+            velocity = 0.6 * velocity + rate**0.5 * score + (2 * 0.4) ** 0.5 * draw()
+            u = u.detach() + rate**0.5 * velocity.detach()
+        x = u + sigma(times[k + 1]) * draw() if k < 3 else u
+    return x
+
+
+@pytest.mark.parametrize(("make", "count"), CASES)
+def test_the_loop_is_the_authors_algorithm(
+    random_model: LatentDiffusion, make: Callable[[slice], LinearOperator], count: int
+) -> None:
+    source = torch.Generator().manual_seed(0)
+    A = make(slice(None))
+    y = A(torch.rand(count, 3, 16, 16, dtype=torch.float64, generator=source) * 2 - 1)
+    z = torch.randn(count, 4, 4, 4, dtype=torch.float64, generator=source)
+    prompts, seeds = ["a red square", "", "blue stripes"][:count], [5, 6, 7][:count]
+    out = restore(random_model, A, y, METHOD, prompts=prompts, seeds=seeds, initial_latents=z)
+    assert out.latents is not None and out.nfe == 4 * 3 * 2
+    C = random_model.embed_prompts(prompts)
+    for place in range(count):
+        row = slice(place, place + 1)
+        expected = reference(random_model, make(row), y[row], z[row], C[row], METHOD, seeds[place])
+        torch.testing.assert_close(out.latents[row], expected, rtol=0, atol=1e-7)
+
+
+def test_an_image_does_not_depend_on_its_neighbours(random_model: LatentDiffusion) -> None:
+    y, seeds = torch.rand(3, 3, 16, 16, dtype=torch.float64) * 2 - 1, [3, 1, 4]
+
+    def run(order: list[int]) -> Tensor:
+        A = mask(slice(None)).select(order)
+        return restore(random_model, A, A(y[order]), METHOD, seeds=[seeds[i] for i in order]).images
+
+    together = run([0, 1, 2])
+    assert torch.allclose(torch.cat([run([i]) for i in range(3)]), together, atol=1e-9)
+    assert torch.allclose(run([2, 0, 1]), together[[2, 0, 1]], atol=1e-9)
+
+
+def test_the_levels_are_the_nearest_that_the_model_has(random_model: LatentDiffusion) -> None:
+    steps = methods.build("daps").schedule(random_model)
+    sigmas = [((1 - at.alpha_bar) / at.alpha_bar) ** 0.5 for at in steps]
+    assert len(steps) == 50 and steps[-1].alpha_bar_prev == 1.0
+    for k, sigma in enumerate(sigmas):
+        assert sigma == pytest.approx(karras(10.0, 0.1, k / 50), rel=0.02)
+    assert [at.alpha_bar for at in steps[1:]] == [at.alpha_bar_prev for at in steps[:-1]]
