@@ -36,8 +36,9 @@ TITLES = {
     "lpips_vgg": "LPIPS (VGG)",
 }
 SCORE_METRICS = tuple(
-    Metric(column, title, "", 4, needs_reference=True, higher_is_better=False)
-    for column, title in TITLES.items()
+    Metric(network.distance, TITLES[network.distance], "", 4, needs_reference=True, higher_is_better=False)
+    for network in NETWORKS.values()
+    if network.distance
 )
 _FEATURES = pa.list_(pa.field("element", pa.float32()))
 

@@ -77,6 +77,7 @@ def compare(runs: Sequence[str]) -> Comparison:
         rows = paired.rows_of(OutputFolder(run))
         notes += _missing(rows, first)
         notes += _other_task(rows.run, rows.run.json(RUN).get("config", {}), config)
+        notes += _unscored(rows, first)
         ok = paired.both_ok(first, rows)
         if failed := paired.shared(first, rows) - len(ok):
             notes.append(f"{failed} images failed in {run} or in the first run and are left out")
@@ -131,6 +132,13 @@ def _missing(rows: Rows, first: Rows) -> Iterator[str]:
     for here, there in ((first, rows), (rows, first)):
         if len(here.table) > both:
             yield f"{len(here.table) - both} keys of {here.run} are missing in {there.run}"
+
+
+def _unscored(rows: Rows, first: Rows) -> Iterator[str]:
+    """Networks that only one of the two runs is scored by."""
+    for here, there in ((first, rows), (rows, first)):
+        if lacking := [network for network in here.networks if network not in there.networks]:
+            yield f"{there.run} has no scores by {', '.join(lacking)}, {here.run} has: p2l score {there.run}"
 
 
 def _other_task(run: OutputFolder, config: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:

@@ -29,7 +29,7 @@ from pipeline.scores.weights import Weights
 from pipeline.stores import retries, storage, storage_options
 
 TOGETHER = 16  # pictures of one shape that a network sees at a time
-ROWS_IN_GROUP = 256
+ROWS_IN_GROUP = 64  # pictures in memory
 
 
 @dataclass(frozen=True)

@@ -42,21 +42,25 @@ def score(asked: Request, tell: Callable[[str], None]) -> dict[str, Any]:
     not complete.
     """
     shards = asked.output.restored()
-    todo = tasks(asked, shards)
-    if todo:
-        _load_once(asked)
-        try:
-            with ray_session(), closing(_receipts(asked, todo)) as receipts:
+    try:
+        todo = tasks(asked, shards)
+        if todo:
+            _load_once(asked)
+            _run(asked, todo, tell)
+        return sums.write(asked, shards)
+    except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+        raise ScoringError(
+            f"{error}. What is scored stays, and the same command goes on from there"
+        ) from error
+
+
+def _run(asked: Request, todo: Sequence[Task], tell: Callable[[str], None]) -> None:
+    with ray_session(), closing(_receipts(asked, todo)) as receipts:
+        last = time.monotonic()
+        for done, _ in enumerate(receipts, 1):
+            if done == len(todo) or time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                tell(f"scored {done} of {len(todo)} shards")
                 last = time.monotonic()
-                for done, _ in enumerate(receipts, 1):
-                    if done == len(todo) or time.monotonic() - last > SECONDS_BETWEEN_LINES:
-                        tell(f"scored {done} of {len(todo)} shards")
-                        last = time.monotonic()
-        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-            raise ScoringError(
-                f"{error}. What is scored stays, and the same command goes on from there"
-            ) from error
-    return sums.write(asked, shards)
 
 
 def tasks(asked: Request, shards: Sequence[str]) -> list[Task]:
@@ -69,7 +73,11 @@ def tasks(asked: Request, shards: Sequence[str]) -> list[Task]:
 
 
 def _task(asked: Request, shard: str) -> Task:
-    rows = asked.output.read(asked.output.restored_file(shard), ("key", "status"))
+    file = asked.output.restored_file(shard)
+    try:
+        rows = asked.output.read(file, ("key", "status"))
+    except pa.ArrowException as error:
+        raise OSError(f"{asked.output.at(file)}: cannot be read: {error}") from error
     keys = rows.filter(pc.equal(rows["status"], "ok"))["key"].to_pylist()
     source = asked.sources.get(shard)
     return _lacking(asked, Task(shard, {}, source), keys, {"fingerprint": asked.fingerprint})

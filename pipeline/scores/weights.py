@@ -79,7 +79,7 @@ def _held(place: str) -> dict[str, str]:
 
 
 def _here(network: str, place: str | None) -> Path:
-    """A URL's file, copied once into the cache folder; a path as it is."""
+    """A URL's file, each version of it copied once into the cache folder; a path as it is."""
     if place is None or "://" not in place:
         file = packaged(network) if place is None else Path(place)
         if file is None or not file.is_file():
@@ -87,7 +87,7 @@ def _here(network: str, place: str | None) -> Path:
                 f"{place or NETWORKS[network].file}: not on this machine; needed by {network}"
             )
         return file
-    mark = hashlib.sha256(place.encode()).hexdigest()[:16]
+    mark = hashlib.sha256(f"{place} {storage.version(place)}".encode()).hexdigest()[:16]
     copy = cache_folder() / "networks" / mark / NETWORKS[network].file
     copy.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(copy.with_suffix(".lock")):

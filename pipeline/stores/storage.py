@@ -136,6 +136,17 @@ def kind(url: str) -> str | None:
         return None
 
 
+def version(url: str) -> str:
+    """What tells a file from another that is put in its place: its size, and its mark in the store.
+
+    Raises FileNotFoundError where there is none.
+    """
+    fs, path = split(url)
+    info = attempt(fs, url, "looked up", lambda: fs.info(path))
+    marks = ("ETag", "etag", "generation", "mtime", "created")
+    return f"{info['size']} {next((info[mark] for mark in marks if info.get(mark)), '')}"
+
+
 def open_read(url: str, *, read_ahead: int = 0) -> BinaryIO:
     """A seekable file, read in ranges: each read is one request for its bytes, and `read_ahead` more."""
     if url.endswith("/"):

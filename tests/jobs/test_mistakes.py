@@ -41,7 +41,7 @@ def test_a_job_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    for command in ("report", "verify"):
+    for command in ("report", "verify", "score"):
         assert str(tmp_path) in refused(command, str(tmp_path)).replace("\n", "")
 
 

@@ -69,7 +69,10 @@ def test_scores_are_compared_as_metrics_are_and_sets_by_resampling(
         write_run({"a": [ok_row(f"k{i}", i, factor=factor) for i in range(12)]}, name=f"by-{factor}")
         for factor in (4, 2)
     ]
-    sets = [{one["name"]: one["value"] for one in scored_here(run)["sets"]} for run in runs]
+    sets = [{one["name"]: one["value"] for one in scored_here(runs[0])["sets"]}]
+    (note,) = compare(runs).notes
+    assert note == f"{runs[1]} has no scores by efficientnet, {runs[0]} has: p2l score {runs[1]}"
+    sets.append({one["name"]: one["value"] for one in scored_here(runs[1])["sets"]})
     found = {d.metric: d for d in compare(runs).differences}
     for name in ("fd_efficientnet", "kd_efficientnet"):
         assert (found[name].first_mean, found[name].mean) == pytest.approx((sets[0][name], sets[1][name]))

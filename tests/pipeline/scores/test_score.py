@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,14 @@ import torch
 from PIL import Image
 
 from p2l_engine.metrics import NETWORKS, FeatureSums, frechet_distance, kernel_distance, weights_here
+from p2l_engine.metrics.networks import packaged
 from pipeline.config import ConfigError
 from pipeline.output import scores
 from pipeline.output.folder import OutputFolder
 from pipeline.pictures.images import decode_image
 from pipeline.scores import score as scoring
 from pipeline.scores.request import request
+from pipeline.scores.score import ScoringError
 from pipeline.scores.sets import FeatureSet
 from tests.pipeline.scores.here import Scores, scored_here
 
@@ -158,16 +161,29 @@ def test_every_mistake_of_a_request_is_named_before_anything_loads(
 
 
 def test_weights_that_are_others_are_refused_before_a_worker_starts(
-    write_run: Callable[..., str], ok_row: Any, tmp_path: Path
+    write_run: Callable[..., str], ok_row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are fetched from where they are, which is a store here."""
-    import fsspec
-
-    with fsspec.open(f"memory://networks/{NETWORKS['efficientnet'].file}", "wb") as file:
+    """They are fetched from where they are, which is a store here; and anew where they were mended."""
+    monkeypatch.setenv("P2L_CACHE", str(tmp_path / "cache"))
+    url, run = f"memory://networks/{NETWORKS['efficientnet'].file}", write_run({"a": [ok_row("k")]})
+    with fsspec.open(url, "wb") as file:
         torch.save({"weight": torch.zeros(1)}, file)
-    asked = request(write_run({"a": [ok_row("k")]}), ["fd_efficientnet"], "memory://networks", None)
+    asked = request(run, ["fd_efficientnet"], "memory://networks", None)
     with pytest.raises(ConfigError, match="not the weights of EfficientNet-Lite0"):
         scoring.score(asked, print)
+    brought = packaged("efficientnet")
+    assert brought is not None
+    with fsspec.open(url, "wb") as file:
+        file.write(brought.read_bytes())
+    (weights,) = request(run, ["fd_efficientnet"], url, None).weights
+    assert weights.place == url and weights.here().read_bytes() == brought.read_bytes()
+
+
+def test_a_shard_that_cannot_be_read_is_named(write_run: Callable[..., str], ok_row: Any) -> None:
+    run = write_run({"a": [ok_row("k")]})
+    Path(run, "restored", "a.parquet").write_bytes(b"PAR1 none")
+    with pytest.raises(ScoringError, match=r"restored/a.parquet: cannot be read: .* goes on"):
+        scoring.score(request(run, (), None, None), print)
 
 
 def test_a_merged_set_is_the_same_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
