@@ -117,7 +117,7 @@ def _show_counted(counted: Measurement) -> None:
 
 def _show_measured(measured: Measurement) -> None:
     output.print(
-        f"\nmeasured on this machine ({measured.device}): one step with and one without projection",
+        f"\nmeasured on this machine ({measured.device}): one step of each kind",
         soft_wrap=True,
     )
     table(

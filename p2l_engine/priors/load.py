@@ -104,7 +104,8 @@ def without_weights(architecture: Architecture, name: str = "without weights") -
         with _without_garbage_collection():
             from diffusers import UNet2DModel
         with torch.device("meta"):
-            return PixelDiffusion(unet=UNet2DModel.from_config(dict(architecture.unet)), **common)
+            network = UNet2DModel.from_config(dict(architecture.unet))
+        return PixelDiffusion(unet=network, **common)
 
     with _without_garbage_collection():
         from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -141,7 +141,7 @@ def test_a_bucket_s_is_fetched_and_its_architecture_read_without_weights(
 
 def test_an_architecture_alone_gives_shapes(network: Path) -> None:
     model = without_weights(read_architecture(str(network)))
-    assert model.kind == "pixel"
+    assert model.kind == "pixel" and model.schedule(10).steps[-1].alpha_bar_prev == 1
     assert model.predict_noise(torch.empty(2, 3, 16, 16, device="meta"), 5).shape == (2, 3, 16, 16)
 
 
