@@ -64,8 +64,15 @@ class ScoreShards:
     def __call__(self, block: pa.Table) -> pa.Table:
         (packed,) = block.column("task").to_pylist()
         task: Task = pickle.loads(packed)
-        found = self._pictures(task)
-        images = 0
+        try:
+            images = self._write(task)
+        except (OSError, pa.ArrowException) as error:
+            raise OSError(f"shard {task.shard}: cannot be scored: {' '.join(str(error).split())}") from error
+        return pa.table({"shard": [task.shard], "images": [images]})
+
+    def _write(self, task: Task) -> int:
+        """Every file of the task. Returns how many images are in each."""
+        found, images = self._pictures(task), 0
         with ExitStack() as stack:
             writers = {name: stack.enter_context(self._writer(task, name)) for name in task.networks}
             while batch := list(islice(found, ROWS_IN_GROUP)):
@@ -73,7 +80,7 @@ class ScoreShards:
                 for name, writer in writers.items():
                     rows = [row for part in _alike(batch) for row in _scored(part, name, self.scorers[name])]
                     writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
-        return pa.table({"shard": [task.shard], "images": [images]})
+        return images
 
     def _pictures(self, task: Task) -> Iterator[Picture]:
         if task.reference_set is None:

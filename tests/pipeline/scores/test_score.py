@@ -180,8 +180,18 @@ def test_weights_that_are_others_are_refused_before_a_worker_starts(
 
 
 def test_a_shard_that_cannot_be_read_is_named(write_run: Callable[..., str], ok_row: Any) -> None:
+    """Neither one without a footer, nor one with a hole where its pictures are; which leaves no scores."""
     run = write_run({"a": [ok_row("k")]})
-    Path(run, "restored", "a.parquet").write_bytes(b"PAR1 none")
+    file = Path(run, "restored", "a.parquet")
+    whole = file.read_bytes()
+    with pq.ParquetFile(file) as parquet:
+        place = parquet.schema_arrow.names.index("image")
+        hole = parquet.metadata.row_group(0).column(place).data_page_offset
+    file.write_bytes(whole[:hole] + bytes(64) + whole[hole + 64 :])
+    with pytest.raises(OSError, match="shard a: cannot be scored: "):
+        scored_here(run)
+    assert files_of(run) == {}
+    file.write_bytes(b"PAR1 none")
     with pytest.raises(ScoringError, match=r"restored/a.parquet: cannot be read: .* goes on"):
         scoring.score(request(run, (), None, None), print)
 
