@@ -21,8 +21,8 @@ FORBIDDEN = {
 }
 # From top to bottom, as imports run: each of these may import from those after it and from itself.
 WINGS = (
-    ("run",),
-    ("results", "cost", "scores"),
+    ("run", "scores"),
+    ("results", "cost"),
     ("worker",),
     ("observe",),
     ("cluster",),

@@ -22,6 +22,7 @@ from pipeline.config import ConfigError
 from pipeline.input import sources
 from pipeline.output import scores
 from pipeline.output.rows import READERS
+from pipeline.run import failures
 from pipeline.scores import sums
 from pipeline.scores.actor import ScoreShards, Task
 from pipeline.scores.request import Request
@@ -49,9 +50,7 @@ def score(asked: Request, tell: Callable[[str], None]) -> dict[str, Any]:
             _run(asked, todo, tell)
         return sums.write(asked, shards)
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-        raise ScoringError(
-            f"{error}. What is scored stays, and the same command goes on from there"
-        ) from error
+        raise ScoringError(failures.explain(error, asked.output.url)) from error
 
 
 def _run(asked: Request, todo: Sequence[Task], tell: Callable[[str], None]) -> None:

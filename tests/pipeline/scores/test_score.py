@@ -192,7 +192,7 @@ def test_a_shard_that_cannot_be_read_is_named(write_run: Callable[..., str], ok_
         scored_here(run)
     assert files_of(run) == {}
     file.write_bytes(b"PAR1 none")
-    with pytest.raises(ScoringError, match=r"restored/a.parquet: cannot be read: .* goes on"):
+    with pytest.raises(ScoringError, match=r"restored/a.parquet: cannot be read: "):
         scoring.score(request(run, (), None, None), print)
 
 
