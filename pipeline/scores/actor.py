@@ -57,6 +57,7 @@ class ScoreShards:
     ) -> None:
         storage_options.configure(config.storage)
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # the same features on GPUs as on CPUs, to within rounding
         self.config, self.output = config, output
         self.scorers = {of.network: NETWORKS[of.network].load(of.here(), device) for of in weights}
 

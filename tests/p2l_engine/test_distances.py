@@ -158,3 +158,31 @@ def test_weights_that_are_nowhere_are_named_and_not_downloaded(
         metrics.lpips(photograph, photograph)
     with pytest.raises(FileNotFoundError, match="weights-inception-2015-12-05-6726825d.pth"):
         metrics.inception_features(photograph[None])
+
+
+def test_vendors_networks_take_the_file_that_they_are_given(tmp_path: Path) -> None:
+    """Where a torchvision fits torch: LPIPS by random weights of a file, written out layer by layer."""
+    try:
+        from torchvision.models import alexnet
+    except (ModuleNotFoundError, RuntimeError) as error:
+        pytest.skip(f"the extra `metrics` is not to be had here: {error}")
+    import torchmetrics
+
+    found, file = metrics.NETWORKS["alexnet"], tmp_path / metrics.NETWORKS["alexnet"].file
+    torch.manual_seed(0)
+    trunk = alexnet(weights=None)
+    torch.save(trunk.state_dict(), file)
+    folder = Path(str(torchmetrics.__file__)).parent / "functional" / "image" / "lpips_models"
+    learned = list(torch.load(folder / "alex.pth", "cpu", weights_only=True).values())
+    scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[:, :, None, None]
+    x, y = (batch(square(of(), 64)) for of in HELD_OUT[:2])
+    maps = [((image.float() / 127.5 - 1) - scale[0]) / scale[1] for image in (x, y)]
+    expected = torch.zeros(1)
+    for number, layer in enumerate(trunk.features[:12]):
+        maps = [layer(image) for image in maps]
+        if number in (1, 4, 7, 9, 11):  # after each ReLU
+            chord = (torch.nn.functional.normalize(maps[0]) - torch.nn.functional.normalize(maps[1])).square()
+            expected = expected + (chord * learned.pop(0)).sum(1).mean((1, 2))
+    distances = found.load(file).distances
+    assert distances is not None
+    torch.testing.assert_close(distances(x, y), expected.detach(), rtol=1e-4, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from jobs.cli import app
 from p2l_engine.metrics import NETWORKS, FeatureSums, frechet_distance, kernel_distance, weights_here
 from p2l_engine.metrics.networks import packaged
 from pipeline.config import ConfigError
@@ -115,6 +118,25 @@ def test_what_changed_is_scored_again_and_what_cannot_be_is_told(
     assert scored_here(run)["metrics"]["perceptual_efficientnet"]["count"] == 5
     changed = {name for name, written in files_of(run).items() if before[name] != written}
     assert changed == {"scores/efficientnet/a.parquet"}
+
+
+def test_the_command_prints_what_stands_and_ends_with_its_status(
+    write_run: Callable[..., str], ok_row: Any
+) -> None:
+    """0 where all images are scored, 3 where some could not be; with nothing left to do, without Ray."""
+    rows = [ok_row(f"k{i}", i) for i in range(3)]
+    run = write_run({"a": rows})
+    values = by_name(scored_here(run))
+    shown = CliRunner().invoke(app, ["score", run, "--score", "fd_efficientnet"])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(rf"fd_efficientnet +{values['fd_efficientnet']:.4g} +3 +3 +the run's own", shown.output)
+    assert "kd_efficientnet" in shown.output, "what an earlier command had stays"
+    broken = rows[0] | {"key": "broken", "image": {"bytes": b"\x89PNG none", "path": None}}
+    failed = write_run({"a": [*rows, broken]}, name="failed")
+    scored_here(failed)
+    shown = CliRunner().invoke(app, ["score", failed])
+    assert shown.exit_code == 3 and "warning 1 images: " in shown.output
+    assert "left out: lpips_alex: alexnet-owt-7be5be79.pth is not at hand" in shown.output.replace("\n", " ")
 
 
 def test_another_set_is_fitted_as_the_run_was_and_earlier_sets_stay(
