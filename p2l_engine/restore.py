@@ -83,6 +83,8 @@ def restore(
         solver = solver.model_copy(update={"steps": steps})
     check_measurements(A, y)
     model = _prior_of(solver, model)
+    refuse(solver.too_small(model, A.image_shape(tuple(y.shape[1:]))[1:]), "method")
+    model = solver.around(model)
     check_conditions(model, A, y, prompts, seeds, initial_latents, prompt_embeddings)
     solver.schedule(model)  # refuses more steps than there are, before a network runs
     samples = solver.samples if isinstance(solver, Sampler) else 1

@@ -49,13 +49,17 @@ def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Optio
     return [f"steps: got {steps}; allowed: 1 to {most}, the timesteps that the model was trained with"]
 
 
-def model_problems(model: ModelConfig, solver: Solver, stores: storage_options.Options) -> list[str]:
-    """Why the method cannot run on the model. Nothing is fetched for a latent method that takes any."""
-    takes_any = type(solver).misfits is Solver.misfits
-    if solver.prior is None or (solver.prior == "latent" and takes_any and not is_near(model.id)):
+def model_problems(
+    model: ModelConfig, solver: Solver, size: tuple[int, int] | None, stores: storage_options.Options
+) -> list[str]:
+    """Why the method cannot run on the model, at a size; read from elsewhere only where it asks of it."""
+    takes_any = solver.prior == "latent" and not solver.asks_of_model()
+    if solver.prior is None or (takes_any and not is_near(model.id)):
         return []
     try:
-        return methods.misfits(solver, architecture_of(model, stores))
+        architecture = architecture_of(model, stores)
+        found = methods.misfits(solver, architecture)
+        return found if found or size is None else solver.too_small(architecture, size)
     except (OSError, ValueError) as error:
         return [
             f"name: got {solver.name}; allowed: with a {solver.prior} model; this cannot be read ({error})"

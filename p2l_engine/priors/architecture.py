@@ -41,6 +41,11 @@ class LatentArchitecture:
         return self.factor * int(self.unet["sample_size"])
 
     @property
+    def image_multiple(self) -> int:
+        """Height and width of an image have to be multiples of it."""
+        return self.factor * 2 ** (len(self.unet["block_out_channels"]) - 1)
+
+    @property
     def text_width(self) -> int:
         """The last dimension of text embeddings."""
         return int(self.text_encoder["hidden_size"])

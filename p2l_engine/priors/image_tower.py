@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from p2l_engine.priors import fetch
+from p2l_engine.priors.load import without_progress_bars
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
@@ -75,9 +76,11 @@ def load_tower(name: str, device: torch.device, dtype: torch.dtype) -> ImageTowe
         with torch.device("meta"):
             network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(_vision(name)))
     else:
-        network, report = CLIPVisionModelWithProjection.from_pretrained(
-            _folder(name, FILES), use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        folder = _folder(name, FILES)
+        with without_progress_bars():
+            network, report = CLIPVisionModelWithProjection.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
         if absent := sorted(report["missing_keys"]):
             raise ValueError(f"tower {name!r}: its weights lack {len(absent)} tensors, such as {absent[0]}")
     return ImageTower(network.to(device, dtype).eval().requires_grad_(False))

@@ -60,14 +60,14 @@ def load_model(
         with _without_garbage_collection():
             from diffusers import UNet2DModel
         subfolder = found.weights["unet"].rpartition("/")[0] or None
-        with _without_progress_bars():
+        with without_progress_bars():
             return PixelDiffusion(unet=_network(UNet2DModel, model_id, folder, "unet", subfolder), **common)
 
     with _without_garbage_collection():
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-    with _without_progress_bars():
+    with without_progress_bars():
         return LatentDiffusion(
             vae=_network(AutoencoderKL, model_id, folder, "vae", "vae"),
             unet=_network(UNet2DConditionModel, model_id, folder, "unet", "unet"),
@@ -131,7 +131,8 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
+    """Weights load without transformers' bars."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

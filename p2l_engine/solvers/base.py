@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p2l_engine.operators.base import ImageShape, LinearOperator
 from p2l_engine.priors.base import LatentPrior, Prior
+from p2l_engine.priors.patched import Patched, Patches
 from p2l_engine.schedule import Step
 from p2l_engine.seeding import generator, sample_seed
 from p2l_engine.settings import Grown, Settings
@@ -149,6 +150,18 @@ class Solver(Settings, ABC):
     def images(self, prior: Any, problem: Problem, state: Any) -> Tensor:
         """(B, 3, H, W), about [-1, 1], after the last step."""
 
+    def asks_of_model(self) -> bool:
+        """Whether `misfits` asks anything of a model of the right kind."""
+        return False
+
+    def too_small(self, model: Any, size: tuple[int, int]) -> list[str]:
+        """Why images of a size (height, width) cannot be restored by it; model: as in `misfits`."""
+        return []
+
+    def around(self, prior: Any) -> Any:
+        """The prior as the solver asks it."""
+        return prior
+
     def load(self, prior: Any) -> int:
         """Brings what it needs beside the prior into memory, once a process; the bytes of its weights."""
         return 0
@@ -180,6 +193,26 @@ class Sampler(Solver, Grown):
 
     def schedule(self, prior: Prior) -> Sequence[Step]:
         return prior.schedule(self.steps).steps
+
+
+class LatentSampler(Sampler):
+    """A sampler over latents. patches: how the noise of latents larger than the model's own is predicted."""
+
+    prior: ClassVar[Literal["latent"]] = "latent"
+    later: ClassVar[frozenset[str]] = frozenset({"samples", "patches"})
+    patches: Patches | None = None
+
+    def misfits(self, model: Any) -> list[str]:
+        return [] if self.patches is None else self.patches.misfits(model)
+
+    def asks_of_model(self) -> bool:
+        return self.patches is not None
+
+    def too_small(self, model: Any, size: tuple[int, int]) -> list[str]:
+        return [] if self.patches is None else self.patches.too_small(model, size)
+
+    def around(self, prior: LatentPrior) -> Any:
+        return prior if self.patches is None else Patched(prior, self.patches)
 
 
 S = TypeVar("S")

@@ -14,7 +14,7 @@ authors' exponent has |y - A x|^2 / tau^2 without a half: noise of deviation sig
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ from torch import Tensor
 from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
-from p2l_engine.solvers.base import LatentState, Problem, Sampler
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
 from p2l_engine.solvers.parts.classifier_free import predict_guided
 from p2l_engine.solvers.parts.guidance import fidelity
 
@@ -51,13 +51,12 @@ class DAPSState(LatentState):
     null: Tensor
 
 
-class DAPS(Sampler):
+class DAPS(LatentSampler):
     """sigma_max, sigma_min: ends of the annealing. flow_steps: network calls of each step's flow, times two.
 
     guidance_scale, null_prompt: of classifier-free guidance.
     """
 
-    prior: ClassVar[Literal["latent"]] = "latent"
     name: Literal["daps"] = "daps"
     steps: int = Field(default=50, ge=1)
     sigma_max: float = Field(default=10.0, gt=0)

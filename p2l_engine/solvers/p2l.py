@@ -26,13 +26,13 @@ LDPS, GML-DPS, PSLD and LDIR are the same loop with parts taken out.
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
-from p2l_engine.solvers.base import LatentState, Problem, Sampler
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, update
 from p2l_engine.solvers.parts.projection import Projection, project
 from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding
@@ -53,10 +53,9 @@ class P2LState(LatentState):
     moments: Moments
 
 
-class P2L(Sampler):
+class P2L(LatentSampler):
     """P2L, or with parts taken out (None) the baselines it is compared with."""
 
-    prior: ClassVar[Literal["latent"]] = "latent"
     name: Literal["p2l", "ldps", "gml_dps", "psld", "ldir"] = "p2l"
     prompt_tuning: PromptTuning | None = None
     projection: Projection | None = None

@@ -15,7 +15,7 @@ formula has the square root of 1 - a, and the steps ahead are taken at their own
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,7 @@ from torch import Tensor
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
-from p2l_engine.solvers.base import LatentState, Problem, Sampler
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, fidelity, gradient_at, update
 
 PATIENCE = 200  # iterations, after which an optimisation that gained nothing ends
@@ -45,14 +45,13 @@ class ReSampleState(LatentState):
     moments: Moments
 
 
-class ReSample(Sampler):
+class ReSample(LatentSampler):
     """every: steps from one consistency to the next. ahead: DDIM steps that its estimate is further on.
 
     spread: how much of the estimate, and how little of z'_{t-1}, the resampled latent has. pixel, latent: of
     the second and the last third.
     """
 
-    prior: ClassVar[Literal["latent"]] = "latent"
     name: Literal["resample"] = "resample"
     steps: int = Field(default=500, ge=1)
     every: int = Field(default=10, ge=1)

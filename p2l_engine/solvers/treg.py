@@ -16,7 +16,7 @@ encoder's mean is taken, where their code samples.
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ from torch import Tensor
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
-from p2l_engine.solvers.base import LatentState, Problem, Sampler
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
 from p2l_engine.solvers.parts.classifier_free import predict_guided
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, update
 from p2l_engine.solvers.parts.negation import Negation, negate
@@ -52,14 +52,13 @@ class TRegState(LatentState):
     moments: Moments
 
 
-class TReg(Sampler):
+class TReg(LatentSampler):
     """guidance_scale: of classifier-free guidance; null_prompt: the text it leads away from.
 
     negation: none unless a tower is named. guidance: the gradient of Eq. 50, with `residual: squared` as it
     is printed.
     """
 
-    prior: ClassVar[Literal["latent"]] = "latent"
     name: Literal["treg"] = "treg"
     steps: int = Field(default=200, ge=1)
     guidance_scale: float = Field(default=7.5, ge=0)
@@ -105,7 +104,11 @@ class TReg(Sampler):
         return prior.decode(state.z)
 
     def misfits(self, model: Any) -> list[str]:
-        return [] if self.negation is None else self.negation.misfits(model.text_width)
+        of_tower = [] if self.negation is None else self.negation.misfits(model.text_width)
+        return super().misfits(model) + of_tower
+
+    def asks_of_model(self) -> bool:
+        return super().asks_of_model() or self.negation is not None
 
     def load(self, prior: LatentPrior) -> int:
         return 0 if self.negation is None else self.negation.loaded(prior).weight_bytes

@@ -70,7 +70,7 @@ class JobHere(JobConfig):
         if "model" not in info.data:  # wrong itself, and said so
             return value
         model, stores = info.data["model"], info.data.get("storage", {})
-        problems = feasible.model_problems(model, value, stores)
+        problems = feasible.model_problems(model, value, info.data.get("size"), stores)
         # Of an operator that is wrong itself no preset was looked up, which may say how many steps.
         known = "operator" in info.data or "steps" in value.model_fields_set
         if isinstance(value, Sampler) and known:

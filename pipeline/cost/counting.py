@@ -129,6 +129,7 @@ class Part:
 def parts(prior: Any, solver: Solver, problem: Problem) -> Iterator[Part]:
     """All that restoring a problem takes, as one of each part that costs the same."""
     samples = solver.samples if isinstance(solver, Sampler) else 1
+    prior = solver.around(prior)
     schedule = solver.schedule(prior)
     state = solver.start(prior, problem)
 
