@@ -8,6 +8,7 @@ import typer
 
 from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import packing as packing_benchmark
+from jobs.benchmark import prompts as prompts_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
 from jobs.benchmark import store as store_benchmark
@@ -64,6 +65,18 @@ def tune(
     _known("grid", [grid], list(tuning.GRIDS))
     tried = _table(_tasks(task), tuning.rows(grid), out, images, 1, steps, held_out.TUNED_ON)
     print(figures.every_figure(tried, figures.read(tried, out, 1)))
+
+
+@app.command()
+def prompts(
+    task: Annotated[str, typer.Option(help=f"One of: {', '.join(quality_benchmark.TASKS)}.")] = "SR x4",
+    out: Out = "prompts",
+    images: Images = 32,
+) -> None:
+    """Restore from prompts that were tuned before, each image's own and the mean of others."""
+    _tasks([task])
+    for line in prompts_benchmark.run(task, images, out):
+        print(line, flush=True)
 
 
 def _tasks(given: list[str] | None) -> list[str]:

@@ -135,4 +135,5 @@ def _metric(column: str) -> Metric:
 
 def line(cells: Sequence[str]) -> str:
     """A line of a table in Markdown."""
+    """A line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"

@@ -125,6 +125,13 @@ class LatentDiffusion:
         prediction = self._unet(z.to(self.dtype), timestep, C.to(self.device, self.dtype)).sample
         return noise_of(self.process, prediction.to(self._outer_dtype), z, t)
 
+    def words(self) -> list[str]:
+        """The whole words of the tokenizer's vocabulary, in its order: prompts of one token."""
+        end = "</w>"
+        tokens = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
+        words = [token.removesuffix(end) for token, _ in tokens if token.endswith(end)]
+        return [word for word in words if word.isalpha() and len(word) > 1]
+
     def prompt_tokens(self, prompt: str) -> int:
         """How many tokens a prompt has; `prompt_length` of them are read."""
         return len(self._tokenizer(prompt, verbose=False).input_ids)

@@ -87,6 +87,11 @@ class JobConfig(Settings):
     )
     noise: float = Field(0.01, ge=0, description="a standard deviation of at least 0, for pixels in [-1, 1]")
     prompt: str = Field("", description="text")
+    prompt_embeddings: str | None = Field(
+        None,
+        min_length=1,
+        description="output of a run that kept prompt_embedding, a .npy file (tokens, width), or null",
+    )
     method: SerializeAsAny[Solver] = Field(DEFAULT_METHOD, description="a block with a name and its settings")
     seed: int = Field(0, description="a whole number")
     workers: Literal["auto"] | int | tuple[int, int] = Field(
@@ -119,15 +124,15 @@ class JobConfig(Settings):
             raise ValueError
         return tuple(map(storage.absolute, urls))
 
-    @field_validator("output")
+    @field_validator("output", "prompt_embeddings")
     @classmethod
-    def _absolute(cls, value: str) -> str:
-        return storage.absolute(value).rstrip("/")
+    def _absolute(cls, value: str | None) -> str | None:
+        return value and storage.absolute(value).rstrip("/")
 
-    @field_validator("input", "output")
+    @field_validator("input", "output", "prompt_embeddings")
     @classmethod
     def _without_secrets(cls, value: Any, info: Any) -> Any:
-        for url in [value] if isinstance(value, str) else value:
+        for url in [value] if isinstance(value, str) else value or ():
             _refuse_secret(info.field_name, url)
         return value
 
@@ -202,6 +207,17 @@ class JobConfig(Settings):
                 [
                     f"operator: got {self.operator.name} with drawn masks or kernels in mode restore; "
                     f"allowed: what made the measurements: {instead}"
+                ]
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_from_text(self) -> JobConfig:
+        if self.prompt_embeddings is not None and self.method.prior != "latent":
+            raise Mistakes(
+                [
+                    f"prompt_embeddings: got them for {self.method.name}, which reads no text; allowed: "
+                    "with a method of a latent model, or null"
                 ]
             )
         return self

@@ -7,6 +7,7 @@ restored/<shard>.parquet          a whole shard, each key once, in the input's o
 unfinished/<shard>/*.parquet      commits of a shard that is not whole, or rows done again by --retry-errors
 unfinished/<shard>/*.try-<n>      that an item was begun; gone when it is done
 metrics.parquet, summary.json     all rows without images, and what they come to
+prompts.json, prompt_embedding.npy  what `p2l prompts` tells of tuned prompts, and their mean
 report.html                       the page
 scores/, scores.json              see `pipeline.output.scores`
 """
@@ -29,6 +30,7 @@ from pipeline.output import columns
 from pipeline.stores import storage
 
 RUN, PROGRESS, USAGE, LEASE = "run.json", "progress.json", "usage.json", "lease.json"
+PROMPTS, MEAN_PROMPT = "prompts.json", "prompt_embedding.npy"
 METRICS_FILE, SUMMARY, REPORT = "metrics.parquet", "summary.json", "report.html"
 RESTORED, UNFINISHED = "restored", "unfinished"
 TRY = ".try-"

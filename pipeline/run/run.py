@@ -34,6 +34,7 @@ from pipeline.run.scan import scan
 from pipeline.run.stop import Stop
 from pipeline.run.watchdog import Watch
 from pipeline.stores import retries, storage, storage_options
+from pipeline.worker import stored_prompts
 
 
 class RunError(RuntimeError):
@@ -70,6 +71,7 @@ def run(
     retried = retries.Since()
     try:
         run_json.refuse_output_in_input(output, config.input)
+        stored_prompts.check(config)
         listed = sources.listing(config.input, config.reading)
         run_json.refuse_output_in_input(output, listed.linked)
         planned = listed.shards

@@ -32,6 +32,7 @@ class Prepared:
     image: (3, h, w) in [-1, 1]; the fitted original in mode measure, the measurement itself in mode restore.
     mask: (1, H, W), 1 where observed. kernel: (1, k, l), sum 1. pixels: the image as uint8 (h, w, 3).
     doubt: why the mask is hardly what was meant, if anything speaks against it.
+    embedding: (L, D), instead of that of a prompt.
     """
 
     row: InputRow
@@ -41,6 +42,7 @@ class Prepared:
     mask: Tensor | None
     kernel: Tensor | None
     doubt: str | None = None
+    embedding: Tensor | None = None
 
     @property
     def group(self) -> Hashable:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.priors.load import Model, load_model
 from pipeline.accelerators import own_dtype
 from pipeline.config import ModelConfig
@@ -28,6 +29,13 @@ def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) ->
     dtype = "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
     load_it = partial(load_model, config.id, revision=config.revision, device=device, dtype=dtype, kind=kind)
     model: Model = retries.retried(load_it, f"model {config.id}") if "://" in config.id else load_it()
+    return model
+
+
+def load_latent(config: ModelConfig) -> LatentDiffusion:
+    """As `load`; a model of another kind raises what `p2l_engine.load_model` does."""
+    model = load(config, kind="latent")
+    assert isinstance(model, LatentDiffusion)
     return model
 
 

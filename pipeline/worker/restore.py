@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipeline.input.rows import InputRow
 from pipeline.messages import describe, readable
 from pipeline.output.columns import Row
 from pipeline.pictures.images import ImageError, encode_png
-from pipeline.worker import micro_batch, models
+from pipeline.worker import micro_batch, models, stored_prompts
 from pipeline.worker.measure import Prepared, against, measurements, prepare
 from pipeline.worker.options import ActorOptions
 
@@ -54,6 +55,8 @@ class Restorer:
             there = config.model.model_copy(update={"device": self.device})
             self.model = models.load(there, self.solver.prior)
         self.solver.load(self.model)
+        url = config.prompt_embeddings
+        self._stored = None if url is None else stored_prompts.stored(url)
         self._constants = {
             "operator": json.dumps(config.operator.model_dump(mode="json")),
             "method": json.dumps(config.method.model_dump(mode="json")),
@@ -75,8 +78,8 @@ class Restorer:
         groups: dict[Hashable, list[Prepared]] = defaultdict(list)
         for row in rows:
             try:
-                image = prepare(row, self.config)
-            except ImageError as error:
+                image = self._prepared(row)
+            except (ImageError, LookupError) as error:
                 yield [self.failed(row, str(error))]
                 continue
             except Exception as error:  # a row never ends the job
@@ -88,6 +91,10 @@ class Restorer:
             elif _pixels(groups) >= limits.RESTORED_PIXELS:
                 yield from self._restore_groups(groups)
         yield from self._restore_groups(groups)
+
+    def _prepared(self, row: InputRow) -> Prepared:
+        image = prepare(row, self.config)
+        return image if self._stored is None else replace(image, embedding=self._stored(row))
 
     def _restore_groups(self, groups: dict[Hashable, list[Prepared]]) -> Iterator[list[Row]]:
         """The groups are emptied."""
@@ -159,12 +166,14 @@ class Restorer:
     def _restored(
         self, images: Sequence[Prepared], operator: LinearOperator, y: torch.Tensor, progress: Progress
     ) -> Restored:
+        given = [image.embedding for image in images if image.embedding is not None]
         return restore(
             self.model,
             operator.to(self.device),
             y.to(self.device),
             method=self.solver,
             prompts=[self._prompt(image) for image in images],
+            prompt_embeddings=torch.stack(given) if given else None,
             seeds=[image.seed for image in images],
             progress=progress,
             sigma=self.config.noise,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,21 @@ def noise_told(config: Mapping[str, Any], residuals: NoiseCheck | None) -> str |
         " The noise of a run in mode restore is what its job says." if config["mode"] == "restore" else ""
     )
     return f"{told[0].upper()}{told[1:]}.{stated}"
+
+
+def prompts(told: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Of tuned prompts, as prompts.json tells of them: whose it is, and the texts that are nearest."""
+    if not told:
+        return ()
+    rows = {"before tuning": told["before"], f"mean of {told['rows']:,}": told["mean"], **told["images"]}
+    return tuple(
+        (name, "; ".join(f"{kind}: {_near(of[kind])}" for kind in ("words", "captions") if kind in of))
+        for name, of in rows.items()
+    )
+
+
+def _near(texts: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(one["text"] for one in texts)
 
 
 def sets(summed_up: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

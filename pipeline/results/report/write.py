@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from p2l_engine import operators
 from pipeline.output import scores
-from pipeline.output.folder import REPORT, RUN, SUMMARY, OutputFolder
+from pipeline.output.folder import PROMPTS, REPORT, RUN, SUMMARY, OutputFolder
 from pipeline.output.rows import all_rows
 from pipeline.output.versions import upgrades
 from pipeline.results import noise
@@ -69,6 +69,7 @@ def render(output: OutputFolder, sample: int = SAMPLE) -> str:
         sections=gallery.show(output, choices),
         histograms=collect.histograms(rows, distances, residuals),
         noise_told=collect.noise_told(config, residuals),
+        prompts=collect.prompts(output.json(PROMPTS)),
         sets=collect.sets(summed_up if networks else {}),
         errors=collect.causes(rows),
         left_out=summary.get("left_out", ()),
