@@ -19,6 +19,7 @@ from pipeline.results.causes import by_cause
 from pipeline.results.summary import statistics
 from pipeline.scores import sets
 from pipeline.scores.request import Request
+from pipeline.scores.weights import NAMES
 
 OWN = "the run's own originals"
 KEYS_SHOWN = 10  # of each cause
@@ -27,7 +28,7 @@ KEYS_SHOWN = 10  # of each cause
 def write(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
     """Writes means of the distances, distances of the sets, and what could not be scored; returns them.
 
-    What earlier commands had of the same images by other networks, and against other sets, stays.
+    What earlier commands had of the same images by the same weights, and against other sets, stays.
     """
     before = asked.output.json(scores.SCORES_FILE)
     kept = {name: before["weights"][name] for name in scores.networks(asked.output, before)}
@@ -36,10 +37,13 @@ def write(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
     found = list(_sets(asked, shards))
     known = {(one["name"], one["against"]) for one in found}
     counts = {one["images"] for one in found}
+    same = {name for name in kept if weights[name] == kept[name]}
     earlier = [
         one
-        for one in (before["sets"] if kept else [])
-        if (one["name"], one["against"]) not in known and (not counts or one["images"] in counts)
+        for one in (before["sets"] if same else [])
+        if NAMES[one["name"]] in same
+        and (one["name"], one["against"]) not in known
+        and (not counts or one["images"] in counts)
     ]
     errors = _errors(asked, shards)
     content = {

@@ -160,6 +160,9 @@ def test_another_set_is_fitted_as_the_run_was_and_earlier_sets_stay(
     assert by_name(again, same)["fd_efficientnet"] == pytest.approx(0, abs=1e-3)
     assert by_name(again) == by_name(found)
     assert by_name(again, str(pictures)) == by_name(found, str(pictures))
+    file = Path(run, "scores.json")
+    file.write_text(json.dumps(again | {"weights": {"efficientnet": "of another"}}))
+    assert {one["against"] for one in scored_here(run)["sets"]} == {"the run's own originals"}
 
 
 def test_every_mistake_of_a_request_is_named_before_anything_loads(
