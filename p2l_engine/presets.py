@@ -56,7 +56,12 @@ SD_TREG = {"treg": {"negation": {"tower": "openai/clip-vit-large-patch14"}}}
 TINY_STEPS = 20
 # Methods with a loop of their own, alike for every operator.
 TINY_ELSEWHERE: dict[str, Settings] = {
-    "treg": {"steps": TINY_STEPS, "guidance_scale": 2.0, "negation": {"tower": "tiny"}},
+    "treg": {
+        "steps": TINY_STEPS,
+        "guidance_scale": 2.0,
+        "data": {"every": 1, "until": 1.0, "weight": 0.01},
+        "negation": {"tower": "tiny"},
+    },
     "resample": {
         "steps": TINY_STEPS,
         "every": 3,
@@ -67,8 +72,9 @@ TINY_ELSEWHERE: dict[str, Settings] = {
     },
     "daps": {
         "steps": 10,
+        "flow_steps": 1,
         "guidance_scale": 1.0,
-        "dynamics": {"iterations": 10, "momentum": 0.9, "tau": 0.05},
+        "dynamics": {"iterations": 10, "momentum": 0.9, "tau": 0.02},
     },
 }
 TINY = {

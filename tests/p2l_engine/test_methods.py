@@ -131,6 +131,29 @@ def test_baselines_are_settings_of_the_same_loop() -> None:
     assert guidance_of("ldir", "imagenet", "inpainting").step_size == 0.05
 
 
+@pytest.mark.parametrize(
+    ("operator", "iterations", "step_size", "momentum", "last"),
+    [
+        ("super_resolution x4", 30, 1e-4, 0.45, 1.0),
+        ("gaussian_blur", 40, 1e-5, 0.9, 1.0),
+        ("motion_blur", 30, 2e-5, 0.85, 1.0),
+        ("inpainting random", 15, 3e-5, 0.6, 1.0),
+        ("inpainting box", 58, 1.11e-6, 0.92, 0.43),
+    ],
+)
+def test_the_authors_settings_of_daps_are_those_of_their_configurations(
+    operator: str, iterations: int, step_size: float, momentum: float, last: float
+) -> None:
+    dynamics = methods.build("daps", "authors", operator).model_dump()["dynamics"]
+    assert dynamics == {
+        "iterations": iterations,
+        "step_size": step_size,
+        "momentum": momentum,
+        "last": last,
+        "tau": 0.01,
+    }
+
+
 def test_settings_are_laid_over_the_preset_key_by_key() -> None:
     method = built("p2l", "ffhq", "super_resolution", prompt_tuning={"iterations": 1}, projection=None)
     assert method.prompt_tuning == PromptTuning(iterations=1, learning_rate=1e-4)
