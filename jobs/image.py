@@ -45,9 +45,17 @@ def image(
     operator: Annotated[str, typer.Option(help="What degrades it: super_resolution, inpainting, ...")],
     method: Annotated[
         str,
-        typer.Option(help="p2l, ldps, gml_dps, psld, ldir, treg, resample, daps, tv, bicubic, adjoint."),
+        typer.Option(
+            help="p2l, ldps, gml_dps, psld, ldir, treg, resample, daps; dps, diffpir, dds, pigdm; "
+            "tv, bicubic, adjoint."
+        ),
     ] = "p2l",
-    model: Annotated[str, typer.Option(help="tiny, a hub id, a folder or a URL.")] = "tiny",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A hub id, a folder or a URL; by default tiny, or tiny-pixel for methods over pixels."
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Denoising steps; by default the method's own."),
@@ -77,6 +85,7 @@ def image(
     from pipeline.config import ConfigError, load_config
     from pipeline.stores.storage_options import configure
 
+    model = model or _shipped(method)
     outputs = {"OUT": out, "the comparison": out.parent / f"{out.stem}.compare.png"}
     inputs = {"IN": source, "--mask": mask, "--kernel": kernel}
     problems = picture_file.problems(outputs, inputs)
@@ -151,10 +160,20 @@ def _method(name: str, model: str, operator: str) -> dict[str, Any]:
     """The method's block: the settings found for this model and operator, where there are any."""
     from p2l_engine.methods import SOLVERS, has_presets
     from p2l_engine.presets import PRESETS
+    from p2l_engine.priors.fetch import SHIPPED
 
-    preset = "tiny" if model == "tiny" else "imagenet"
-    known = name in SOLVERS and has_presets(name) and operator in PRESETS[preset]
-    return {"name": name} | ({"preset": preset} if known else {})
+    if name not in SOLVERS or not has_presets(name):
+        return {"name": name}
+    papers = "paper" if SOLVERS[name].prior == "pixel" else "imagenet"
+    preset = "tiny" if model in SHIPPED else papers
+    return {"name": name} | ({"preset": preset} if operator in PRESETS[preset] else {})
+
+
+def _shipped(method: str) -> str:
+    """The small model that a method runs on."""
+    from p2l_engine.methods import SOLVERS
+
+    return "tiny-pixel" if method in SOLVERS and SOLVERS[method].prior == "pixel" else "tiny"
 
 
 def _needs_model(method: str) -> bool:
@@ -170,7 +189,7 @@ def _restore(
     from p2l_engine import metrics, restore
     from pipeline.input.rows import InputRow
     from pipeline.worker.measure import measurements, prepare
-    from pipeline.worker.models import load
+    from pipeline.worker.models import load, unread
 
     row = InputRow(
         key=name,
@@ -188,6 +207,8 @@ def _restore(
     out.parent.mkdir(parents=True, exist_ok=True)
     solver = config.method
     model = None if solver.prior is None else load(config.model, solver.prior)
+    if solver.prior == "pixel" and (told := unread(model, config.prompt)):
+        warn(told)
 
     start = time.perf_counter()
     with _progress() as advance:

@@ -76,6 +76,10 @@ TINY_ELSEWHERE: dict[str, Settings] = {
         "guidance_scale": 1.0,
         "dynamics": {"iterations": 10, "momentum": 0.9, "tau": 0.02},
     },
+    "dps": {"steps": 50, "step_size": 12.0, "clamp": True},
+    "diffpir": {"steps": TINY_STEPS, "weight": 7.0, "zeta": 1.0, "clamp": True},
+    "dds": {"steps": TINY_STEPS, "weight": 0.01, "eta": 0.85},
+    "pigdm": {"steps": TINY_STEPS},
 }
 TINY = {
     "motion_blur": _tiny(3.0, 1.0, 2, 0.01, 0.05),

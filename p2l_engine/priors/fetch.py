@@ -1,7 +1,7 @@
 """From a model's id to a local folder of the files that it uses.
 
 An id is one of
-- `tiny`: the small model inside this package;
+- `tiny`, `tiny-pixel`: the small models inside this package, over latents and over pixels;
 - a folder on this machine, in diffusers' layout;
 - an fsspec URL of a folder (gs://, s3://, file://, memory://), copied once into the cache folder;
 - `owner/name`: a repository of the Hugging Face hub, kept in the hub's own cache.
@@ -28,9 +28,9 @@ from p2l_engine.priors import layout
 
 logger = logging.getLogger(__name__)
 
-SHIPPED = {"tiny": ("tiny", "weights")}  # inside this package
+SHIPPED = {"tiny": ("tiny", "weights"), "tiny-pixel": ("tiny", "pixel", "weights")}  # inside this package
 ALLOWED = (
-    "allowed are 'tiny', a hub id (owner/name), a folder in diffusers' layout, "
+    "allowed are 'tiny', 'tiny-pixel', a hub id (owner/name), a folder in diffusers' layout, "
     "or an fsspec URL of one (gs://bucket/folder)"
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

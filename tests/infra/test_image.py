@@ -101,7 +101,7 @@ def test_the_wheel_of_the_image_builds_from_what_the_dockerfile_copies(tmp_path:
     (wheel,) = (tmp_path / "wheel").iterdir()
     assert wheel.name.startswith(f"p2l-{VERSION}-")
     weights = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".safetensors")]
-    assert weights and all(fnmatch.fnmatch(name, "p2l_engine/tiny/weights/*") for name in weights)
+    assert weights and all(fnmatch.fnmatch(name, "p2l_engine/tiny/*weights/*") for name in weights)
 
 
 @pytest.fixture

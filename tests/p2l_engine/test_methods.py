@@ -79,6 +79,7 @@ def test_the_shipped_models_settings_are_those_of_the_published_figures(operator
     assert (p2l.steps, p2l.prompt_tuning.iterations) == (20, 1)
 
 
+PIXEL_METHODS = ("dps", "diffpir", "dds", "pigdm")
 PIXELS: dict[
     tuple[str, str, str], tuple[int, dict[str, Any]]
 ] = {  # App. D.3, and each method's own code: steps, then what the method has
@@ -112,11 +113,17 @@ def test_methods_over_pixels_have_the_papers_and_their_authors_settings(
 
 @pytest.mark.parametrize(
     ("preset", "name", "kinds"),
-    [("imagenet", "dds", "latent"), ("paper", "p2l", "pixel"), ("tiny_adam", "dps", "latent")],
+    [("imagenet", "dds", "latent"), ("paper", "p2l", "pixel")],
 )
 def test_a_preset_for_methods_of_the_other_kind_is_refused(preset: str, name: str, kinds: str) -> None:
     (problem,) = methods.validate({"name": name, "preset": preset}, "super_resolution")
     assert problem == f"preset: got {preset}, which has settings for {kinds} methods"
+
+
+@pytest.mark.parametrize("operator", TINY)
+def test_methods_over_pixels_have_settings_for_the_shipped_model(operator: str) -> None:
+    steps = {name: methods.build(name, "tiny", operator).model_dump()["steps"] for name in PIXEL_METHODS}
+    assert steps == {"dps": 50, "diffpir": 20, "dds": 20, "pigdm": 20}
 
 
 def test_baselines_are_settings_of_the_same_loop() -> None:

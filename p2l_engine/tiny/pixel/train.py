@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from p2l_engine.tiny.photographs import MATE_FOLDER
 from p2l_engine.tiny.train import Training, random_crops
 
 WEIGHTS = Path(__file__).parent / "weights"
+WARM_UP = 50  # steps
 PROGRESS = "training.json"  # beside the weights: the steps so far
 
 
@@ -32,16 +34,18 @@ class Recipe:
 
     images: int = 4_000  # scenes, and as many crops
     steps: int = 60_000
-    batch: int = 16
-    # Until a step, squares of a side out of each image, in a part of the time; after the last whole images.
-    squares: tuple[tuple[int, int], ...] = ((4_000, 16), (12_000, 32))
+    batch: int = 8
+    squares: int = 8_000  # so many steps see a square of 32x32 pixels of each image, in a quarter of the time
     learning_rate: float = 1e-3
     decay: float = 0.998
 
 
 def new_unet() -> UNet2DModel:
-    """A U-Net on 64x64 pixels: thin where there are many, with attention where there are 8x8."""
-    return UNet2DModel(
+    """A U-Net on 64x64 pixels: thin where there are many, with attention where there are 8x8.
+
+    It begins with v = 0, as do its blocks with what they add: at little noise a good guess already.
+    """
+    unet = UNet2DModel(
         sample_size=64,
         in_channels=3,
         out_channels=3,
@@ -52,6 +56,11 @@ def new_unet() -> UNet2DModel:
         attention_head_dim=16,
         norm_num_groups=8,
     )
+    last = [module.conv2 for module in unet.modules() if isinstance(module, ResnetBlock2D)]
+    for convolution in (*last, unet.conv_out):
+        torch.nn.init.zeros_(convolution.weight)
+        torch.nn.init.zeros_(convolution.bias)
+    return unet
 
 
 def new_scheduler() -> DDPMScheduler:
@@ -86,8 +95,7 @@ def train(
     def loss(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(images.shape[1], (2, recipe.batch // 2), generator=generator).numpy()
         x = torch.cat([data.to_tensor(of[index]) for of, index in zip(images, chosen, strict=True)])
-        side = next((side for last, side in recipe.squares if step < last), x.shape[-1])
-        x = random_crops(x, side, generator) if side < x.shape[-1] else x
+        x = random_crops(x, 32, generator) if step < recipe.squares else x
         t = torch.randint(len(alpha_bar), (len(x),), generator=generator)
         noisy, velocity = _noised(x, alpha_bar[t].view(-1, 1, 1, 1), generator)
         predicted = unet(noisy.to(device, memory_format=torch.channels_last), t.to(device)).sample
@@ -153,7 +161,7 @@ def main() -> None:
         recipe.learning_rate,
         recipe.steps,
         checkpoint,
-        share=lambda progress: min(1.0, progress * recipe.steps / 200),
+        share=lambda progress: min(1.0, progress * recipe.steps / WARM_UP),
         decay=recipe.decay,
     )
     if arguments.start and not checkpoint.exists():

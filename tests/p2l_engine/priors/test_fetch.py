@@ -93,7 +93,8 @@ def without(*endings: str) -> dict[str, bytes]:
     [
         ("tinny", "did you mean 'tiny'"),
         ("./no/such/folder", "no such folder on this machine"),
-        ("stable-diffusion", "allowed are 'tiny', a hub id"),
+        ("stable-diffusion", "allowed are 'tiny', 'tiny-pixel', a hub id"),
+        ("tiny_pixel", "did you mean 'tiny-pixel'"),
         ("", "got ''"),
         ("gss://bucket/sd", "did you mean gs://"),
     ],
