@@ -12,6 +12,7 @@ from jobs.console import BadRequest, output, readable_errors, run_alone, table, 
 from jobs.restore import CONFIG_HELP, SET_HELP
 
 if TYPE_CHECKING:
+    from pipeline.config.caption import CaptionConfig
     from pipeline.cost.machines import MachineEstimate
     from pipeline.cost.plan import Estimate, Measurement
     from pipeline.prices import Prices
@@ -71,6 +72,8 @@ def plan(
     commit = commit_every(job, "cuda")
     _show_estimates(estimate(found, rows, accelerators), rows)
     _show_machines(machine_estimates(found, rows, commit, file), file, commit)
+    if job.caption is not None:
+        _show_captions(job.caption)
 
 
 def _wants_own_price(prices: Mapping[str, float]) -> bool:
@@ -183,6 +186,16 @@ def _show_machines(estimates: Sequence[MachineEstimate], prices: Prices, commit:
         f"{best.machine}, {_span(best.dollars)} dollars" if best else "none; too small, or never at an end"
     )
     output.print(f"cheapest for this job: {found} (extrapolated)", soft_wrap=True)
+
+
+def _show_captions(caption: CaptionConfig) -> None:
+    stage = (
+        f"captions are those of {caption.run}"
+        if caption.run
+        else f"captions come first: {caption.model} on each {caption.source}, a stage of its own on the same "
+        "workers, which is not in these figures"
+    )
+    output.print(stage, soft_wrap=True)
 
 
 def _span(figures: tuple[float, float] | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from p2l_engine.mistakes import Mistakes, did_you_mean
@@ -54,7 +55,7 @@ def _sentences(problem: ErrorDetails, kind: type[Settings]) -> Iterator[str]:
     if isinstance(raised, Mistakes):
         yield from raised.problems
     elif problem["type"] == "extra_forbidden":
-        allowed = [name for name in block.model_fields if name != "name"]
+        allowed = [name for name in _fields(block) if name != "name"]
         listed = ", ".join(allowed) or "nothing but the name"
         yield f"{path}: unknown setting; allowed: {listed}{did_you_mean(names[-1], allowed)}"
     elif problem["type"] == "missing":
@@ -77,10 +78,15 @@ def _place(problem: ErrorDetails, kind: type[Settings]) -> tuple[list[str], type
             break  # further parts tell which of several types failed
         last = block
         names.append(str(part))
-        field = block.model_fields.get(str(part))
+        field = _fields(block).get(str(part))
         annotation, description = (field.annotation, field.description) if field else (None, None)
         block = next((of for of in (annotation, *get_args(annotation)) if _is_block(of)), None)
     return names, last, annotation, description
+
+
+def _fields(block: type[Settings]) -> dict[str, FieldInfo]:
+    """By the names that a user writes."""
+    return {field.alias or name: field for name, field in block.model_fields.items()}
 
 
 def _is_block(annotation: Any) -> bool:

@@ -2,7 +2,7 @@
 
 An id is one of
 - `tiny`, `tiny-pixel`: the small models inside this package, over latents and over pixels;
-- a folder on this machine, in diffusers' layout;
+- a folder on this machine, in diffusers' layout, or in transformers' where a captioner is wanted;
 - an fsspec URL of a folder (gs://, s3://, file://, memory://), copied once into the cache folder;
 - `owner/name`: a repository of the Hugging Face hub, kept in the hub's own cache.
 """
@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,44 +33,51 @@ ALLOWED = (
     "allowed are 'tiny', 'tiny-pixel', a hub id (owner/name), a folder in diffusers' layout, "
     "or an fsspec URL of one (gs://bucket/folder)"
 )
+ALLOWED_CAPTIONER = (
+    "allowed are a hub id (owner/name) of a transformers image-to-text model, a folder of one, "
+    "or an fsspec URL of one (gs://bucket/folder)"
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def check_model_id(model_id: str, revision: str | None = None) -> list[str]:
+def check_model_id(
+    model_id: str, revision: str | None = None, wanted: layout.Layout | None = None
+) -> list[str]:
     """What is wrong with a model's id, as far as this machine can tell offline; empty when nothing is.
 
     For a folder and for shipped models the files and configurations are looked at too. Reads no weights.
+    wanted: the layout that it has to have, here and below; None for that of any prior.
     """
     kind = _kind(model_id)
     problems = []
     if kind == "file":
-        problems = [_single_file(model_id)]
+        problems = [_single_file(model_id, wanted)]
     elif kind == "unknown":
-        problems = [f"model: got {model_id!r}, {ALLOWED}{_hint(model_id)}"]
+        problems = [f"model: got {model_id!r}, {_allowed(wanted)}{_hint(model_id)}"]
     elif kind == "url":
         problems = _check_scheme(model_id)
     elif kind == "local":
-        problems = layout.check_folder(_local_folder(model_id))
+        problems = layout.check_folder(_local_folder(model_id), wanted)
     if revision is not None and kind in ("local", "url"):
         problems.append(f"revision: got {revision!r}, allowed only with a hub id; {model_id!r} has none")
     return problems
 
 
-def resolve(model_id: str, revision: str | None = None) -> Path:
+def resolve(model_id: str, revision: str | None = None, wanted: layout.Layout | None = None) -> Path:
     """The local folder of a model, fetched first where it has to be.
 
-    Raises ValueError when the id is none of the kinds above, or what it names is neither a Stable Diffusion
-    1.x or 2.x nor a pixel model in safetensors; ConnectionError when a fetch was cut short, or the hub is out
-    of reach and its cache lacks the model.
+    Raises ValueError when the id is none of the kinds above, or what it names is no model of the layout in
+    safetensors; ConnectionError when a fetch was cut short, or the hub is out of reach and its cache lacks
+    the model.
     """
-    problems = check_model_id(model_id, revision)
+    problems = check_model_id(model_id, revision, wanted)
     if problems:
         raise Mistakes(problems)
     kind = _kind(model_id)
     if kind == "local":
         return _local_folder(model_id)
-    folder = _from_url(model_id) if kind == "url" else _from_hub(model_id, revision)
-    problems = layout.check_folder(folder)
+    folder = _from_url(model_id, wanted) if kind == "url" else _from_hub(model_id, revision, wanted)
+    problems = layout.check_folder(folder, wanted)
     if problems:
         raise ValueError(f"model {model_id!r}: " + "; ".join(problems))
     return folder
@@ -86,30 +93,44 @@ def is_local(model_id: str) -> bool:
     return _kind(model_id) == "local"
 
 
-def read_configs(model_id: str, revision: str | None = None) -> tuple[layout.Layout, dict[str, str]]:
+def read_configs(
+    model_id: str, revision: str | None = None, wanted: layout.Layout | None = None
+) -> tuple[layout.Layout, dict[str, str]]:
     """A model's layout and the text of its `configs` and `scheduler`, as far as they are there.
 
     Of a model that is not here, these small files alone are fetched. Raises ValueError where there is no such
     model or it lacks one of `configs`; OSError when one cannot be fetched.
     """
-    problems = check_model_id(model_id, revision)
+    problems = check_model_id(model_id, revision, wanted)
     if problems:
         raise Mistakes(problems)
     kind = _kind(model_id)
-    wanted = tuple(dict.fromkeys(name for of in layout.LAYOUTS for name in (*of.configs, *of.scheduler)))
     if kind == "url":
         names: Collection[str] = _listed(model_id)[1]
     else:
-        folder = _local_folder(model_id) if kind == "local" else snapshot(model_id, revision, wanted)
+        local = kind == "local"
+        folder = _local_folder(model_id) if local else snapshot(model_id, revision, _configs(wanted))
         names = layout.listing(folder)
-    found = layout.layout_of(names)
+    found = layout.layout_of(names, wanted)
     if missing := [name for name in found.configs if name not in names]:
-        raise ValueError(f"model {model_id!r}: {missing[0]} is missing; it is not in diffusers' layout")
+        raise ValueError(f"model {model_id!r}: {missing[0]} is missing; it is not in {found.library}' layout")
     return found, {
         name: _read_text(model_id, name) if kind == "url" else (folder / name).read_text()
         for name in dict.fromkeys((*found.configs, *found.scheduler))
         if name in names
     }
+
+
+def _layouts(wanted: layout.Layout | None) -> Sequence[layout.Layout]:
+    return layout.LAYOUTS if wanted is None else (wanted,)
+
+
+def _configs(wanted: layout.Layout | None) -> set[str]:
+    return {name for of in _layouts(wanted) for name in (*of.configs, *of.scheduler)}
+
+
+def _allowed(wanted: layout.Layout | None) -> str:
+    return ALLOWED_CAPTIONER if wanted is layout.CAPTIONER else ALLOWED
 
 
 def _read_text(url: str, name: str) -> str:
@@ -150,11 +171,11 @@ def _hint(model_id: str) -> str:
     return ""
 
 
-def _single_file(model_id: str) -> str:
+def _single_file(model_id: str, wanted: layout.Layout | None) -> str:
     if "://" not in model_id and not Path(model_id).expanduser().is_file():
-        return f"model: got {model_id!r}, there is no such file on this machine; {ALLOWED}"
-    convert = layout.CONVERT_FILE.format(file=model_id)
-    return f"model: got {model_id!r}, a single file; {ALLOWED}; {convert}"
+        return f"model: got {model_id!r}, there is no such file on this machine; {_allowed(wanted)}"
+    convert = "" if wanted else f"; {layout.CONVERT_FILE.format(file=model_id)}"
+    return f"model: got {model_id!r}, a single file; {_allowed(wanted)}{convert}"
 
 
 def _check_scheme(url: str) -> list[str]:
@@ -170,9 +191,9 @@ def _check_scheme(url: str) -> list[str]:
     return []
 
 
-def _from_hub(repository: str, revision: str | None) -> Path:
-    folder = snapshot(repository, revision, {name for of in layout.LAYOUTS for name in of.small})
-    lacking = list(layout.layout_of(layout.listing(folder)).weights.values())
+def _from_hub(repository: str, revision: str | None, wanted: layout.Layout | None) -> Path:
+    folder = snapshot(repository, revision, {name for of in _layouts(wanted) for name in of.small})
+    lacking = list(layout.layout_of(layout.listing(folder), wanted).weights.values())
     for precision in (layout.FULL, layout.HALF):
         names = [layout.weight_names(stem, precision) for stem in lacking]
         folder = snapshot(repository, revision, [name for *first, _ in names for name in first])
@@ -217,12 +238,12 @@ def _listed(url: str) -> tuple[fsspec.AbstractFileSystem, dict[str, Mapping[str,
     return filesystem, {path.removeprefix(root).lstrip("/"): info for path, info in listed.items()}
 
 
-def _from_url(url: str) -> Path:
+def _from_url(url: str, wanted: layout.Layout | None) -> Path:
     filesystem, found = _listed(url)
-    missing = layout.missing_files(found)
+    missing = layout.missing_files(found, wanted)
     if missing:
         raise ValueError(f"model {url!r}: " + "; ".join(missing))
-    files = {name: found[name] for name in layout.used_files(found)}
+    files = {name: found[name] for name in layout.used_files(found, wanted)}
 
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)

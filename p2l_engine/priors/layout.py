@@ -1,8 +1,9 @@
-"""What a folder in diffusers' layout must hold to be a model that can be used.
+"""What a folder in diffusers' or transformers' layout must hold to be a model that can be used.
 
 A latent model is Stable Diffusion 1.x or 2.x; a pixel model is one network, in the folder of its pipeline or
-in a folder of its own. Weights are read from safetensors only: unpickling a .bin, .pt or .ckpt file can run
-anything. Nothing here imports torch.
+in a folder of its own; a captioner is a network of transformers with its image processor and tokenizer.
+Weights are read from safetensors only: unpickling a .bin, .pt or .ckpt file can run anything. Nothing here
+imports torch.
 """
 
 import fnmatch
@@ -10,6 +11,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,21 +25,24 @@ class Layout:
 
     weights: of each network, its file without the ending, or the begin of the names of several.
     configs: that must be there; scheduler: the names that its configuration may have; tokenizer: the two
-    files that it is, or tokenizer.json alone; optional: what else is used where it is there.
+    files that it is, or tokenizer.json alone; one_of: groups of names of which one must be there, and all
+    are used; optional: what else is used where it is there.
     """
 
-    kind: Literal["latent", "pixel"]
-    loader: str  # diffusers' class of the whole
+    kind: Literal["latent", "pixel", "captioner"]
+    loader: str  # the class of the whole, in `library`
     weights: Mapping[str, str]
     configs: tuple[str, ...]
     scheduler: tuple[str, ...]
     tokenizer: tuple[str, ...] = ()
+    one_of: tuple[tuple[str, ...], ...] = ()
     optional: tuple[str, ...] = ()
+    library: Literal["diffusers", "transformers"] = "diffusers"
 
     @property
     def small(self) -> tuple[str, ...]:
         """All that are no weights."""
-        return (*self.configs, *self.scheduler, *self.tokenizer, *self.optional)
+        return (*self.configs, *self.scheduler, *self.tokenizer, *chain(*self.one_of), *self.optional)
 
 
 LATENT = Layout(
@@ -80,10 +85,31 @@ PIXEL_NETWORK = Layout(
     scheduler=("scheduler_config.json", "scheduler/scheduler_config.json"),
     optional=("model_index.json",),
 )
-LAYOUTS = (LATENT, PIXEL_PIPELINE, PIXEL_NETWORK)
+LAYOUTS = (LATENT, PIXEL_PIPELINE, PIXEL_NETWORK)  # of the priors
+CAPTIONER = Layout(
+    "captioner",
+    "AutoModelForImageTextToText",
+    weights={"captioner": "model"},
+    configs=("config.json",),
+    scheduler=(),
+    one_of=(
+        ("preprocessor_config.json", "processor_config.json"),
+        ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+    ),
+    optional=(
+        "generation_config.json",
+        "merges.txt",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ),
+    library="transformers",
+)
+# transformers' types of models that write a text for a picture alone; others are to be asked something.
+CAPTIONER_TYPES = ("vision-encoder-decoder", "blip", "blip-2", "git", "pix2struct")
 CONVERT = (
     "a model with .bin weights is converted by: "
-    'python -c "from diffusers import {loader} as P; '
+    'python -c "from {library} import {loader} as P; '
     "P.from_pretrained('SOURCE', use_safetensors=False).save_pretrained('FOLDER')\""
 )
 CONVERT_FILE = (
@@ -94,20 +120,26 @@ CONVERT_FILE = (
 CHECKPOINT = (".safetensors", *PICKLED)  # how the names of such files end
 
 
-def layout_of(names: Collection[str]) -> Layout:
-    """That of a listing of paths, relative to the model's folder; a latent model's where nothing tells."""
+def layout_of(names: Collection[str], wanted: Layout | None = None) -> Layout:
+    """That of a listing of paths, relative to the model's folder; a latent model's where nothing tells.
+
+    wanted: the layout that it has to have, here and below; None for that of any prior.
+    """
+    if wanted is not None:
+        return wanted
     if any(name.startswith(("vae/", "text_encoder/")) for name in names):
         return LATENT
     return next((layout for layout in LAYOUTS[1:] if layout.configs[0] in names), LATENT)
 
 
-def missing_files(names: Collection[str]) -> list[str]:
+def missing_files(names: Collection[str], wanted: Layout | None = None) -> list[str]:
     """What a listing of paths, relative to the model's folder, lacks; empty when it lacks nothing."""
-    layout = layout_of(names)
-    convert = CONVERT.format(loader=layout.loader)
+    layout = layout_of(names, wanted)
+    convert = CONVERT.format(library=layout.library, loader=layout.loader)
     problems = [f"{name} is missing" for name in layout.configs if name not in names]
     if "tokenizer/tokenizer.json" not in names:
         problems += [f"{name} is missing" for name in layout.tokenizer if name not in names]
+    problems += [f"{' or '.join(group)} is missing" for group in layout.one_of if not set(group) & set(names)]
     for stem in layout.weights.values():
         if found := _weights(names, stem):
             problems += _missing_shards(found)
@@ -119,17 +151,17 @@ def missing_files(names: Collection[str]) -> list[str]:
     return problems
 
 
-def used_files(names: Collection[str]) -> list[str]:
+def used_files(names: Collection[str], wanted: Layout | None = None) -> list[str]:
     """The paths of a listing that a model uses; half-precision weights only where there are no others."""
-    layout = layout_of(names)
+    layout = layout_of(names, wanted)
     weights = [name for stem in layout.weights.values() for name in _weights(names, stem)]
     return [*(name for name in dict.fromkeys(layout.small) if name in names), *weights]
 
 
-def variant(folder: Path, network: str) -> str | None:
-    """diffusers' name for the weights to load: None for full precision, "fp16" where only those are there."""
+def variant(folder: Path, network: str, wanted: Layout | None = None) -> str | None:
+    """The vendors' name for the weights to load: None for full precision, "fp16" where that is all."""
     names = listing(folder)
-    return None if weights_of(names, layout_of(names).weights[network], FULL) else "fp16"
+    return None if weights_of(names, layout_of(names, wanted).weights[network], FULL) else "fp16"
 
 
 def weights_of(names: Collection[str], stem: str, precision: str) -> list[str]:
@@ -175,24 +207,25 @@ def _missing_shards(weights: list[str]) -> list[str]:
     ]
 
 
-def check_folder(folder: Path) -> list[str]:
+def check_folder(folder: Path, wanted: Layout | None = None) -> list[str]:
     """What keeps a local folder from being loaded: missing files, or another architecture."""
     if not folder.is_dir():
         return [f"model folder {str(folder)!r} is missing"]
     names = listing(folder)
-    layout, problems = layout_of(names), missing_files(names)
+    layout, problems = layout_of(names, wanted), missing_files(names, wanted)
     checkpoints = [path for path in sorted(folder.iterdir()) if path.name.endswith(CHECKPOINT)]
-    if checkpoints and not set(layout.configs) & names:
+    if checkpoints and not set(layout.configs) & names and layout.library == "diffusers":
         file = CONVERT_FILE.format(file=str(checkpoints[0]))
         problems = [f"it holds {checkpoints[0].name}, but is not in diffusers' layout; {file}"]
     if not problems:
         problems = [
             problem for stem in layout.weights.values() for problem in _check_index(folder, names, stem)
         ]
-    if not problems:
+    # Of a folder that was said to be of a kind, whether it is comes before what it lacks.
+    if not problems or (wanted and set(wanted.configs) <= names):
         try:
             configs = [_read_json(folder / name) for name in layout.configs]
-            problems = check_configs(layout, configs)
+            problems = check_configs(layout, configs) or problems
         except json.JSONDecodeError as error:
             problems = [f"a configuration is not JSON ({error}); fetch it again"]
     return [f"model folder {str(folder)!r}: {problem}" for problem in problems]
@@ -200,6 +233,8 @@ def check_folder(folder: Path) -> list[str]:
 
 def check_configs(layout: Layout, configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What in the contents of a layout's `configs` differs from the kind of model that it is."""
+    if layout is CAPTIONER:
+        return check_captioner(configs[0])
     return check_architecture(*configs[:3]) if layout is LATENT else check_pixel_architecture(configs[0])
 
 
@@ -255,6 +290,15 @@ def check_pixel_architecture(unet: Mapping[str, Any]) -> list[str]:
         if (got := unet.get(setting, defaults.get(setting, values[0]))) not in values
     ]
     return problems + _check_sample_size(unet, "images")
+
+
+def check_captioner(config: Mapping[str, Any]) -> list[str]:
+    """What in a network's configuration differs from one that writes a text for a picture."""
+    kind = config.get("model_type")
+    if kind in CAPTIONER_TYPES:
+        return []
+    allowed = f"a transformers model that captions a picture alone, of type {', '.join(CAPTIONER_TYPES)}"
+    return [f"its network is of type {kind}, allowed: {allowed}"]
 
 
 def _check_sample_size(unet: Mapping[str, Any], what: str) -> list[str]:

@@ -57,31 +57,44 @@ def load_model(
 
     # These imports take seconds, which a mistake above should not cost.
     if found.kind == "pixel":
-        with _without_garbage_collection():
+        with without_garbage_collection():
             from diffusers import UNet2DModel
         subfolder = found.weights["unet"].rpartition("/")[0] or None
         with without_progress_bars():
-            return PixelDiffusion(unet=_network(UNet2DModel, model_id, folder, "unet", subfolder), **common)
+            return PixelDiffusion(
+                unet=read_network(UNet2DModel, model_id, folder, "unet", subfolder), **common
+            )
 
-    with _without_garbage_collection():
+    with without_garbage_collection():
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
     with without_progress_bars():
         return LatentDiffusion(
-            vae=_network(AutoencoderKL, model_id, folder, "vae", "vae"),
-            unet=_network(UNet2DConditionModel, model_id, folder, "unet", "unet"),
-            text_encoder=_network(CLIPTextModel, model_id, folder, "text_encoder", "text_encoder"),
+            vae=read_network(AutoencoderKL, model_id, folder, "vae", "vae"),
+            unet=read_network(UNet2DConditionModel, model_id, folder, "unet", "unet"),
+            text_encoder=read_network(CLIPTextModel, model_id, folder, "text_encoder", "text_encoder"),
             tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
             **common,
         )
 
 
-def _network(kind: Any, model_id: str, folder: Path, name: str, subfolder: str | None) -> Any:
+def read_network(
+    kind: Any,
+    model_id: str,
+    folder: Path,
+    name: str,
+    subfolder: str | None,
+    wanted: layout.Layout | None = None,
+) -> Any:
+    """A network of the vendors' class `kind`. wanted: see `layout.layout_of`.
+
+    Raises ValueError where its weights lack some.
+    """
     loaded, report = kind.from_pretrained(
         folder,
         subfolder=subfolder,
-        variant=layout.variant(folder, name),
+        variant=layout.variant(folder, name, wanted),
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
@@ -101,13 +114,13 @@ def without_weights(architecture: Architecture, name: str = "without weights") -
     """
     common: dict[str, Any] = {"scheduler_config": architecture.scheduler, "name": name, "device": "meta"}
     if architecture.kind == "pixel":
-        with _without_garbage_collection():
+        with without_garbage_collection():
             from diffusers import UNet2DModel
         with torch.device("meta"):
             network = UNet2DModel.from_config(dict(architecture.unet))
         return PixelDiffusion(unet=network, **common)
 
-    with _without_garbage_collection():
+    with without_garbage_collection():
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -119,7 +132,7 @@ def without_weights(architecture: Architecture, name: str = "without weights") -
 
 
 @contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Imports make many objects and free few: the collector's passes over them cost a quarter of the time."""
     enabled = gc.isenabled()
     gc.disable()

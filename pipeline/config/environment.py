@@ -12,8 +12,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from p2l_engine.mistakes import refuse
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.priors.fetch import check_model_id
+from p2l_engine.priors.layout import CAPTIONER
 from p2l_engine.solvers import Sampler, Solver
 from pipeline import feasible
+from pipeline.config.caption import CaptionConfig
 from pipeline.config.job import OWN_SIDE, JobConfig, ModelConfig
 from pipeline.stores import storage_options
 
@@ -55,6 +57,13 @@ class JobHere(JobConfig):
         if "model" not in info.data:  # wrong itself, and said so
             return None
         return (feasible.own_side(info.data["model"], info.data.get("storage", {})),) * 2
+
+    @field_validator("caption")
+    @classmethod
+    def _captioner(cls, value: CaptionConfig | None) -> CaptionConfig | None:
+        if value is not None and value.model is not None:
+            refuse(check_model_id(value.model, value.revision, CAPTIONER), "caption")
+        return value
 
     @field_validator("operator")
     @classmethod

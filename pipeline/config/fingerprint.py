@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 OF_RESULT = ("mode", "model", "size", "fit", "operator", "noise", "prompt", "method", "seed")
 # Left out while they are the default, for runs begun before these were settings.
-OF_INPUT = ("columns", "keys", "prompt_embeddings")
+OF_INPUT = ("columns", "keys", "prompt_embeddings", "caption")
 ABSENT = "(absent)"
 
 

@@ -12,6 +12,7 @@ from p2l_engine.operators import OperatorSettings
 from p2l_engine.settings import Settings
 from p2l_engine.solvers import Sampler, Solver
 from pipeline.config import fingerprint
+from pipeline.config.caption import CaptionConfig
 from pipeline.input.rows import Keys, Reading
 from pipeline.prices import load_prices
 from pipeline.stores import storage, storage_options
@@ -92,6 +93,9 @@ class JobConfig(Settings):
         min_length=1,
         description="output of a run that kept prompt_embedding, a .npy file (tokens, width), or null",
     )
+    caption: CaptionConfig | None = Field(
+        None, description="a block {model, revision, from, template}, or null"
+    )
     method: SerializeAsAny[Solver] = Field(DEFAULT_METHOD, description="a block with a name and its settings")
     seed: int = Field(0, description="a whole number")
     workers: Literal["auto"] | int | tuple[int, int] = Field(
@@ -134,6 +138,13 @@ class JobConfig(Settings):
     def _without_secrets(cls, value: Any, info: Any) -> Any:
         for url in [value] if isinstance(value, str) else value or ():
             _refuse_secret(info.field_name, url)
+        return value
+
+    @field_validator("caption")
+    @classmethod
+    def _caption_without_secrets(cls, value: CaptionConfig | None) -> CaptionConfig | None:
+        for name, url in (value.urls if value else {}).items():
+            _refuse_secret(name, url or "")
         return value
 
     @field_validator("storage", mode="before")
@@ -220,6 +231,28 @@ class JobConfig(Settings):
                     "with a method of a latent model, or null"
                 ]
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_captions(self) -> JobConfig:
+        if self.caption is None:
+            return self
+        problems = []
+        if self.method.prior != "latent":
+            allowed = "allowed: with a method of a latent model, or null"
+            problems.append(f"caption: got one for {self.method.name}, which reads no text; {allowed}")
+        if self.prompt_embeddings is not None:
+            problems.append("prompt_embeddings: got them beside caption; allowed: one of them")
+        if self.prompt:
+            allowed = "allowed: one of them; the words can stand in caption.template"
+            problems.append(f"prompt: got {self.prompt!r} beside caption; {allowed}")
+        if self.mode == "restore" and self.caption.source == "original":
+            allowed = "allowed: measurement, or the output of a run"
+            problems.append(f"caption.from: got original in mode restore, which has none; {allowed}")
+        if self.caption.run == self.output:
+            allowed = "allowed: another one, or original or measurement"
+            problems.append(f"caption.from: got the output of this job; {allowed}")
+        refuse(problems)
         return self
 
     @model_validator(mode="after")

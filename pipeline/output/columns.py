@@ -60,6 +60,7 @@ _COLUMNS = {
     "status": pa.string(),  # ok | error
     "error": pa.string(),  # "cause: details"; null where ok
     "warning": pa.string(),  # "cause: details" of what speaks against an ok row; null where nothing does
+    "caption": pa.string(),  # that its prompt was made of; null without captions
     "image": IMAGE,  # restored, PNG; null where error
     "measurement": IMAGE,  # what was restored from, rounded to 8 bits; null where it is no RGB picture
     "reference": IMAGE,  # the fitted original; null in mode `restore`
@@ -76,7 +77,12 @@ _COLUMNS = {
     "model": pa.string(),
     "fingerprint": pa.string(),
 }
-LATER_COLUMNS = ("warning", "deviation", "measured")  # which outputs begun by earlier versions lack
+LATER_COLUMNS = (
+    "warning",
+    "caption",
+    "deviation",
+    "measured",
+)  # which outputs begun by earlier versions lack
 
 
 def _hugging_face_features() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.output.columns import OUTPUT_SCHEMA, ROWS_IN_GROUP, Row, open_writer
-from pipeline.output.folder import RESTORED, TRY, UNFINISHED, OutputFolder
+from pipeline.output.folder import CAPTIONS, RESTORED, TRY, UNFINISHED, OutputFolder
 from pipeline.stores import retries, storage
 
 
@@ -44,4 +44,4 @@ def remove_leftovers(output: OutputFolder) -> int:
 def _is_own(leftover: str) -> bool:
     """Whether it is of this output; other folders in it may hold the input, or another run."""
     folder, _, name = leftover.rpartition("/")
-    return name.startswith(".") and folder.split("/")[0] in ("", RESTORED, UNFINISHED)
+    return name.startswith(".") and folder.split("/")[0] in ("", CAPTIONS, RESTORED, UNFINISHED)

@@ -3,6 +3,7 @@
 run.json                          what the run was begun with, and each of its starts
 progress.json, usage.json         how far it is, and what its workers took; every earlier start as well
 lease.json                        which driver writes, while one does
+captions/<shard>.parquet          see `pipeline.output.captions`
 restored/<shard>.parquet          a whole shard, each key once, in the input's order
 unfinished/<shard>/*.parquet      commits of a shard that is not whole, or rows done again by --retry-errors
 unfinished/<shard>/*.try-<n>      that an item was begun; gone when it is done
@@ -32,7 +33,7 @@ from pipeline.stores import storage
 RUN, PROGRESS, USAGE, LEASE = "run.json", "progress.json", "usage.json", "lease.json"
 PROMPTS, MEAN_PROMPT = "prompts.json", "prompt_embedding.npy"
 METRICS_FILE, SUMMARY, REPORT = "metrics.parquet", "summary.json", "report.html"
-RESTORED, UNFINISHED = "restored", "unfinished"
+CAPTIONS, RESTORED, UNFINISHED = "captions", "restored", "unfinished"
 TRY = ".try-"
 MENDS = {
     RUN: "put back a copy of it, or choose another output: this one's settings are not known",

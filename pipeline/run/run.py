@@ -27,7 +27,7 @@ from pipeline.output.folder import SUMMARY, OutputFolder
 from pipeline.output.progress_json import Start
 from pipeline.results import summary
 from pipeline.results.summary import RunSummary
-from pipeline.run import budget, failures, graph, pool
+from pipeline.run import budget, captioning, failures, graph, pool
 from pipeline.run.breaker import Breaker
 from pipeline.run.compaction import Compaction
 from pipeline.run.scan import scan
@@ -88,6 +88,8 @@ def run(
     if not chosen:
         raise RunError(f"--shards {shards}: matches none of {some(names)}")
     open_shards = _open_shards(output, chosen, retry_errors)
+    if open_shards:
+        captioning.check(config)
     dollars = usage_json.dollars(earlier, config.price)
     if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
         raise LimitError(budget.spent(dollars, config.budget))
@@ -178,6 +180,7 @@ def _restore(
             retry_errors=retry_errors,
             open_shards=open_shards,
             stores=config.storage,
+            captions_of=captioning.fingerprint(config),
         )
         total, left = sum(found.rows[name] for name in chosen), sum(item.left for item in found.work)
         lease.check(output, held.lease)
@@ -187,25 +190,26 @@ def _restore(
         crew.wanted = pool.wanted(config, options.device)
         breaker = Breaker(None if retry_errors else config.error_share)
         size, gpus = options.batch_size, partial(pool.gpus, options.device)
-        with (
-            budget.kept(observer.usage, config.budget, held.stop, gpus),
-            Progress(entry, total, total - left, size, retries=found.retries, crew=crew).shown() as progress,
-        ):
-            for note in (*pool.notes(config, options.device), *run_json.begin(config, options.device)):
-                progress.say(note)
-            for one in (*listed.left_out, *found.left_out):
-                progress.say(str(one))
-            for part in graph.parts(found.work, pool.commit_every(config, options.device)):
-                # Closed here, stopped or not: Ray Data cancels what is in work, for which Ray has to be up.
-                with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
-                    for receipts in held.stop.gracefully(made):
-                        watch.progress()
-                        progress.committed(receipts)
-                        whole.count(receipts)
-                        observer.committed(receipts)
-                        observer.retried(progress.retries)
-                        breaker.committed(receipts)
-            whole.finish()
+        for note in (*pool.notes(config, options.device), *run_json.begin(config, options.device)):
+            say(note)
+        for one in (*listed.left_out, *found.left_out):
+            say(str(one))
+        with budget.kept(observer.usage, config.budget, held.stop, gpus):
+            captioning.caption(config, found.uncaptioned, options, held.lease, moved=watch.progress, tell=say)
+            with Progress(
+                entry, total, total - left, size, retries=found.retries, crew=crew
+            ).shown() as progress:
+                for part in graph.parts(found.work, pool.commit_every(config, options.device)):
+                    # Closed here, stopped or not: Ray Data cancels what is in work while Ray is up.
+                    with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
+                        for receipts in held.stop.gracefully(made):
+                            watch.progress()
+                            progress.committed(receipts)
+                            whole.count(receipts)
+                            observer.committed(receipts)
+                            observer.retried(progress.retries)
+                            breaker.committed(receipts)
+                whole.finish()
         return Done(left, progress.retries + whole.retries, found.left_out)
 
 

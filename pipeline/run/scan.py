@@ -21,6 +21,7 @@ from pipeline.input.keys import Place, bad_keys, key_hash, repeated_keys
 from pipeline.input.rows import LeftOut, SourceError, merged
 from pipeline.input.sources import Shard
 from pipeline.messages import readable
+from pipeline.output import captions
 from pipeline.output.folder import OutputFolder
 from pipeline.stores import retries, storage, storage_options
 from pipeline.stores.storage_options import Options
@@ -42,6 +43,7 @@ _SCANNED = pa.schema(
         ("problems", pa.list_(pa.string())),
         ("retries", retries.NAMES),
         ("left_out", pa.list_(_LEFT_OUT)),
+        ("captioned", pa.bool_()),
     ]
 )
 
@@ -49,13 +51,14 @@ _SCANNED = pa.schema(
 class Scanned(NamedTuple):
     """work: what is left of the open shards. rows: of each shard by name. retries: the error of each.
 
-    left_out: what of all shards becomes no row.
+    left_out: what of all shards becomes no row. uncaptioned: those of the work whose captions are to be made.
     """
 
     work: list[Work]
     rows: dict[str, int]
     retries: list[str]
     left_out: tuple[LeftOut, ...]
+    uncaptioned: list[Work]
 
 
 def scan(
@@ -65,8 +68,11 @@ def scan(
     retry_errors: bool,
     open_shards: set[str],
     stores: Options,
+    captions_of: str | None = None,
 ) -> Scanned:
     """The work of the shards named in `open_shards`; the keys of all shards are checked.
+
+    captions_of: the fingerprint of the settings that captions are made with; None where none are made.
 
     Raises SourceError naming every key that is missing, not text, or there twice in the run.
     """
@@ -74,7 +80,13 @@ def scan(
     found = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            partial(_scan_shard, output=output, retry_errors=retry_errors, stores=stores),
+            partial(
+                _scan_shard,
+                output=output,
+                retry_errors=retry_errors,
+                stores=stores,
+                captions_of=captions_of,
+            ),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=TASK_CPUS,
@@ -97,10 +109,13 @@ def scan(
         {name: item["rows"] for name, item in by_name.items()},
         [name for item in found for name in item["retries"]],
         merged(LeftOut.of(one) for shard in shards for one in by_name[shard.name]["left_out"]),
+        [one for one in work if one.left and not by_name[one.shard.name]["captioned"]],
     )
 
 
-def _scan_shard(batch: pa.Table, output: OutputFolder, retry_errors: bool, stores: Options) -> pa.Table:
+def _scan_shard(
+    batch: pa.Table, output: OutputFolder, retry_errors: bool, stores: Options, captions_of: str | None
+) -> pa.Table:
     storage_options.configure(stores)
     retried = retries.Since()
     item = batch.to_pylist()[0]
@@ -126,6 +141,9 @@ def _scan_shard(batch: pa.Table, output: OutputFolder, retry_errors: bool, store
         "problems": problems,
         "retries": retried.names(),
         "left_out": [asdict(one) for one in left_out],
+        "captioned": captions_of is None
+        or not item["open"]
+        or captions.holds(output, shard.name, keys, captions_of, count_errors=count_errors),
     }
     return pa.Table.from_pylist([summary], schema=_SCANNED)
 

@@ -33,6 +33,7 @@ class Prepared:
     mask: (1, H, W), 1 where observed. kernel: (1, k, l), sum 1. pixels: the image as uint8 (h, w, 3).
     doubt: why the mask is hardly what was meant, if anything speaks against it.
     embedding: (L, D), instead of that of a prompt.
+    caption: of the picture, where the job has captions.
     """
 
     row: InputRow
@@ -43,6 +44,7 @@ class Prepared:
     kernel: Tensor | None
     doubt: str | None = None
     embedding: Tensor | None = None
+    caption: str | None = None
 
     @property
     def group(self) -> Hashable:
@@ -103,6 +105,22 @@ def measurements(images: Sequence[Prepared], config: JobConfig) -> tuple[LinearO
         kernels=kernels,
     )
     return operator, operator.measure(x, config.noise, [generator(image.seed, "noise") for image in images])
+
+
+def rgb(y: Tensor) -> np.ndarray | None:
+    """A measurement (*measurement) as a picture uint8 (H, W, 3), of whatever size; None where it is none."""
+    return metrics.to_uint8(y) if y.ndim == 3 and y.shape[0] == 3 else None
+
+
+def shown(image: Prepared, config: JobConfig) -> np.ndarray:
+    """The measurement as a picture uint8 (H, W, 3): itself, or back-projected where it is no RGB picture.
+
+    It is the one that the image is restored from, since its numbers are drawn from the key's seed. Raises
+    ValueError where the operator cannot apply to images of this shape.
+    """
+    operator, y = measurements([image], config)
+    picture = rgb(y[0])
+    return metrics.to_uint8(operator.backproject(y)[0]) if picture is None else picture
 
 
 def originals(config: JobConfig, shard: Shard, wanted: Sequence[bool]) -> Iterator[np.ndarray | None]:

@@ -28,11 +28,13 @@ from pipeline.input.rows import InputRow
 from pipeline.messages import describe, readable
 from pipeline.output.columns import Row
 from pipeline.pictures.images import ImageError, encode_png
-from pipeline.worker import micro_batch, models, stored_prompts
-from pipeline.worker.measure import Prepared, against, measurements, prepare
+from pipeline.worker import captions, micro_batch, models, stored_prompts
+from pipeline.worker.measure import Prepared, against, measurements, prepare, rgb
 from pipeline.worker.options import ActorOptions
 
 log = logging.getLogger(__name__)
+
+UNUSED = "caption not used: the row has a prompt of its own"
 
 
 class Restorer:
@@ -57,6 +59,7 @@ class Restorer:
         self.solver.load(self.model)
         url = config.prompt_embeddings
         self._stored = None if url is None else stored_prompts.stored(url)
+        self._caption = captions.stored(config)
         self._constants = {
             "operator": json.dumps(config.operator.model_dump(mode="json")),
             "method": json.dumps(config.method.model_dump(mode="json")),
@@ -93,8 +96,13 @@ class Restorer:
         yield from self._restore_groups(groups)
 
     def _prepared(self, row: InputRow) -> Prepared:
+        """Raises ImageError, and LookupError for one without a caption or embedding that there should be."""
         image = prepare(row, self.config)
-        return image if self._stored is None else replace(image, embedding=self._stored(row))
+        return replace(
+            image,
+            embedding=None if self._stored is None else self._stored(row),
+            caption=None if self._caption is None else self._caption(row),
+        )
 
     def _restore_groups(self, groups: dict[Hashable, list[Prepared]]) -> Iterator[list[Row]]:
         """The groups are emptied."""
@@ -154,9 +162,11 @@ class Restorer:
             if "deviation" in self.config.keep and restored.deviation is not None:
                 levels = metrics.to_uint8(restored.deviation[index] - 1)  # 0 is no deviation
                 row["deviation"] = _picture(image.row.key, levels)
+            row["caption"] = image.caption
             row["residual"] = float(restored.residual[index])
             row["measured"] = int(measured[index])
-            doubts = (image.doubt, models.unread(self.model, self._prompt(image)))
+            unused = UNUSED if image.caption is not None and image.row.prompt is not None else None
+            doubts = (image.doubt, unused, models.unread(self.model, self._prompt(image)))
             row["warning"] = "; ".join(filter(None, doubts)) or None
             if "prompt_embedding" in self.config.keep and restored.prompt_embeddings is not None:
                 row["prompt_embedding"] = restored.prompt_embeddings[index].float().cpu().numpy().tolist()
@@ -211,15 +221,20 @@ class Restorer:
         return clock.seconds
 
     def _prompt(self, image: Prepared) -> str:
-        return self.config.prompt if image.row.prompt is None else image.row.prompt
+        """What the row says of itself, else its caption's, else the job's."""
+        if image.row.prompt is not None:
+            return image.row.prompt
+        if self.config.caption is not None and image.caption is not None:
+            return self.config.caption.prompt(image.caption)
+        return self.config.prompt
 
     def _pictures(self, image: Prepared, restored: torch.Tensor, y: torch.Tensor) -> Row:
         """The image columns, their size, and what a reference allows to measure."""
         pixels = metrics.to_uint8(restored)
         height, width = pixels.shape[:2]
         found: Row = {"image": _picture(image.row.key, pixels), "width": width, "height": height}
-        if "measurement" in self.config.keep and y.ndim == 3 and y.shape[0] == 3:
-            found["measurement"] = _picture(image.row.key, metrics.to_uint8(y))
+        if "measurement" in self.config.keep and (picture := rgb(y)) is not None:
+            found["measurement"] = _picture(image.row.key, picture)
         if self.config.mode == "measure":
             found |= against(image.pixels, pixels)
             if "reference" in self.config.keep:

@@ -131,11 +131,14 @@ def test_an_accelerator_that_is_not_here_is_extrapolated_from_its_datasheet(mode
     assert spot.dollars == pytest.approx((2 * least, 2 * least / TYPICAL_SHARE))
 
 
-def test_the_command_prints_hours_memory_calls_and_dollars(model_folder: Path, tmp_path: Path) -> None:
+def test_the_command_prints_hours_memory_calls_and_dollars(
+    model_folder: Path, captioner_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "prices.yaml").write_text(PRICES)
     arguments = ["plan", "sr8", "--images", "1000", "--price", "here=0.5", "--price", "a100=3.67"]
     arguments += ["--prices", str(tmp_path / "prices.yaml")]
     small = [f"model={model_folder}", "model.dtype=float32", "size=32", "method.prompt_tuning=null"]
+    small.append(f"caption.model={captioner_folder}")
     result = CliRunner().invoke(app, arguments + [word for text in small for word in ("--set", text)])
     assert result.exit_code == 0, result.output
     assert "model.dtype is float32, of which an A100 does 19.5 TFLOP/s" in result.stderr
@@ -149,6 +152,7 @@ def test_the_command_prints_hours_memory_calls_and_dollars(model_folder: Path, t
         "8 images",
         "6 min",
         "cheapest for this job",
+        f"captions come first: {captioner_folder} on each original, a stage of its own",
     ):
         assert word in result.output
 

@@ -101,6 +101,7 @@ def test_an_output_in_its_input_is_refused_on_a_store(s3_store: Store) -> None:
 def test_tidying_an_output_touches_nothing_of_an_input_below_it(tmp_path: Path) -> None:
     own = (
         ".run.json.12345678.tmp",
+        "captions/.a.parquet.12345678.tmp",
         "restored/.a.parquet.12345678.tmp",
         "unfinished/a/.b.parquet.12345678.tmp",
     )

@@ -1,0 +1,118 @@
+"""The captioning actor: the pictures of a shard in, a file of captions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from p2l_engine.priors.captioner import Captioner, load_captioner
+from pipeline.cluster import devices
+from pipeline.config import JobConfig
+from pipeline.config.caption import CaptionConfig
+from pipeline.input import sources
+from pipeline.input.rows import InputRow
+from pipeline.messages import describe, readable
+from pipeline.observe import logs
+from pipeline.output import captions, lease
+from pipeline.output.columns import Row
+from pipeline.output.folder import OutputFolder
+from pipeline.pictures.images import ImageError
+from pipeline.stores import retries, storage_options
+from pipeline.worker.items import Work
+from pipeline.worker.measure import prepare, shown
+
+SHARDS_HELD = 2  # whose captions are in memory: an actor's next item is mostly of the same shard
+TOGETHER = 16  # pictures that the model sees at a time
+
+
+class CaptionShards:
+    """What Ray Data runs. A shard's captions appear whole, so a kill loses the shards in work."""
+
+    def __init__(self, config: JobConfig, device: str, threads: int, lease_id: str) -> None:
+        storage_options.configure(config.storage)
+        logs.of_worker(config.fingerprint)
+        torch.set_num_threads(threads)
+        assert config.caption
+        self.config, self.lease_id = config, lease_id
+        self.output = OutputFolder(config.output)
+        self.captioner = load(config.caption, device)
+
+    @retries.patient()
+    def __call__(self, block: pa.Table) -> pa.Table:
+        work = Work.of(block.to_pylist()[0])
+        lease.check(self.output, self.lease_id)  # before work that could not be written
+        rows = sources.rows(work.shard, [True] * work.rows)
+        found = list(captioned(rows, self.config, self.captioner))
+        lease.check(self.output, self.lease_id)
+        captions.write(self.output, work.shard.name, found, self.config.fingerprint)
+        return pa.table({"shard": [work.shard.name], "rows": [len(found)]})
+
+
+def stored(config: JobConfig) -> Callable[[InputRow], str] | None:
+    """The caption of a row, made before or by an earlier run; None for a job without captions.
+
+    It raises LookupError where a row has none.
+    """
+    if config.caption is None:
+        return None
+    folder = OutputFolder(config.caption.run or config.output)
+    of_shard = lru_cache(SHARDS_HELD)(partial(captions.by_key, folder))
+
+    def caption(row: InputRow) -> str:
+        found = of_shard(row.source_shard).get(row.key)
+        if found is None or found["caption"] is None:
+            why = found["error"] if found else f"{folder} has none of this key"
+            raise LookupError(f"no caption: {why}")
+        return str(found["caption"])
+
+    return caption
+
+
+def load(config: CaptionConfig, device: str) -> Captioner:
+    """The configured captioner. Raises what `load_captioner` raises, after retries of a store's errors."""
+    assert config.model
+    load_it = partial(load_captioner, config.model, revision=config.revision, device=device)
+    return retries.retried(load_it, f"model {config.model}") if "://" in config.model else load_it()
+
+
+def captioned(rows: Iterable[InputRow], config: JobConfig, captioner: Captioner) -> Iterator[Row]:
+    """key, caption and error of each row, in order; an error where its picture cannot be had or captioned."""
+    left = iter(rows)
+    while batch := list(islice(left, TOGETHER)):
+        pictures = [_picture(row, config) for row in batch]
+        texts = iter(_texts([one for one in pictures if not isinstance(one, str)], captioner))
+        for row, picture in zip(batch, pictures, strict=True):
+            made = {"error": readable(picture)} if isinstance(picture, str) else next(texts)
+            yield {"key": row.key} | made
+
+
+def _picture(row: InputRow, config: JobConfig) -> np.ndarray | str:
+    """What the captioner is shown, uint8 (H, W, 3), or why there is nothing to show."""
+    assert config.caption
+    try:
+        image = prepare(row, config)
+        return image.pixels if config.caption.source == "original" else shown(image, config)
+    except ImageError as error:
+        return str(error)
+    except Exception as error:  # a row never ends the job
+        return f"cannot prepare the row: {describe(error)}"
+
+
+def _texts(pictures: Sequence[np.ndarray], captioner: Captioner) -> list[Row]:
+    """A caption or an error each; of pictures that fail together, only what fails alone has none."""
+    if not pictures:
+        return []
+    try:
+        return [{"caption": text} for text in captioner(pictures)]
+    except Exception as error:
+        if devices.is_fault(error):
+            raise
+        if len(pictures) == 1:
+            return [{"error": readable(f"cannot be captioned: {describe(error)}")}]
+    middle = len(pictures) // 2
+    return _texts(pictures[:middle], captioner) + _texts(pictures[middle:], captioner)
