@@ -49,5 +49,5 @@ $(READY): pyproject.toml constraints.txt
 	$$python -m venv $(VENV)
 	@if nvidia-smi -L >/dev/null 2>&1; then pin='^torch=='; else pin='^$$'; fi; \
 	grep -v "$$pin" constraints.txt > $(VENV)/constraints.txt
-	@$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev,s3,scores]'
+	@$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev,figures,s3,scores]'
 	@touch $@

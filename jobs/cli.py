@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from jobs import compare, demo, image, plan, prompts, report, restore, score, shard, verify
+from jobs import compare, demo, image, plan, prompts, report, reproduce, restore, score, shard, verify
 from jobs.console import run_to_its_status
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("verify")(verify.verify)
 app.command("score")(score.score)
 app.command("compare")(compare.compare)
 app.command("prompts")(prompts.prompts)
+app.command("reproduce")(reproduce.reproduce)
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def _draw(url: str, path: Path) -> None:
     """One picture: a row a photograph, measurement | restored | original."""
     import numpy as np
 
-    from jobs import pictures
+    from jobs.pictures import side_by_side
     from pipeline.output.folder import OutputFolder
     from pipeline.output.rows import all_rows, images
     from pipeline.pictures.images import decode_image, encode_png
@@ -114,7 +114,7 @@ def _draw(url: str, path: Path) -> None:
     cells = [
         [np.asarray(decode_image(found[key][name]["bytes"])) for name in columns] for key in sorted(found)
     ]
-    path.write_bytes(encode_png(pictures.sheet(cells)))
+    path.write_bytes(encode_png(side_by_side.sheet(cells)))
 
 
 if __name__ == "__main__":

@@ -81,14 +81,14 @@ def image(
 
     Example: p2l image photo.png restored.png --operator super_resolution --set operator.factor=4
     """
-    from jobs import picture_file
+    from jobs.pictures import files
     from pipeline.config import ConfigError, load_config
     from pipeline.stores.storage_options import configure
 
     model = model or _shipped(method)
     outputs = {"OUT": out, "the comparison": out.parent / f"{out.stem}.compare.png"}
     inputs = {"IN": source, "--mask": mask, "--kernel": kernel}
-    problems = picture_file.problems(outputs, inputs)
+    problems = files.problems(outputs, inputs)
     read, unreadable = _read(inputs)
     problems += unreadable
     job = {
@@ -185,7 +185,7 @@ def _needs_model(method: str) -> bool:
 def _restore(
     config: JobConfig, name: str, read: Mapping[str, bytes | None], outputs: Mapping[str, Path]
 ) -> None:
-    from jobs import picture_file, pictures
+    from jobs.pictures import files, side_by_side
     from p2l_engine import metrics, restore
     from pipeline.input.rows import InputRow
     from pipeline.worker.measure import measurements, prepare
@@ -228,13 +228,13 @@ def _restore(
         raise typer.Exit(Exit.ROWS_FAILED)
 
     pixels = metrics.to_uint8(restored.images[0])
-    picture_file.write(out, pixels)
+    files.write(out, pixels)
     original = prepared.pixels if config.mode == "measure" else None
     shown = [metrics.to_uint8(A.backproject(y)[0]), pixels, original]
-    picture_file.write(compared, pictures.row([picture for picture in shown if picture is not None]))
+    files.write(compared, side_by_side.row([picture for picture in shown if picture is not None]))
     _report(pixels, original, float(restored.residual[0]), seconds)
     output.print(f"{out}  {pixels.shape[1]}x{pixels.shape[0]}\n{compared}", soft_wrap=True)
-    if out.suffix.lower() in picture_file.LOSSY:
+    if out.suffix.lower() in files.LOSSY:
         warn(f"{out}: JPEG of quality 95 changes pixels a little; .png, .webp and .tif keep each of them")
 
 

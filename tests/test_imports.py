@@ -42,6 +42,7 @@ EXTRAS = {
     "p2l_engine/tiny": ("dev",),  # for training
     "jobs/benchmark": ("dev",),
     "jobs/faults": ("dev",),
+    "jobs/tables/plots.py": ("figures",),
     "tests": ("dev", "metrics", "s3", "scores"),
 }
 VENDORS = {"diffusers", "transformers"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from jobs.tables.grid import Cell, Grid
 from pipeline.output.columns import METRIC_COLUMNS, METRICS, Metric
 from pipeline.output.folder import SUMMARY, OutputFolder
 from pipeline.output.rows import all_rows
+from pipeline.output.scores import SCORES_FILE
 from pipeline.results.compare import PairedMean, paired_runs
 from pipeline.stores import storage
 
@@ -22,6 +25,7 @@ class Figures:
     """Of a row in a column: how many images were restored with how many seeds each, and rows that failed.
 
     means: by metric, of finite values. gains: by metric, over the row that this one is compared with.
+    scores: by name, of those that `score` gave the cells; of several seeds their mean.
     """
 
     images: int
@@ -29,6 +33,7 @@ class Figures:
     errors: int
     means: Mapping[str, float]
     gains: Mapping[str, PairedMean]
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 Table = Mapping[tuple[str, str], Figures]  # by row and column
@@ -63,7 +68,18 @@ def _figures(runs: Mapping[int, str], others: Mapping[int, str]) -> Figures:
     gains = paired_runs([others[seed] for seed in both], [runs[seed] for seed in both]) if both else {}
     errors = sum(status != "ok" for table in tables for status in table["status"].to_pylist())
     images = len({key for table in tables for key in table["key"].to_pylist()})
-    return Figures(images, len(runs), errors, means, gains)
+    return Figures(images, len(runs), errors, means, gains, _scores(list(runs.values())))
+
+
+def _scores(runs: Sequence[str]) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for url in runs:
+        found = OutputFolder(url).json(SCORES_FILE)
+        for name, of in found.get("metrics", {}).items():
+            values[name].append(of["mean"])
+        for one in found.get("sets", ()):
+            values[one["name"]].append(one["value"])
+    return {name: fmean(of) for name, of in values.items() if len(of) == len(runs)}
 
 
 def overview(grid: Grid, table: Table, metric: str = "psnr") -> str:

@@ -13,6 +13,9 @@ from pipeline.cluster.session import ray_session
 from pipeline.config import JobConfig, load_config
 from pipeline.output.folder import SUMMARY
 from pipeline.run.run import run as restore
+from pipeline.scores.request import request
+from pipeline.scores.score import score as run_scores
+from pipeline.scores.score import tasks
 from pipeline.stores import storage
 
 Settings = Mapping[str, Any]
@@ -63,7 +66,11 @@ class Grid:
                     yield Cell(row, column, seed)
 
     def job(self, cell: Cell, out: str) -> JobConfig:
-        """The job of a cell. Raises ConfigError where its settings do not go together."""
+        """The job of a cell. Raises ConfigError where it cannot run here."""
+        return load_config(self.settings_of(cell, out))
+
+    def settings_of(self, cell: Cell, out: str) -> dict[str, Any]:
+        """What a job file of a cell would hold."""
         row, column = self.rows[cell.row], self.columns[cell.column]
         parts = (self.settings, column.settings, row.settings, row.by_column.get(cell.column, {}))
         settings: dict[str, Any] = {"seed": cell.seed, "output": cell.folder(out)}
@@ -72,7 +79,7 @@ class Grid:
         if not methods.has_presets(settings["method"]["name"]):  # it has no steps either
             for name in ("preset", "steps"):
                 settings["method"].pop(name, None)
-        return load_config(settings)
+        return settings
 
 
 def run(grid: Grid, out: str, seeds: int) -> Iterator[str]:
@@ -91,6 +98,18 @@ def run(grid: Grid, out: str, seeds: int) -> Iterator[str]:
                     f"{left.index(cell) + 1}/{len(left)}  {cell.column}, {cell.row}, seed {cell.seed}: "
                     f"{done.ok} of {done.rows} rows in {done.seconds:.0f} s"
                 )
+
+
+def score(grid: Grid, out: str, seeds: int) -> Iterator[str]:
+    """Scores what is not scored yet, by all networks at hand; a line on each cell, and on what is lacking."""
+    asked = {cell: request(cell.folder(out), (), None, None) for cell in grid.cells(seeds)}
+    left = [cell for cell, one in asked.items() if tasks(one, one.output.restored())]
+    for sentence in dict.fromkeys(sentence for one in asked.values() for sentence in one.lacking):
+        yield f"left out: {sentence}"
+    with ray_session() if left else nullcontext():
+        for number, cell in enumerate(left, 1):
+            run_scores(asked[cell], lambda line: None)
+            yield f"{number}/{len(left)}  scored {cell.column}, {cell.row}, seed {cell.seed}"
 
 
 def merged(below: Settings, above: Settings) -> dict[str, Any]:

@@ -30,14 +30,14 @@ def scenes(count: int, which: str = REPORTED) -> list[Example]:
     return [(f"scene-{i}", drawn.images[i], drawn.captions[i]) for i in range(count)]
 
 
-def photographs(count: int, which: str = REPORTED) -> list[Example]:
-    """``count`` random crops of photographs that training never saw."""
+def photographs(count: int, which: str = REPORTED, side: int = data.SIDE) -> list[Example]:
+    """``count`` random crops (side, side, 3) of photographs that training never saw."""
     first, known, names = FIRST_SEED[which], held_out_photographs(), PHOTOGRAPHS[which]
     found = []
     for i in range(count):
         name = names[i % len(names)]
         photograph, caption = known[name]
-        crop = random_crop(photograph, np.random.default_rng([first, 2 * i + 1]), data.SIDE)
+        crop = random_crop(photograph, np.random.default_rng([first, 2 * i + 1]), side)
         found.append((f"{name}-{i}", crop, caption))
     return found
 

@@ -213,8 +213,13 @@ def write_whole(url: str) -> Iterator[BinaryIO]:
 
 def write_text(url: str, text: str) -> None:
     """A file of UTF-8 text, which appears whole."""
+    write_bytes(url, text.encode())
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """A file, which appears whole."""
     with write_whole(url) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def _neighbour(folder: str, name: str) -> str:

@@ -15,7 +15,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.pictures import GAP, SEEN_SIDE
+from jobs.pictures.side_by_side import GAP, SEEN_SIDE
 
 
 @pytest.fixture

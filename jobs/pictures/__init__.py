@@ -1,0 +1,1 @@
+"""Pictures for a person: written as files, and set side by side."""

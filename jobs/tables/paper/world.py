@@ -1,0 +1,73 @@
+"""Where a table is made: the models, the data sets, and the presets that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.tables import held_out
+from pipeline.stores import storage
+
+FFHQ, IMAGENET, DIV2K = "FFHQ", "ImageNet", "DIV2K"
+SD14 = "CompVis/stable-diffusion-v1-4"
+
+
+@dataclass(frozen=True)
+class World:
+    """What a table is made with.
+
+    settings: of every job. pixel: of those whose prior is in pixels, None without such a model.
+    data: the shards of each of the paper's data sets that is at hand. presets: of the latent methods, by data
+    set; pixel_preset: of the others. titles: what stands in for a data set. side, motion: of the model's
+    images and of motion kernels, in pixels.
+    """
+
+    settings: Mapping[str, Any]
+    pixel: Mapping[str, Any] | None
+    data: Mapping[str, str]
+    presets: Mapping[str, str]
+    pixel_preset: str
+    titles: Mapping[str, str]
+    side: int
+    motion: int
+
+
+def tiny(out: str, images: int) -> World:
+    """The shipped models on held-out images: scenes for the narrow data set, photographs for the wide."""
+    return World(
+        settings={"model": "tiny", "size": 64, "noise": 0.01},
+        pixel={"model": "tiny-pixel"},
+        data={
+            FFHQ: _shards(out, "scenes", held_out.scenes(images)),
+            IMAGENET: _shards(out, "photographs", held_out.photographs(images)),
+            DIV2K: _shards(out, "large photographs", held_out.photographs(images, side=128)),
+        },
+        presets=dict.fromkeys((FFHQ, IMAGENET, DIV2K), "tiny"),
+        pixel_preset="tiny",
+        titles={FFHQ: "drawn scenes", IMAGENET: "photographs", DIV2K: "photographs"},
+        side=64,
+        motion=31,
+    )
+
+
+def stable_diffusion(model: str, pixel_model: str | None, data: Mapping[str, str]) -> World:
+    """Stable Diffusion at 512 with the paper's settings on shards of its data sets."""
+    return World(
+        settings={"model": model, "size": 512, "noise": 0.01},
+        pixel=None if pixel_model is None else {"model": pixel_model},
+        data=dict(data),
+        presets={FFHQ: "ffhq", IMAGENET: "imagenet", DIV2K: "imagenet"},
+        pixel_preset="paper",
+        titles={name: name for name in (FFHQ, IMAGENET, DIV2K)},
+        side=512,
+        motion=61,
+    )
+
+
+def _shards(out: str, name: str, images: list[held_out.Example]) -> str:
+    folder = storage.join(out, "data", f"{len(images)} {name}")
+    file = storage.join(folder, "held_out.parquet")
+    if not storage.exists(file):
+        held_out.write(file, images)
+    return folder

@@ -1,0 +1,134 @@
+"""The paper's tables: every cell a job, every figure of the paper where it belongs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs import reproduce
+from jobs.cli import app
+from jobs.tables.figures import Figures
+from jobs.tables.grid import Cell
+from jobs.tables.paper import beside, world
+from jobs.tables.paper.drawn import FIGURES
+from jobs.tables.paper.tables import TABLES, Definition, PaperTable, table_4
+from p2l_engine.presets import PRESETS
+from pipeline.config import read_back
+
+PAPER = world.stable_diffusion(
+    world.SD14, "pixel-model", {name: f"gs://b/{name}" for name in (world.FFHQ, world.IMAGENET, world.DIV2K)}
+)
+
+
+def made(number: str, where: world.World) -> PaperTable:
+    return TABLES[number].make(where)
+
+
+@pytest.mark.parametrize("number", TABLES)
+@pytest.mark.parametrize("where", ["tiny", "the paper's"])
+def test_every_cell_of_a_table_is_a_job(number: str, where: str, tmp_path: Path) -> None:
+    table = made(number, world.tiny(str(tmp_path), 2) if where == "tiny" else PAPER)
+    settings = [table.grid.settings_of(cell, "out") for cell in table.grid.cells(seeds=1)]
+    jobs = [read_back(of_cell) for of_cell in settings]  # the paper's models are not here
+    assert len({job.output for job in jobs}) == len(jobs) == len(table.grid.rows) * len(table.grid.columns)
+    side = 64 if where == "tiny" else 512
+    times = (1.5, 2) if number == "figure-5" else (1,)
+    assert {job.size for job in jobs} == {(round(n * side),) * 2 for n in times}
+    assert {"bicubic", "total variation"} <= set(table.grid.rows)
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_each_figure_of_the_paper_has_its_place_in_the_table(number: str) -> None:
+    table = made(number, PAPER)
+    places = {(row, column) for n, row, column, _ in beside.paper_values() if n == number}
+    left_out = {(row, column) for row, column in places if any(row in why for why in table.left_out)}
+    grid = {(cell.row, cell.column) for cell in table.grid.cells(seeds=1)}
+    assert places - left_out <= grid
+
+
+def test_settings_are_those_of_the_paper_s_appendix() -> None:
+    """Table 6's column for FFHQ and super-resolution: K = 5 at 1e-4."""
+    table = made("7", PAPER)
+    job = table.grid.job(Cell("K=3, ten times the rate", "FFHQ, SR x8", seed=0), "out")
+    tuning = job.method.model_dump()["prompt_tuning"]
+    assert tuning == {"iterations": 3, "learning_rate": pytest.approx(1e-3)}
+    job = made("2", PAPER).grid.job(Cell("P2L", "ImageNet, motion blur", seed=0), "out")
+    published = PRESETS["imagenet"]["motion_blur"]["p2l"]
+    assert job.method.model_dump()["prompt_tuning"] == published["prompt_tuning"]
+    assert job.method.model_dump()["projection"]["every"] == published["projection"]["every"] == 5
+
+
+def test_the_paper_s_figures_stand_beside_ours() -> None:
+    table = made("5", PAPER)
+    found = {("P2L, K=3", "ImageNet, SR x8"): Figures(16, 1, 0, {"psnr": 20.5, "seconds": 3.25}, {})}
+    text = beside.markdown("5", table, found, PAPER, seeds=1)
+    (line,) = (line for line in text.splitlines() if line.startswith("| P2L, K=3 |"))
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == [
+        "20.50",
+        "3.25",
+        "",
+        "",
+        "52.9",
+        "23.36",
+        "1333.6",
+    ]
+    assert 'P2L, K=3,"ImageNet, SR x8",seconds,16,1,0,3.25,1333.6' not in text
+    assert '"P2L, K=3","ImageNet, SR x8",seconds,16,1,0,3.25,1333.6' in beside.csv_text("5", table, found)
+
+
+def test_without_a_model_in_pixels_its_methods_are_left_out_and_it_is_said() -> None:
+    alone = world.stable_diffusion(world.SD14, None, {world.FFHQ: "ffhq"})
+    table = made("8", alone)
+    assert not {"DPS", "DDS", "DiffPIR", "PiGDM"} & set(table.grid.rows)
+    assert any(re.search("DPS.*no model in pixels", reason) for reason in table.left_out)
+    assert any("ImageNet" in reason for reason in made("3", alone).left_out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["6"], "NAME: got '6'; allowed: 1, 2, 3, 4, 5, 7, 8, figure-2"),
+        (["2", "--data", "x"], "--data: got one with --model tiny"),
+        (["2", "--model", "sd14"], "--data: got none; allowed for this table: imagenet=URL"),
+        (
+            ["2", "--model", "sd14", "--data", "ffhq=x"],
+            "--data: got 'ffhq=x'; allowed for this table: imagenet=URL",
+        ),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, ["reproduce", *arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_table_is_made_whole_and_given_again_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(where: world.World) -> PaperTable:
+        """Two rows and a column of Table 4, for their time."""
+        table = table_4(where)
+        rows = {name: table.grid.rows[name] for name in ("bicubic", "total variation")}
+        columns = dict([next(iter(table.grid.columns.items()))])
+        return replace(table, grid=replace(table.grid, rows=rows, columns=columns))
+
+    monkeypatch.setitem(TABLES, "4", Definition(small, (world.FFHQ,)))
+    command = ["reproduce", "4", "--images", "2", "--out", str(tmp_path)]
+    first, second = (CliRunner().invoke(app, command) for _ in range(2))
+    assert first.exit_code == second.exit_code == 0, first.output
+    assert "1/2  FFHQ, SR x8, sigma 0.01, bicubic, seed 0: 2 of 2 rows" in first.stdout
+    assert "1/2" not in second.stdout and "| total variation |" in second.stdout
+    assert "## drawn scenes (for FFHQ), SR x8, sigma 0.01" in (tmp_path / "table-4.md").read_text()
+    assert len((tmp_path / "table-4.csv").read_text().splitlines()) == 1 + 2 * 7
+
+
+def test_the_help_names_all_tables() -> None:
+    assert set(reproduce.NAMES) == {*TABLES, *FIGURES}
