@@ -84,5 +84,8 @@ def test_captions_that_nothing_would_read_are_refused(captioner_folder: Path) ->
         "prompt: got 'a cat' beside caption",
         "caption.from: got original in mode restore, which has none",
     ]
+    assert mistakes(caption=block, prompt_embeddings="gs://bucket/tuned") == [
+        "prompt_embeddings: got them beside caption; allowed: one of them"
+    ]
     (problem,) = mistakes(caption={"from": JOB["output"]})
     assert problem.startswith("caption.from: got the output of this job")
