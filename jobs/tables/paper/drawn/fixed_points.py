@@ -60,7 +60,7 @@ def _figure(number: str, world: World, data_set: str, out: str, images: int, *, 
         job = grid.job(Cell("", column, 0), out)
         given = examples(job, images)
         model = load_latent(job.model)
-        name = column if glued else NO_GLUING
+        name = column.removeprefix(f"{data_set}, ") if glued else NO_GLUING
         found[name] = drift(model, given.x, partial(given.A.glue, given.y) if glued else None)
     rounds = list(range(1, ROUNDS + 1))
     series = {name: (values.mean(axis=1), values.std(axis=1)) for name, values in found.items()}
