@@ -38,7 +38,8 @@ def _in(name: str, chosen: str = "") -> tuple[str, ...]:
     return (f"{folder}/test_{file}.py", *(("-k", chosen) if chosen else ()))
 
 
-_P2L, _BASE, _GUIDANCE = (f"p2l_engine/solvers/{name}.py" for name in ("p2l", "base", "guidance"))
+_P2L, _BASE = (f"p2l_engine/solvers/{name}.py" for name in ("p2l", "base"))
+_GUIDANCE, _TUNING = (f"p2l_engine/solvers/parts/{name}.py" for name in ("guidance", "prompt_tuning"))
 _ENGINE, _OPERATORS = "p2l_engine", "p2l_engine/operators"
 _LOOP = _in(f"{_ENGINE}/solvers/p2l", "the_loop")
 _PIXELS, _SCHEDULE = "p2l_engine/metrics/pixels.py", "p2l_engine/schedule.py"
@@ -91,13 +92,8 @@ MUTATIONS = (
     Mutation(_GUIDANCE, "value + term.weight * distance", "value + distance", _LOOP),
     Mutation(_GUIDANCE, "BETA_1, BETA_2, EPSILON = 0.9,", "BETA_1, BETA_2, EPSILON = 0.8,", _LOOP),
     Mutation(_GUIDANCE, "m_hat, v_hat = m / (1 - BETA_1)", "m_hat, v_hat = m", _LOOP),
-    Mutation("p2l_engine/solvers/prompt_tuning.py", "RHO = 1.0", "RHO = 0.5", _LOOP),
-    Mutation(
-        "p2l_engine/solvers/prompt_tuning.py",
-        'prior.decode(z0), "squared")',
-        'prior.decode(z0), "norm")',
-        _LOOP,
-    ),
+    Mutation(_TUNING, "RHO = 1.0", "RHO = 0.5", _LOOP),
+    Mutation(_TUNING, 'prior.decode(z0), "squared")', 'prior.decode(z0), "norm")', _LOOP),
     Mutation(_SCHEDULE, "eps) / alpha_bar**0.5", "eps) / alpha_bar", _in(f"{_ENGINE}/schedule")),
     Mutation(_SCHEDULE, "min(steps_offset, available", "min(0, available", _in(f"{_ENGINE}/schedule")),
     Mutation(
@@ -188,10 +184,10 @@ MUTATIONS = (
     ),
     # Metrics
     Mutation(
-        "p2l_engine/metrics/perceptual.py",
-        "/ 127.5 - 1 for a in",
-        "/ 255 for a in",
-        _in(f"{_ENGINE}/metrics", "lpips"),
+        "p2l_engine/metrics/frechet.py",
+        "self.scatter + other.scatter + between",
+        "self.scatter + other.scatter",
+        _in(f"{_ENGINE}/distances", "sums"),
     ),
     Mutation(_PIXELS, "np.log10(255.0**2 / error)", "np.log10(1 / error)", _in(f"{_ENGINE}/metrics")),
     Mutation(_PIXELS, "sigma=1.5,", "sigma=1.0,", _in(f"{_ENGINE}/metrics")),
