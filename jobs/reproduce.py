@@ -34,11 +34,14 @@ def reproduce(
         str | None,
         typer.Option(help="The prior in pixels: an id, folder or URL; with another model than tiny."),
     ] = None,
+    captioner: Annotated[
+        str | None, typer.Option(help="The captioning model of table 1: an id, folder or URL; likewise.")
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[NAME=]URL",
-            help="Images of the data set NAME, ffhq or imagenet; with another model than tiny; repeatable.",
+            help="Images of NAME: ffhq, imagenet or div2k; with another model than tiny; repeatable.",
         ),
     ] = None,
     images: Annotated[
@@ -62,13 +65,13 @@ def reproduce(
         raise BadRequest(f"NAME: got {name!r}; allowed: {', '.join(NAMES)}")
     needed = TABLES[name].data_sets if name in TABLES else (FIGURES[name][1],)
     if model == "tiny":
-        if data or pixel_model:
-            given = "--data" if data else "--pixel-model"
-            raise BadRequest(f"{given}: got one with --model tiny, which has its own; leave it out")
+        options = {"--data": data, "--pixel-model": pixel_model, "--captioner": captioner}
+        if given := [option for option, value in options.items() if value]:
+            raise BadRequest(f"{given[0]}: got one with --model tiny, which has its own; leave it out")
         where = world.tiny(out, images or SHIPPED)
     else:
         known = world.SD14 if model == "sd14" else model
-        where = world.stable_diffusion(known, pixel_model, _data(data or [], needed, out, images))
+        where = world.stable_diffusion(known, pixel_model, captioner, _data(data or [], needed, out, images))
     if name in TABLES:
         text = _table(name, where, out, seeds)
     else:

@@ -37,6 +37,7 @@ class Figures:
 
 
 Table = Mapping[tuple[str, str], Figures]  # by row and column
+PSNR = next(metric for metric in METRICS if metric.column == "psnr")
 
 
 def read(grid: Grid, out: str, seeds: int) -> Table:
@@ -82,13 +83,12 @@ def _scores(runs: Sequence[str]) -> dict[str, float]:
     return {name: fmean(of) for name, of in values.items() if len(of) == len(runs)}
 
 
-def overview(grid: Grid, table: Table, metric: str = "psnr") -> str:
-    """Markdown: a row a method, a column a task, one metric and its gain over the row named."""
-    known = _metric(metric)
+def overview(grid: Grid, table: Table) -> str:
+    """Markdown: a row a method, a column a task, PSNR and its gain over the row named."""
     lines = [line(["method", "gain over", *grid.columns]), line(["---"] * (len(grid.columns) + 2))]
     for name, row in grid.rows.items():
         found = [table.get((name, column)) for column in grid.columns]
-        lines.append(line([name, row.against or "", *(_cell(known, figures) for figures in found)]))
+        lines.append(line([name, row.against or "", *(_cell(figures) for figures in found)]))
     return "\n".join(lines)
 
 
@@ -138,18 +138,13 @@ def gain(metric: Metric, found: PairedMean | None) -> str:
     return f"{found.difference:+.{digits}f} ± {found.standard_error:.{digits}f}"
 
 
-def _cell(metric: Metric, found: Figures | None) -> str:
-    if found is None or metric.column not in found.means:
+def _cell(found: Figures | None) -> str:
+    if found is None or PSNR.column not in found.means:
         return ""
-    gained = gain(metric, found.gains.get(metric.column))
-    return number(metric, found.means[metric.column]) + (f" ({gained})" if gained else "")
-
-
-def _metric(column: str) -> Metric:
-    return next(metric for metric in METRICS if metric.column == column)
+    gained = gain(PSNR, found.gains.get(PSNR.column))
+    return number(PSNR, found.means[PSNR.column]) + (f" ({gained})" if gained else "")
 
 
 def line(cells: Sequence[str]) -> str:
-    """A line of a table in Markdown."""
     """A line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"

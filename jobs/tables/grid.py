@@ -19,9 +19,8 @@ from pipeline.scores.score import tasks
 from pipeline.stores import storage
 
 Settings = Mapping[str, Any]
-PROMPTED: Settings = {
-    "columns": {"prompt": "caption"}
-}  # each image's own caption instead of the empty prompt
+# Each image's own caption instead of the empty prompt.
+PROMPTED: Settings = {"columns": {"prompt": "caption"}}
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ class Grid:
         settings: dict[str, Any] = {"seed": cell.seed, "output": cell.folder(out)}
         for part in parts:
             settings = merged(settings, part)
-        if not methods.has_presets(settings["method"]["name"]):  # it has no steps either
-            for name in ("preset", "steps"):
-                settings["method"].pop(name, None)
-        return settings
+        method = settings["method"]
+        if not methods.has_presets(method["name"]):  # it has no steps either
+            method = {name: value for name, value in method.items() if name not in ("preset", "steps")}
+        return settings | {"method": method}
 
 
 def run(grid: Grid, out: str, seeds: int) -> Iterator[str]:

@@ -113,7 +113,7 @@ def read_configs(
         names = layout.listing(folder)
     found = layout.layout_of(names, wanted)
     if missing := [name for name in found.configs if name not in names]:
-        raise ValueError(f"model {model_id!r}: {missing[0]} is missing; it is not in {found.library}' layout")
+        raise ValueError(f"model {model_id!r}: {missing[0]} is missing; it is not in {found.vendor}' layout")
     return found, {
         name: _read_text(model_id, name) if kind == "url" else (folder / name).read_text()
         for name in dict.fromkeys((*found.configs, *found.scheduler))

@@ -30,14 +30,14 @@ class Layout:
     """
 
     kind: Literal["latent", "pixel", "captioner"]
-    loader: str  # the class of the whole, in `library`
+    loader: str  # the class of the whole, in `vendor`
     weights: Mapping[str, str]
     configs: tuple[str, ...]
     scheduler: tuple[str, ...]
     tokenizer: tuple[str, ...] = ()
     one_of: tuple[tuple[str, ...], ...] = ()
     optional: tuple[str, ...] = ()
-    library: Literal["diffusers", "transformers"] = "diffusers"
+    vendor: Literal["diffusers", "transformers"] = "diffusers"
 
     @property
     def small(self) -> tuple[str, ...]:
@@ -103,13 +103,13 @@ CAPTIONER = Layout(
         "special_tokens_map.json",
         "added_tokens.json",
     ),
-    library="transformers",
+    vendor="transformers",
 )
 # transformers' types of models that write a text for a picture alone; others are to be asked something.
 CAPTIONER_TYPES = ("vision-encoder-decoder", "blip", "blip-2", "git", "pix2struct")
 CONVERT = (
     "a model with .bin weights is converted by: "
-    'python -c "from {library} import {loader} as P; '
+    'python -c "from {vendor} import {loader} as P; '
     "P.from_pretrained('SOURCE', use_safetensors=False).save_pretrained('FOLDER')\""
 )
 CONVERT_FILE = (
@@ -135,7 +135,7 @@ def layout_of(names: Collection[str], wanted: Layout | None = None) -> Layout:
 def missing_files(names: Collection[str], wanted: Layout | None = None) -> list[str]:
     """What a listing of paths, relative to the model's folder, lacks; empty when it lacks nothing."""
     layout = layout_of(names, wanted)
-    convert = CONVERT.format(library=layout.library, loader=layout.loader)
+    convert = CONVERT.format(vendor=layout.vendor, loader=layout.loader)
     problems = [f"{name} is missing" for name in layout.configs if name not in names]
     if "tokenizer/tokenizer.json" not in names:
         problems += [f"{name} is missing" for name in layout.tokenizer if name not in names]
@@ -214,7 +214,7 @@ def check_folder(folder: Path, wanted: Layout | None = None) -> list[str]:
     names = listing(folder)
     layout, problems = layout_of(names, wanted), missing_files(names, wanted)
     checkpoints = [path for path in sorted(folder.iterdir()) if path.name.endswith(CHECKPOINT)]
-    if checkpoints and not set(layout.configs) & names and layout.library == "diffusers":
+    if checkpoints and not set(layout.configs) & names and layout.vendor == "diffusers":
         file = CONVERT_FILE.format(file=str(checkpoints[0]))
         problems = [f"it holds {checkpoints[0].name}, but is not in diffusers' layout; {file}"]
     if not problems:

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from jobs.tables import figures
-from jobs.tables.figures import Table
+from jobs.tables.figures import PSNR, Table
 from jobs.tables.paper.tables import PaperTable
 from jobs.tables.paper.world import World
-from pipeline.output.columns import METRICS, Metric
+from pipeline.output.columns import METRICS
 
 VALUES = Path(__file__).with_name("values.csv")  # table, row, column, metric, value
 OWN_TITLES = {"fid": "FID", "lpips": "LPIPS", "psnr": "PSNR, dB", "seconds": "s"}  # as the paper prints them
@@ -50,7 +50,7 @@ def _column(number: str, table: PaperTable, found: Table, column: str, own: Sequ
             continue
         cells = [figures.number(metric, here.means.get(metric.column)) for metric in measured]
         cells += [f"{here.scores[name]:.3g}" if name in here.scores else "" for name in scores]
-        cells += [row.against or "", figures.gain(_PSNR, here.gains.get("psnr"))]
+        cells += [row.against or "", figures.gain(PSNR, here.gains.get(PSNR.column))]
         paper = [paper_values().get((number, name, column, metric)) for metric in own]
         lines.append(figures.line([name, *cells, *("" if v is None else f"{v:g}" for v in paper)]))
     return lines
@@ -78,6 +78,3 @@ def _title(column: str, world: World) -> str:
     data_set, rest = column.split(", ", 1)
     title = world.titles[data_set]
     return column if title == data_set else f"{title} (for {data_set}), {rest}"
-
-
-_PSNR: Metric = next(metric for metric in METRICS if metric.column == "psnr")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.tables.grid import PROMPTED, Grid, Part
+from jobs.tables.grid import Grid, Part
 from jobs.tables.paper.columns import RANDOM, SR8, TASKS, tasks_on
 from jobs.tables.paper.world import DIV2K, FFHQ, IMAGENET, World
 from p2l_engine import methods, operators
@@ -42,14 +42,9 @@ def table_1(world: World) -> PaperTable:
     columns = tasks_on(world, (FFHQ, IMAGENET), (SR8, RANDOM))
     tuned = {name: {"method": {"prompt_tuning": _tuning(column)}} for name, column in columns.items()}
     rows["prompt optimization"] = Part(ldps, "no prompt", tuned)
-    rows["captions of x"] = Part({**ldps, **PROMPTED}, "no prompt")
-    return _table(
-        "Table 1: LDPS with several prompts",
-        world,
-        rows | PLAIN,
-        columns,
-        "captions of y: needs a captioning model",
-    )
+    rows |= {f"captions of {of}": Part({**ldps, **s}, "no prompt") for of, s in world.captions.items()}
+    lacking = [f"captions of {of}: no captioning model is given" for of in "xy" if of not in world.captions]
+    return _table("Table 1: LDPS with several prompts", world, rows | PLAIN, columns, *lacking)
 
 
 def table_2(world: World) -> PaperTable:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.tables import held_out
+from jobs.tables.grid import PROMPTED
 from pipeline.stores import storage
 
 FFHQ, IMAGENET, DIV2K = "FFHQ", "ImageNet", "DIV2K"
@@ -19,14 +20,16 @@ class World:
 
     settings: of every job. pixel: of those whose prior is in pixels, None without such a model.
     data: the shards of each of the paper's data sets that is at hand. presets: of the latent methods, by data
-    set; pixel_preset: of the others. titles: what stands in for a data set. side, motion: of the model's
-    images and of motion kernels, in pixels.
+    set; pixel_preset: of the others. captions: of jobs whose prompts are captions of x, and of y, where such
+    can be had. titles: what stands in for a data set. side, motion: of the model's images and of motion
+    kernels, in pixels.
     """
 
     settings: Mapping[str, Any]
     pixel: Mapping[str, Any] | None
     data: Mapping[str, str]
     presets: Mapping[str, str]
+    captions: Mapping[str, Mapping[str, Any]]
     pixel_preset: str
     titles: Mapping[str, str]
     side: int
@@ -44,6 +47,7 @@ def tiny(out: str, images: int) -> World:
             DIV2K: _shards(out, "large photographs", held_out.photographs(images, side=128)),
         },
         presets=dict.fromkeys((FFHQ, IMAGENET, DIV2K), "tiny"),
+        captions={"x": PROMPTED},
         pixel_preset="tiny",
         titles={FFHQ: "drawn scenes", IMAGENET: "photographs", DIV2K: "photographs"},
         side=64,
@@ -51,13 +55,20 @@ def tiny(out: str, images: int) -> World:
     )
 
 
-def stable_diffusion(model: str, pixel_model: str | None, data: Mapping[str, str]) -> World:
+def stable_diffusion(
+    model: str, pixel_model: str | None, captioner: str | None, data: Mapping[str, str]
+) -> World:
     """Stable Diffusion at 512 with the paper's settings on shards of its data sets."""
     return World(
         settings={"model": model, "size": 512, "noise": 0.01},
         pixel=None if pixel_model is None else {"model": pixel_model},
         data=dict(data),
         presets={FFHQ: "ffhq", IMAGENET: "imagenet", DIV2K: "imagenet"},
+        captions={
+            of: {"caption": {"model": captioner, "from": source}}
+            for of, source in (("x", "original"), ("y", "measurement"))
+            if captioner
+        },
         pixel_preset="paper",
         titles={name: name for name in (FFHQ, IMAGENET, DIV2K)},
         side=512,

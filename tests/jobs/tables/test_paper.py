@@ -19,9 +19,8 @@ from jobs.tables.paper.tables import TABLES, Definition, PaperTable, table_4
 from p2l_engine.presets import PRESETS
 from pipeline.config import read_back
 
-PAPER = world.stable_diffusion(
-    world.SD14, "pixel-model", {name: f"gs://b/{name}" for name in (world.FFHQ, world.IMAGENET, world.DIV2K)}
-)
+DATA = {name: f"gs://b/{name}" for name in (world.FFHQ, world.IMAGENET, world.DIV2K)}
+PAPER = world.stable_diffusion(world.SD14, "pixel-model", "captioner", DATA)
 
 
 def made(number: str, where: world.World) -> PaperTable:
@@ -81,11 +80,14 @@ def test_the_paper_s_figures_stand_beside_ours() -> None:
 
 
 def test_without_a_model_in_pixels_its_methods_are_left_out_and_it_is_said() -> None:
-    alone = world.stable_diffusion(world.SD14, None, {world.FFHQ: "ffhq"})
+    alone = world.stable_diffusion(world.SD14, None, None, {world.FFHQ: "ffhq"})
     table = made("8", alone)
     assert not {"DPS", "DDS", "DiffPIR", "PiGDM"} & set(table.grid.rows)
     assert any(re.search("DPS.*no model in pixels", reason) for reason in table.left_out)
     assert any("ImageNet" in reason for reason in made("3", alone).left_out)
+    assert "captions of y: no captioning model is given" in made("1", alone).left_out
+    captioned = made("1", PAPER).grid.rows["captions of y"].settings["caption"]
+    assert captioned == {"model": "captioner", "from": "measurement"}
 
 
 @pytest.mark.parametrize(
