@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
-from p2l_engine import operators
+import torch
+from torch import Tensor
+
+from p2l_engine import operators, restore
 from p2l_engine.operators.base import LinearOperator
+from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.solvers import Solver
 
 
 def pooling(rows: slice) -> LinearOperator:
@@ -26,3 +31,39 @@ def blur(rows: slice) -> LinearOperator:
 
 
 CASES = [(pooling, 2), (mask, 3), (blur, 2)]  # each with its number of images
+
+
+def follows(
+    reference: Callable[..., Tensor],
+    model: LatentDiffusion,
+    method: Solver,
+    make: Callable[[slice], LinearOperator],
+    count: int,
+) -> int:
+    """Asserts that images restored together end where a second loop takes each alone; returns the NFE."""
+    source = torch.Generator().manual_seed(0)
+    A = make(slice(None))
+    y = A(torch.rand(count, 3, 16, 16, dtype=torch.float64, generator=source) * 2 - 1)
+    z = torch.randn(count, 4, 4, 4, dtype=torch.float64, generator=source)
+    prompts, seeds = ["a red square", "", "blue stripes"][:count], [5, 6, 7][:count]
+    out = restore(model, A, y, method, prompts=prompts, seeds=seeds, initial_latents=z)
+    assert out.latents is not None
+    C = model.embed_prompts(prompts)
+    for place in range(count):
+        row = slice(place, place + 1)
+        expected = reference(model, make(row), y[row], z[row], C[row], method, seeds[place])
+        torch.testing.assert_close(out.latents[row], expected, rtol=0, atol=1e-7)
+    return out.nfe
+
+
+def independent(model: LatentDiffusion, method: Solver) -> None:
+    """Asserts that three images come out alike alone, together, and in another order."""
+    y, seeds = torch.rand(3, 3, 16, 16, dtype=torch.float64) * 2 - 1, [3, 1, 4]
+
+    def run(order: list[int]) -> Tensor:
+        A = mask(slice(None)).select(order)
+        return restore(model, A, A(y[order]), method, seeds=[seeds[i] for i in order]).images
+
+    together = run([0, 1, 2])
+    assert torch.allclose(torch.cat([run([i]) for i in range(3)]), together, atol=1e-9)
+    assert torch.allclose(run([2, 0, 1]), together[[2, 0, 1]], atol=1e-9)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2l_engine import methods, restore
+from p2l_engine import methods
 from p2l_engine.operators.base import LinearOperator
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
 from p2l_engine.solvers.daps import DAPS
-from tests.p2l_engine.cases import CASES, mask
+from tests.p2l_engine.cases import CASES, follows, independent
 
 METHOD: Any = methods.build(
     "daps",
@@ -76,30 +76,11 @@ def reference(
 def test_the_loop_is_the_authors_algorithm(
     random_model: LatentDiffusion, make: Callable[[slice], LinearOperator], count: int
 ) -> None:
-    source = torch.Generator().manual_seed(0)
-    A = make(slice(None))
-    y = A(torch.rand(count, 3, 16, 16, dtype=torch.float64, generator=source) * 2 - 1)
-    z = torch.randn(count, 4, 4, 4, dtype=torch.float64, generator=source)
-    prompts, seeds = ["a red square", "", "blue stripes"][:count], [5, 6, 7][:count]
-    out = restore(random_model, A, y, METHOD, prompts=prompts, seeds=seeds, initial_latents=z)
-    assert out.latents is not None and out.nfe == 4 * 3 * 2
-    C = random_model.embed_prompts(prompts)
-    for place in range(count):
-        row = slice(place, place + 1)
-        expected = reference(random_model, make(row), y[row], z[row], C[row], METHOD, seeds[place])
-        torch.testing.assert_close(out.latents[row], expected, rtol=0, atol=1e-7)
+    assert follows(reference, random_model, METHOD, make, count) == 4 * 3 * 2
 
 
 def test_an_image_does_not_depend_on_its_neighbours(random_model: LatentDiffusion) -> None:
-    y, seeds = torch.rand(3, 3, 16, 16, dtype=torch.float64) * 2 - 1, [3, 1, 4]
-
-    def run(order: list[int]) -> Tensor:
-        A = mask(slice(None)).select(order)
-        return restore(random_model, A, A(y[order]), METHOD, seeds=[seeds[i] for i in order]).images
-
-    together = run([0, 1, 2])
-    assert torch.allclose(torch.cat([run([i]) for i in range(3)]), together, atol=1e-9)
-    assert torch.allclose(run([2, 0, 1]), together[[2, 0, 1]], atol=1e-9)
+    independent(random_model, METHOD)
 
 
 def test_the_levels_are_the_nearest_that_the_model_has(random_model: LatentDiffusion) -> None:

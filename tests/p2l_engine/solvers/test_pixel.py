@@ -12,6 +12,7 @@ from p2l_engine.operators.base import LinearOperator
 from p2l_engine.priors.pixel import PixelDiffusion
 from p2l_engine.seeding import generator
 from p2l_engine.solvers import Problem, Solver
+from tests.p2l_engine.cases import blur, pooling
 
 SIGMA = 0.05
 Draw = Callable[[], Tensor]
@@ -126,20 +127,10 @@ def minimiser(A: LinearOperator, y: Tensor, x: Tensor, weight: float | Tensor) -
     return torch.linalg.solve(left, rows.T @ y.flatten() + weight * x.flatten()).view_as(x)
 
 
-def pooling(rows: slice) -> LinearOperator:
-    return operators.build("super_resolution", factor=4)
-
-
 def masks(rows: slice) -> LinearOperator:
     """Of three images, each with its own."""
     masks = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.5
     return operators.build("inpainting", mask="given", masks=masks[rows].double())
-
-
-def blur(rows: slice) -> LinearOperator:
-    """Of two images, each with its own."""
-    kernels = torch.rand(2, 1, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return operators.build("blur", kernels=(kernels / kernels.sum(dim=(2, 3), keepdim=True))[rows])
 
 
 def model_for(solver: Solver, plain: PixelDiffusion, labelled: PixelDiffusion) -> PixelDiffusion:
