@@ -46,8 +46,8 @@ def image(
     method: Annotated[
         str,
         typer.Option(
-            help="p2l, ldps, gml_dps, psld, ldir, treg, resample, daps; dps, diffpir, dds, pigdm; "
-            "tv, bicubic, adjoint."
+            help="p2l, ldps, gml_dps, psld, ldir, treg, resample, daps, latino, latino_pro; "
+            "dps, diffpir, dds, pigdm; tv, bicubic, adjoint."
         ),
     ] = "p2l",
     model: Annotated[

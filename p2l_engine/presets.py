@@ -50,6 +50,17 @@ def _daps(iterations: int, step_size: float, momentum: float, last: float = 1.0)
     return {"daps": {"dynamics": dynamics}}
 
 
+# Of LATINO's authors, for Stable Diffusion 1.5 with LCM-LoRA and for SDXL's DMD2; where none have a delta, it
+# is the discrepancy rule.
+LATINO: dict[str, Settings] = {"latino": {"grid": 50, "result": "latent"}, "latino_pro": {"result": "latent"}}
+
+
+def _latino(early: float, late: float, split: int, of: str = "residual") -> dict[str, Settings]:
+    """A task of the authors' table for LATINO with LCM-LoRA, at 512."""
+    delta = {"early": early, "late": late, "split": split, "of": of}
+    return {"latino": {**LATINO["latino"], "delta": delta}}
+
+
 # Stable Diffusion's text encoder was trained with this image tower.
 SD_TREG = {"treg": {"negation": {"tower": "openai/clip-vit-large-patch14"}}}
 
@@ -76,6 +87,8 @@ TINY_ELSEWHERE: dict[str, Settings] = {
         "guidance_scale": 1.0,
         "dynamics": {"iterations": 10, "momentum": 0.9, "tau": 0.02},
     },
+    "latino": {"steps": 8},
+    "latino_pro": {"steps": 8},
     "dps": {"steps": 50, "step_size": 12.0, "clamp": True},
     "diffpir": {"steps": TINY_STEPS, "weight": 7.0, "zeta": 1.0, "clamp": True},
     "dds": {"steps": TINY_STEPS, "weight": 0.01, "eta": 0.85},
@@ -110,16 +123,22 @@ def _authors(step_size: float, zeta: float) -> dict[str, Settings]:
         "dds": {"steps": 50, "eta": 0.85, "noise": "share"},
         "pigdm": {"eta": 0.0},
         **SD_TREG,
+        **LATINO,
     }
 
 
+SR_AUTHORS = _authors(0.3, 0.25) | _daps(30, 1e-4, 0.45)
 AUTHORS = {
-    "motion_blur": _authors(0.3, 0.1) | _daps(30, 2e-5, 0.85),
-    "gaussian_blur": _authors(0.3, 0.1) | _daps(40, 1e-5, 0.9),
+    "motion_blur": _authors(0.3, 0.1) | _daps(30, 2e-5, 0.85) | _latino(8e-4, 7e-4, 400),
+    "gaussian_blur": _authors(0.3, 0.1) | _daps(40, 1e-5, 0.9) | _latino(1e-3, 4e-4, 300),
     "blur": _authors(0.3, 0.1),
-    "super_resolution": _authors(0.3, 0.25) | _daps(30, 1e-4, 0.45),
+    "super_resolution": SR_AUTHORS,
+    "super_resolution x16": SR_AUTHORS | _latino(0.02, 0.002, 300, "residual_by_noise"),
+    "super_resolution x32": SR_AUTHORS | _latino(2.0, 0.9, 300),
     "inpainting": _authors(0.5, 1.0) | _daps(15, 3e-5, 0.6),
-    "inpainting box": _authors(0.5, 1.0) | _daps(58, 1.11e-6, 0.92, last=0.43),
+    "inpainting box": _authors(0.5, 1.0)
+    | _daps(58, 1.11e-6, 0.92, last=0.43)
+    | _latino(1.0, 0.5, 500, "one"),
 }
 
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {

@@ -78,13 +78,15 @@ def test_the_planned_network_calls_are_those_that_a_run_counts(
     if name == "resample":
         few = {"iterations": 2}
         settings |= {"every": 2, "pixel": few, "latent": few}
+    if name == "latino_pro":
+        settings |= {"prompt_ascent": {"rounds": 2}}
     solver = methods.build(name, **settings)
     A, y = operators.build("super_resolution", factor=4), torch.zeros(2, 3, 4, 4)
     prior = {None: None, "latent": model, "pixel": load_model(str(pixel_folder))}[solver.prior]
     assert measure_steps(prior, A, y, solver).nfe == restore(prior, A, y, solver).nfe
 
 
-@pytest.mark.parametrize("method", ["p2l", "psld", "dds"])
+@pytest.mark.parametrize("method", ["p2l", "psld", "latino_pro", "dds"])
 def test_what_is_counted_without_weights_is_what_real_steps_compute(method: str, pixel_folder: Path) -> None:
     pixel = SOLVERS[method].prior == "pixel"
     job = load_config(

@@ -42,6 +42,7 @@ _P2L, _BASE = (f"p2l_engine/solvers/{name}.py" for name in ("p2l", "base"))
 _GUIDANCE, _TUNING = (f"p2l_engine/solvers/parts/{name}.py" for name in ("guidance", "prompt_tuning"))
 _ENGINE, _OPERATORS = "p2l_engine", "p2l_engine/operators"
 _LOOP = _in(f"{_ENGINE}/solvers/p2l", "the_loop")
+_LATINO = _in(f"{_ENGINE}/solvers/latino", "the_loop and pooling")
 _PIXELS, _SCHEDULE = "p2l_engine/metrics/pixels.py", "p2l_engine/schedule.py"
 
 MUTATIONS = (
@@ -94,6 +95,15 @@ MUTATIONS = (
     Mutation(_GUIDANCE, "m_hat, v_hat = m / (1 - BETA_1)", "m_hat, v_hat = m", _LOOP),
     Mutation(_TUNING, "RHO = 1.0", "RHO = 0.5", _LOOP),
     Mutation(_TUNING, 'prior.decode(z0), "squared")', 'prior.decode(z0), "norm")', _LOOP),
+    Mutation(
+        "p2l_engine/solvers/latino.py", "(delta * (1 - at.alpha_bar))", "(delta * at.alpha_bar)", _LATINO
+    ),
+    Mutation(
+        "p2l_engine/solvers/parts/prompt_ascent.py",
+        "F.normalize(gradient, dim=-1)",
+        "F.normalize(gradient, dim=1)",
+        _LATINO,
+    ),
     Mutation(_SCHEDULE, "eps) / alpha_bar**0.5", "eps) / alpha_bar", _in(f"{_ENGINE}/schedule")),
     Mutation(_SCHEDULE, "min(steps_offset, available", "min(0, available", _in(f"{_ENGINE}/schedule")),
     Mutation(
@@ -175,6 +185,12 @@ MUTATIONS = (
         "lam, x) * self.factor**2)",
         "lam, x) * self.factor)",
         _in(f"{_OPERATORS}/operators", "proximal"),
+    ),
+    Mutation(
+        f"{_OPERATORS}/discrepancy.py",
+        "theta.clamp_min(0)).square())",
+        "theta.clamp_min(0)))",
+        _in(f"{_OPERATORS}/discrepancy", "closed_form"),
     ),
     Mutation(
         f"{_OPERATORS}/masks.py",

@@ -161,6 +161,36 @@ def test_the_authors_settings_of_daps_are_those_of_their_configurations(
     }
 
 
+@pytest.mark.parametrize(
+    ("operator", "delta"),
+    [
+        ("super_resolution x8", None),
+        ("super_resolution x16", (0.02, 0.002, 300, "residual_by_noise")),
+        ("super_resolution x32", (2.0, 0.9, 300, "residual")),
+        ("gaussian_blur", (1e-3, 4e-4, 300, "residual")),
+        ("motion_blur", (8e-4, 7e-4, 400, "residual")),
+        ("inpainting box", (1.0, 0.5, 500, "one")),
+        ("inpainting random", None),
+    ],
+)
+def test_the_authors_settings_of_latino_are_those_of_their_code_with_lcm_lora(
+    operator: str, delta: tuple[float, float, int, str] | None
+) -> None:
+    found = methods.build("latino", "authors", operator).model_dump()
+    assert (found["steps"], found["grid"], found["result"]) == (8, 50, "latent")
+    assert (found["delta"] and tuple(found["delta"].values())) == delta
+    assert methods.build("daps", "authors", operator).model_dump()["dynamics"]["tau"] == 0.01
+    pro = methods.build("latino_pro", "authors", operator).model_dump()
+    assert pro["delta"] is None and pro["result"] == "latent"
+    assert pro["prompt_ascent"] == {
+        "rounds": 15,
+        "steps": 4,
+        "step_size": 0.08,
+        "radius": 15.0,
+        "fixed_tokens": 4,
+    }
+
+
 def test_settings_are_laid_over_the_preset_key_by_key() -> None:
     method = built("p2l", "ffhq", "super_resolution", prompt_tuning={"iterations": 1}, projection=None)
     assert method.prompt_tuning == PromptTuning(iterations=1, learning_rate=1e-4)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from p2l_engine import methods, operators, restore
 from p2l_engine.operators.base import LinearOperator
-from p2l_engine.schedule import Step, posterior_mean
+from p2l_engine.schedule import Step, noise_beside, posterior_mean
 from p2l_engine.solvers import Problem, Solver
 from p2l_engine.solvers.treg import TReg
 from tests.p2l_engine.gaussian_prior import Gaussian, GaussianLatents, matrix
@@ -73,6 +73,52 @@ def test_resample_fits_what_is_seen_and_draws_the_rest() -> None:
     assert float((found[..., :2] - mean[..., :2]).abs().mean()) < 0.02
     assert float((found[..., 2:].mean(dim=0) - mean[..., 2:]).square().mean().sqrt()) < 0.2
     assert 0.5 < float(found[..., 2:].var(dim=0).mean()) < 1.1
+
+
+class Consistent(GaussianLatents):
+    """Of N(m, s^2 I), m a text's first number: z_0|t is where the probability flow from z_t ends."""
+
+    def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor:
+        self.evaluations += len(z)
+        a = self.process.alphas_cumprod[t].item()
+        m, variance = C[:, :, :1, None], self.gaussian.covariance[0, 0]
+        z0 = m + (z - a**0.5 * m) * (variance / (a * variance + 1 - a)).sqrt()
+        return noise_beside(z, z0, a)
+
+
+def consistent(y_mean: float) -> tuple[Any, LinearOperator, Tensor]:
+    """The prior, and what is seen of latents about `y_mean`, COUNT times."""
+    prior, A = Consistent(Gaussian.white(48, mean=y_mean, variance=0.0625)), half_seen()
+    y, _ = posed(prior, A, SIGMA)
+    return prior, A, y.expand(COUNT, *y.shape[1:])
+
+
+def test_latino_leaves_the_noise_of_what_is_seen_and_draws_the_rest() -> None:
+    """The rest are draws from the prior, the same in mean and variance to what 150 x 24 of them tell."""
+    prior, A, y = consistent(0.3)
+    told = torch.tensor([0.3, 9.0], dtype=torch.float64).expand(COUNT, 1, 2)
+    method = methods.build("latino")
+    out = restore(prior, A, y, method, prompt_embeddings=told, seeds=range(COUNT), sigma=SIGMA)
+    assert out.latents is not None
+    unseen = out.latents[..., 2:]
+    assert float(unseen.mean()) == pytest.approx(0.3, abs=4 * 0.25 / 3600**0.5)
+    assert float(unseen.var()) == pytest.approx(0.0625, rel=4 * (2 / 3600) ** 0.5)
+    assert float(out.residual.max()) < 1.001 * SIGMA
+    assert torch.equal(out.images[..., 4:], prior.decode(out.latents)[..., 4:].clamp(-1, 1))
+
+
+@pytest.mark.parametrize("goal", [-1.5, 1.5])
+def test_latino_pros_prompt_goes_to_what_makes_the_measurement_likely(goal: float) -> None:
+    """From 0, by three draws of 0.08 up or down in a round; a number that tells nothing stays."""
+    prior, A, y = consistent(goal)
+    method = methods.build("latino_pro", prompt_ascent={"rounds": 1, "fixed_tokens": 0})
+    out = restore(prior, A, y, method, seeds=range(COUNT), sigma=SIGMA)
+    assert out.prompt_embeddings is not None
+    moved, unread = out.prompt_embeddings[:, 0].unbind(dim=1)
+    assert 0.1 < float(moved.mean()) * (1 if goal > 0 else -1) < 0.24
+    assert float(unread.abs().max()) == 0
+    # Three draws of which one is against the others, or none.
+    assert float((moved.abs() - 0.16).abs().sub(0.08).abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize("iterations", [None, 50])
