@@ -8,19 +8,23 @@ KILLS  ?= 20
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint chaos fuzz
+.PHONY: help demo test e2e lint chaos fuzz
 .DELETE_ON_ERROR:
 
 help: ## List the targets; what `make` alone does
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z0-9]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(READY) ## Degrade and restore twelve photographs with the small shipped model
 	@$(BIN)/p2l demo
 
 # Two processes, each with the tests of whole files; tests/conftest.py puts the long ones first.
 test: $(READY) ## Pass the tests; some of them with ARGS="-k operators"
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest $(TWO) $(ARGS)
+
+e2e: $(READY) ## Pass the tests of whole runs: submitted, stopped, starved, on clusters that grow
+	@$(BIN)/pytest $(TWO) -m 'e2e and not slow' $(ARGS)
 
 chaos: $(READY) ## Kill a real job KILLS times (20) on a loopback cluster of two nodes; about 5 minutes on two cores
 	@$(BIN)/python -m jobs.benchmark chaos --kills $(KILLS) --seed 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import typer
 
 from jobs import compare, demo, image, plan, prompts, report, reproduce, restore, score, shard, verify
 from jobs.console import run_to_its_status
+
+# Of objects before a collection: imports make hundreds of thousands, which stay.
+OBJECTS = 100_000
 
 app = typer.Typer(
     name="p2l",
@@ -32,6 +36,7 @@ app.command("reproduce")(reproduce.reproduce)
 
 def main() -> None:
     """Run the command named on the command line and exit with its status."""
+    gc.set_threshold(OBJECTS)
     # As under `python -m`, so that an operator may be a function of a file here.
     sys.path.append(str(Path.cwd()))
     run_to_its_status(app)

@@ -41,7 +41,7 @@ def ray_cluster() -> Iterator[None]:
 
     from pipeline.cluster import ray_start
 
-    ray_start.init(address="local", num_cpus=4, include_dashboard=False)
+    ray_start.init(address="local", num_cpus=2, include_dashboard=False)
     yield
     ray.shutdown()
 

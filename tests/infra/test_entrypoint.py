@@ -20,6 +20,8 @@ import pytest
 from tests.clusters import Head, ray_head
 from tests.infra.documents import KUBERAY, of_kind, overlay
 
+pytestmark = pytest.mark.e2e
+
 RUN = KUBERAY / "base/run.sh"
 LONGEST = 120  # seconds; the machine may be busy
 STAND_IN = '#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\nexit {status}\n'

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+
+pytestmark = pytest.mark.e2e
 
 LONGEST = 240  # seconds: what a newcomer is promised
 

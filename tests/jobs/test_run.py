@@ -71,6 +71,7 @@ def test_rows_that_all_fail_alike_end_the_run_with_status_4(job: Path, tmp_path:
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+@pytest.mark.e2e  # for its waits
 def test_an_actor_that_never_starts_ends_the_run_with_its_reason(job: Path, model_folder: Path) -> None:
     model = shutil.copytree(model_folder, job.parent / "model")
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"

@@ -20,6 +20,8 @@ from pipeline.config import load_config
 from pipeline.run.run import RunError, run
 from tests.pipeline.small_jobs import settings, write_shards
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -27,6 +27,8 @@ from pipeline.stores import storage, storage_options
 from tests.pipeline.small_jobs import SIDE, png
 from tests.stores import SECRET, Store, make_bucket, proxied
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = 24
 

@@ -15,6 +15,8 @@ import ray
 from tests.clusters import ROOT
 from tests.pipeline.small_jobs import settings, write_shards
 
+pytestmark = pytest.mark.e2e
+
 LONGEST = 200  # seconds
 
 

@@ -16,6 +16,8 @@ import pytest
 from tests.clusters import ROOT, Head, ray_head
 from tests.pipeline.small_jobs import settings, write_shards
 
+pytestmark = pytest.mark.e2e
+
 ROWS = 28
 LONGEST = 400  # seconds; the machine may be busy
 OPERATOR = "import time\n\n\ndef slow(images):\n    time.sleep(0.1)\n    return images * 1.0\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from jobs.tables.paper import world
-from jobs.tables.paper.drawn import FIGURES
+from jobs.tables.paper.drawn import FIGURES, generation
 from jobs.tables.paper.drawn.evolution import SHOWN, evolution
 from jobs.tables.paper.drawn.fixed_points import ROUNDS, drift
 from jobs.tables.paper.drawn.generation import generate
@@ -50,6 +51,12 @@ def test_the_evolution_of_a_method_ends_at_its_restoration(tiny_model: LatentDif
     assert errors[-1] < errors[0]
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "STEPS", 8)
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_a_caption_leads_generation_the_more_the_stronger_the_guidance(tiny_model: LatentDiffusion) -> None:
     C, null = tiny_model.embed_prompts(["a photograph of a cat"]), tiny_model.embed_prompts([""])
     z = torch.randn(1, tiny_model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -58,10 +65,13 @@ def test_a_caption_leads_generation_the_more_the_stronger_the_guidance(tiny_mode
     assert 0 < float((plain - free).square().mean()) < float((strong - free).square().mean())
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn(name: str, tmp_path: Path) -> None:
     draw, data_set = FIGURES[name]
-    text = draw(world.tiny(str(tmp_path), 2), data_set, str(tmp_path), 1)
+    here = world.tiny(str(tmp_path), 2)
+    quick = replace(here, settings={**here.settings, "method": {"steps": SHOWN}})
+    text = draw(quick, data_set, str(tmp_path), 1)
     (picture,) = tmp_path.glob("figure-*.png")
     with Image.open(picture) as image:
         assert min(image.size) >= 200

@@ -16,6 +16,8 @@ import torch
 from tests.clusters import ROOT, Head, ray_head
 from tests.pipeline.small_jobs import settings, write_shards
 
+pytestmark = pytest.mark.e2e
+
 ROWS = 80
 LONGEST = 400  # seconds; the machine may be busy
 OPERATOR = """

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from pipeline.config import ConfigError
 from pipeline.run import pool
 from tests.pipeline.small_jobs import job
 
 
-@pytest.mark.usefixtures("ray_cluster")  # 4 CPUs, no GPU
 @pytest.mark.parametrize(
     ("workers", "device", "expected"),
     [
@@ -24,8 +24,13 @@ from tests.pipeline.small_jobs import job
     ],
 )
 def test_the_pool_begins_with_what_is_there_within_its_bounds(
-    workers: Any, device: str, expected: tuple[int, int, int | None], tmp_path: Path
+    workers: Any,
+    device: str,
+    expected: tuple[int, int, int | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     config = job(tmp_path, tmp_path / "output", workers=workers)
     assert pool.pool_size(config, device) == expected
     sizes = pool.pool(config, device)

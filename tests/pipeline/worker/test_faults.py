@@ -25,6 +25,8 @@ from torch import Tensor
 from pipeline.run.run import RunError, run
 from tests.pipeline.small_jobs import encoded, job, picture, write_parquet, write_shards
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).resolve().parents[3]
 SLOW = {"name": "linear", "function": "tests.pipeline.small_jobs:slow_identity"}
 

@@ -16,6 +16,8 @@ from pipeline.stores import storage, storage_options
 from tests.pipeline.small_jobs import job, png, settings, write_shards
 from tests.stores import FAULTS, S3_FAULTS, Proxy, Store, make_bucket, proxied
 
+pytestmark = pytest.mark.e2e
+
 IMAGES = ("key", "source_shard", "status", "image", "measurement", "reference", "psnr", "seed")
 
 
