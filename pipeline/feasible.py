@@ -12,6 +12,7 @@ from p2l_engine import methods
 from p2l_engine.mistakes import Mistakes
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.priors.architecture import Architecture, is_near, read_architecture
+from p2l_engine.priors.lora import is_here, read_adapter
 from p2l_engine.solvers import Solver
 from pipeline import limits
 from pipeline.accelerators import datasheet_tflops
@@ -64,6 +65,18 @@ def model_problems(
         return [
             f"name: got {solver.name}; allowed: with a {solver.prior} model; this cannot be read ({error})"
         ]
+
+
+def adapter_problems(model: ModelConfig) -> list[str]:
+    """Why the model's adapter does not fit it, where both are here; others are seen when they load."""
+    if model.lora is None or not (is_here(model.lora) and is_near(model.id)):
+        return []
+    from p2l_engine.priors.load import adapter_misfits  # which imports the networks' classes: seconds
+
+    try:
+        return adapter_misfits(read_adapter(model.lora), read_architecture(model.id, model.revision))
+    except (OSError, ValueError) as error:
+        return [f"lora: got {model.lora!r}, with a model that cannot be read ({error})"]
 
 
 def operator_problems(operator: OperatorSettings, size: tuple[int, int]) -> list[str]:

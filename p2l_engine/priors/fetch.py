@@ -55,7 +55,7 @@ def check_model_id(
     elif kind == "unknown":
         problems = [f"model: got {model_id!r}, {_allowed(wanted)}{_hint(model_id)}"]
     elif kind == "url":
-        problems = _check_scheme(model_id)
+        problems = check_scheme(model_id)
     elif kind == "local":
         problems = layout.check_folder(_local_folder(model_id), wanted)
     if revision is not None and kind in ("local", "url"):
@@ -178,16 +178,17 @@ def _single_file(model_id: str, wanted: layout.Layout | None) -> str:
     return f"model: got {model_id!r}, a single file; {_allowed(wanted)}{convert}"
 
 
-def _check_scheme(url: str) -> list[str]:
+def check_scheme(url: str, what: str = "model") -> list[str]:
+    """Why a URL cannot be read by fsspec here. what: the setting that it is of."""
     scheme = url.split("://")[0].split("::")[0]
     known = {*fsspec.available_protocols(), *fsspec.registry}
     if scheme not in known:
         near = nearest(scheme, known)
         hint = f"; did you mean {near}://?" if near else ""
-        return [f"model: got {url!r}, {scheme}:// is no protocol that fsspec knows{hint}"]
+        return [f"{what}: got {url!r}, {scheme}:// is no protocol that fsspec knows{hint}"]
     implementation = known_implementations.get(scheme)
     if implementation and importlib.util.find_spec(implementation["class"].split(".")[0]) is None:
-        return [f"model: got {url!r}, {scheme}:// needs a package: {implementation['err']}"]
+        return [f"{what}: got {url!r}, {scheme}:// needs a package: {implementation['err']}"]
     return []
 
 
@@ -243,8 +244,22 @@ def _from_url(url: str, wanted: layout.Layout | None) -> Path:
     missing = layout.missing_files(found, wanted)
     if missing:
         raise ValueError(f"model {url!r}: " + "; ".join(missing))
-    files = {name: found[name] for name in layout.used_files(found, wanted)}
+    return _copied(url, filesystem, {name: found[name] for name in layout.used_files(found, wanted)})
 
+
+def copied_file(url: str) -> Path:
+    """The local copy of a remote file, in the cache folder. Raises OSError where it cannot be fetched."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    name = path.rpartition("/")[2]
+    try:
+        info = filesystem.info(path)
+    except Exception as error:  # each store has its own kinds
+        raise OSError(f"{url!r} cannot be read: {error}") from error
+    return _copied(url, filesystem, {name: info}) / name
+
+
+def _copied(url: str, filesystem: fsspec.AbstractFileSystem, files: Mapping[str, Mapping[str, Any]]) -> Path:
+    """The local folder of those files of a remote one, copied once."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     name = f"{Path(url.rstrip('/')).name}-{_fingerprint(url, files)}"
@@ -252,7 +267,7 @@ def _from_url(url: str, wanted: layout.Layout | None) -> Path:
     with FileLock(cache / f"{name}.lock"):
         if complete.is_dir():
             return complete
-        logger.info("fetching model %s into %s", url, complete)
+        logger.info("fetching %s into %s", url, complete)
         for relative, info in files.items():
             _fetch(filesystem, url, relative, info, partial / relative)
         partial.replace(complete)  # a whole copy appears under its name in one step

@@ -253,6 +253,12 @@ def check_architecture(
         for setting in ("addition_embed_type", "class_embed_type")
         if unet.get(setting) is not None
     ]
+    if unet.get("time_cond_proj_dim") is not None:
+        problems.append(
+            f"unet has time_cond_proj_dim {unet['time_cond_proj_dim']!r} (it asks for a guidance scale, as "
+            "some latent consistency models do), allowed: null; take the model that it was distilled from, "
+            "with an LCM-LoRA as `lora`"
+        )
     if problems:
         return problems
     if unet.get("in_channels") != vae.get("latent_channels"):

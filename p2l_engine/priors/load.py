@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 
+from p2l_engine.mistakes import refuse
 from p2l_engine.priors import fetch, layout
-from p2l_engine.priors.architecture import LINEAR_BETAS, Architecture
+from p2l_engine.priors.architecture import LINEAR_BETAS, Architecture, read_architecture
 from p2l_engine.priors.computing import check_device, check_dtype
 from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.priors.lora import Adapter, read_adapter
 from p2l_engine.priors.pixel import PixelDiffusion
 from p2l_engine.schedule import read_forward_process
 
@@ -27,6 +29,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     kind: Literal["latent", "pixel"] | None = None,
+    lora: str | None = None,
 ) -> Any:
     """Loads a model in diffusers' layout: a `LatentDiffusion` (Stable Diffusion), or a `PixelDiffusion`.
 
@@ -34,17 +37,21 @@ def load_model(
     revision: branch, tag or commit of a hub id.
     dtype: "float32", "float64", "float16" or "bfloat16"; with float16, gradients below 6e-8 vanish.
     kind: that it has to be of.
+    lora: an adapter that is fused into a latent model's U-Net (see `lora.read_adapter`), such as LCM-LoRA.
 
     Raises ValueError, before any weights are read, when the id, device or dtype is not to be had or the model
-    is of another kind; ConnectionError when it cannot be fetched.
+    is of another kind, and when the adapter does not fit; ConnectionError when it cannot be fetched.
     """
     check_device(device)
     check_dtype(dtype)
+    adapter = None if lora is None else read_adapter(lora)
     folder = fetch.resolve(model_id, revision)
     names = layout.listing(folder)
     found = layout.layout_of(names)
     if kind not in (None, found.kind):
         raise ValueError(f"model {model_id!r}: it is a {found.kind} model, allowed: a {kind} one")
+    if adapter is not None:
+        refuse(adapter_misfits(adapter, read_architecture(model_id, revision)))
     scheduler = next((name for name in found.scheduler if name in names), None)
     scheduler_config = json.loads((folder / scheduler).read_text()) if scheduler else LINEAR_BETAS
     read_forward_process(scheduler_config)
@@ -70,9 +77,12 @@ def load_model(
         from transformers import CLIPTextModel, CLIPTokenizer
 
     with without_progress_bars():
+        unet = read_network(UNet2DConditionModel, model_id, folder, "unet", "unet")
+        if adapter is not None:
+            adapter.fuse(unet)
         return LatentDiffusion(
             vae=read_network(AutoencoderKL, model_id, folder, "vae", "vae"),
-            unet=read_network(UNet2DConditionModel, model_id, folder, "unet", "unet"),
+            unet=unet,
             text_encoder=read_network(CLIPTextModel, model_id, folder, "text_encoder", "text_encoder"),
             tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
             **common,
@@ -105,6 +115,16 @@ def read_network(
             f"configuration asks for, such as {absent[0]}; fetch or convert it again"
         )
     return loaded
+
+
+def adapter_misfits(adapter: Adapter, architecture: Architecture) -> list[str]:
+    """Why an adapter cannot be fused into a model of an architecture."""
+    if architecture.kind == "pixel":
+        return [f"lora: got {adapter.name!r} for a pixel model; allowed: with a latent model, or null"]
+    with without_garbage_collection():
+        from diffusers import UNet2DConditionModel
+    with torch.device("meta"):
+        return adapter.misfits(UNet2DConditionModel.from_config(dict(architecture.unet)))
 
 
 def without_weights(architecture: Architecture, name: str = "without weights") -> Model:

@@ -13,6 +13,7 @@ from p2l_engine.mistakes import refuse
 from p2l_engine.operators import OperatorSettings
 from p2l_engine.priors.fetch import check_model_id
 from p2l_engine.priors.layout import CAPTIONER
+from p2l_engine.priors.lora import check_adapter
 from p2l_engine.solvers import Sampler, Solver
 from pipeline import feasible
 from pipeline.config.caption import CaptionConfig
@@ -28,6 +29,17 @@ class ModelHere(ModelConfig):
     def _is_there(cls, value: str) -> str:
         refuse(check_model_id(value))
         return value
+
+    @field_validator("lora")
+    @classmethod
+    def _adapter_is_there(cls, value: str | None) -> str | None:
+        refuse([] if value is None else check_adapter(value), "model")
+        return value
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> ModelHere:
+        refuse(feasible.adapter_problems(self), "model")
+        return self
 
     @model_validator(mode="after")
     def _has_revisions(self) -> ModelHere:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from p2l_engine import methods, operators
 from p2l_engine.mistakes import Mistakes, refuse
 from p2l_engine.operators import OperatorSettings
-from p2l_engine.settings import Settings
+from p2l_engine.settings import Grown, Settings
 from p2l_engine.solvers import Sampler, Solver
 from pipeline.config import fingerprint
 from pipeline.config.caption import CaptionConfig
@@ -21,8 +21,8 @@ DEFAULT_METHOD: Any = {"name": "p2l", "preset": "imagenet"}
 OWN_SIDE: Literal["auto"] = "auto"  # for `size`
 
 
-class ModelConfig(Settings):
-    """The model, and what it computes in.
+class ModelConfig(Grown):
+    """The model, with an adapter fused into it, and what it computes in.
 
     dtype auto: bfloat16 on GPUs of compute capability 8.0 (A100) and later, where 16-bit products have the
     highest rate and tensors half the bytes; float32 on older GPUs and on the CPU. A bfloat16 has 8 bits: a
@@ -31,17 +31,23 @@ class ModelConfig(Settings):
     convolutions take their factors with 10 bits on GPUs that can; float32: with all 23.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"lora"})
     id: str = Field("CompVis/stable-diffusion-v1-4", description="tiny, a hub id, a folder or a URL")
     revision: str | None = Field(None, description="a hub revision, or null")
+    lora: str | None = Field(
+        None,
+        min_length=1,
+        description="a .safetensors file, a folder of one, a URL of either, a hub id, or null",
+    )
     dtype: Literal["auto", "float32", "tf32", "float64", "float16", "bfloat16"] = Field(
         "auto", description="auto, float32, tf32, float64, float16, bfloat16"
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu, cuda")
 
-    @field_validator("id")
+    @field_validator("id", "lora")
     @classmethod
-    def _without_secrets(cls, value: str) -> str:
-        _refuse_secret("model", value)
+    def _without_secrets(cls, value: str | None, info: ValidationInfo) -> str | None:
+        _refuse_secret("model" if info.field_name == "id" else "model.lora", value or "")
         return value
 
 
@@ -77,7 +83,7 @@ class JobConfig(Settings):
     mode: Literal["measure", "restore"] = Field("measure", description="measure, restore")
     model: ModelConfig = Field(
         default_factory=lambda: ModelConfig.model_validate({}),
-        description="an id, or {id, revision, dtype, device}",
+        description="an id, or {id, revision, lora, dtype, device}",
     )
     size: tuple[int, int] | Literal["auto"] | None = Field(
         OWN_SIDE, description="auto (the model's own side), a side in pixels, [height, width], or null"

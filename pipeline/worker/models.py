@@ -27,8 +27,17 @@ def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) ->
     torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
     torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
     dtype = "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
-    load_it = partial(load_model, config.id, revision=config.revision, device=device, dtype=dtype, kind=kind)
-    model: Model = retries.retried(load_it, f"model {config.id}") if "://" in config.id else load_it()
+    load_it = partial(
+        load_model,
+        config.id,
+        revision=config.revision,
+        device=device,
+        dtype=dtype,
+        kind=kind,
+        lora=config.lora,
+    )
+    on_a_store = "://" in f"{config.id} {config.lora}"
+    model: Model = retries.retried(load_it, f"model {config.id}") if on_a_store else load_it()
     return model
 
 

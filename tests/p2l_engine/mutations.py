@@ -113,6 +113,12 @@ MUTATIONS = (
         _in(f"{_ENGINE}/priors/latent", "networks_compute"),
     ),
     Mutation(
+        "p2l_engine/priors/lora.py",
+        "alpha / len(down)",
+        "alpha",
+        _in(f"{_ENGINE}/priors/lora", "fused and kohya"),
+    ),
+    Mutation(
         "p2l_engine/presets.py",
         '"super_resolution": _tiny(15.0, 8.0, 3, 0.01,',
         '"super_resolution": _tiny(15.0, 8.0, 3, 1.0,',

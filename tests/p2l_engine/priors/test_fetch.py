@@ -255,7 +255,7 @@ def test_processes_that_load_at_once_fetch_once(cache: Path, tmp_path: Path) -> 
         for process in [start_fetch(source, 0.1) for _ in range(3)]
     ]
     assert [code for *_, code in outcomes] == [0, 0, 0], outcomes
-    assert sum(log.count("fetching model") for _, log, _ in outcomes) == 1
+    assert sum(log.count("fetching ") for _, log, _ in outcomes) == 1
     (folder,) = {out.strip() for out, _, _ in outcomes}
     assert files_in(Path(folder)) == MODEL
 

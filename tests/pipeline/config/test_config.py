@@ -8,6 +8,8 @@ from typing import Any
 
 import fsspec
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import p2l_engine
 from p2l_engine import methods
@@ -150,6 +152,11 @@ def test_a_price_is_a_number_or_that_of_a_machine_type() -> None:
         ({"method": {"name": "p2l", "stepz": 1}}, "method.stepz: unknown setting"),
         ({"method": {"name": "p3l"}}, "method.name: got 'p3l'; allowed: p2l"),
         ({"model": "no such thing"}, "model: got 'no such thing'"),
+        (
+            {"model": {"id": "tiny", "lora": "no.safetensors"}},
+            "model.lora: got 'no.safetensors', but there is",
+        ),
+        ({"model": {"lora": "https://me:secret@host/a.safetensors"}}, "model.lora: a URL with a password"),
         ({"operator": "blurr"}, "operator.name: got 'blurr'"),
         ({"operator": "denoising"}, "method.preset: imagenet has no column for the operator 'denoising'"),
         (
@@ -193,6 +200,10 @@ def test_the_fingerprint_is_of_settings_that_change_results_only() -> None:
     assert load_config(MINIMAL, ["price=3.67", "budget=500"]).fingerprint == base.fingerprint
     for other in ("noise=0", "method.steps=10", "seed=1", "size=256", "prompt=a cat", "model.dtype=float16"):
         assert load_config(MINIMAL, [other]).fingerprint != base.fingerprint
+    assert "model.lora" not in base.settings
+    adapted = load_config(MINIMAL, ["model.lora=latent-consistency/lcm-lora-sdv1-5"])
+    assert adapted.settings == base.settings | {"model.lora": "latent-consistency/lcm-lora-sdv1-5"}
+    assert adapted.fingerprint != base.fingerprint
     explicit = load_config(MINIMAL, ["method.name=p2l", "method.preset=imagenet", "operator.factor=8"])
     assert explicit.fingerprint == base.fingerprint
 
@@ -253,6 +264,18 @@ def test_a_method_is_refused_where_the_model_is_of_the_other_kind(pixel_folder: 
     (problem,) = problems(MINIMAL | {"model": str(pixel_folder), "method": {"name": "p2l", "preset": None}})
     assert "method.name: got p2l, which needs a latent model, for a pixel one; allowed: " in problem
     load_config(MINIMAL | {"model": str(pixel_folder), "method": {"name": "tv"}})
+
+
+def test_an_adapter_is_held_against_the_model_before_anything_loads(tmp_path: Path) -> None:
+    """Of which the small shipped one has a U-Net whose text is 128 wide, Stable Diffusion's 768."""
+    part = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file(
+        {f"{part}.lora_A.weight": torch.ones(2, 768), f"{part}.lora_B.weight": torch.ones(64, 2)},
+        tmp_path / "lcm.safetensors",
+    )
+    (problem,) = problems(MINIMAL | {"model": {"id": "tiny", "lora": str(tmp_path / "lcm.safetensors")}})
+    assert problem.startswith("model.lora: got ")
+    assert "for a weight (64, 768) where it has (64, 128)" in problem
 
 
 def test_a_label_is_asked_for_where_the_network_takes_one(pixel_folder: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.accelerators import own_dtype
 from pipeline.config import ModelConfig
-from pipeline.worker.models import load
+from pipeline.worker.models import load, load_latent
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,23 @@ from pipeline.worker.models import load
 )
 def test_auto_is_bfloat16_on_gpus_that_multiply_it(capability: tuple[int, int] | None, expected: str) -> None:
     assert own_dtype(capability) == expected
+
+
+def test_the_adapter_of_a_job_is_in_the_model(tmp_path: Path) -> None:
+    """Its last convolution, of 6 channels from 64, made 0 by half its own weight's two."""
+    plain = load_latent(ModelConfig.model_validate({"id": "tiny", "device": "cpu"}))
+    weight = plain._unet.conv_out.weight.detach()
+    factors = {
+        "lora_unet_conv_out.lora_down.weight": -2 * weight,
+        "lora_unet_conv_out.lora_up.weight": torch.eye(6)[..., None, None],
+        "lora_unet_conv_out.alpha": torch.tensor(3.0),
+    }
+    save_file(factors, tmp_path / "off.safetensors")
+    adapted = {"id": "tiny", "device": "cpu", "lora": str(tmp_path / "off.safetensors")}
+    model = load_latent(ModelConfig.model_validate(adapted))
+    z, C = torch.randn(1, 6, 16, 16), plain.embed_prompts(["a cat"])
+    bias = plain._unet.conv_out.bias[None, :, None, None].expand(1, 6, 16, 16)
+    torch.testing.assert_close(model.predict_noise(z, 9, C), bias, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("tf32", True), ("auto", False), ("float32", False)])
