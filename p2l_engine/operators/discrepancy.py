@@ -12,10 +12,16 @@ abs(r(mu))^2 = abs(r)^2 sum_i w_i / (1 + mu theta_i)^2 is Gauss' quadrature, fro
 2010), for every mu at once. It is exact after one iteration where A A^T is a multiple of I.
 """
 
+from typing import Annotated, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from p2l_engine.operators.base import LinearOperator
+
+# lambda of a proximal map as a setting: a number, or this rule.
+Weight = Literal["discrepancy"] | Annotated[float, Field(gt=0)]
 
 ITERATIONS = 30  # of Lanczos
 LEAST, MOST = 1e-6, 1e3  # of mu, in units of 1 / T_11

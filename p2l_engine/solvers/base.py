@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from p2l_engine.operators.base import ImageShape, LinearOperator
+from p2l_engine.operators.discrepancy import Weight, discrepancy_weight
 from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.priors.patched import Patched, Patches
 from p2l_engine.schedule import Step
@@ -85,6 +86,16 @@ class Problem:
         """Standard normal numbers of the shape of `like` (B, ...), the next of each image's own generator."""
         return torch.stack([_normal(source, like.shape[1:]) for source in self.generators]).to(like)
 
+    def proximal(self, x: Tensor, weight: Weight) -> Tensor:
+        """argmin_u |y - A u|^2 + lambda |u - x|^2 (Eq. 19) of images x (B, 3, H, W), without a graph.
+
+        By the discrepancy rule lambda is, of each image, what leaves of y - A u as much as the noise is.
+        """
+        if weight == "discrepancy":
+            lam = discrepancy_weight(self.A, self.y, x, self.noise_level)
+            return self.A.proximal(self.y, x, lam)
+        return self.A.proximal(self.y, x, weight)
+
     def sample(self, number: int) -> "Problem":
         """The problem for one of several samples, whose numbers come from seeds of its own."""
         return self.of(
@@ -150,6 +161,10 @@ class Solver(Settings, ABC):
     def images(self, prior: Any, problem: Problem, state: Any) -> Tensor:
         """(B, 3, H, W), about [-1, 1], after the last step."""
 
+    def finished(self, prior: Any, problem: Problem, state: Any) -> Tensor:
+        """The images, with what is done to those of every solver of its family."""
+        return self.images(prior, problem, state)
+
     def asks_of_model(self) -> bool:
         """Whether `misfits` asks anything of a model of the right kind."""
         return False
@@ -179,27 +194,42 @@ class Solver(Settings, ABC):
         return []
 
 
+class Finish(Settings):
+    """A last look at the measurement: the proximal map (Eq. 19) of the image that the prior gave.
+
+    weight: lambda, or discrepancy: what leaves of y - A x as much as the noise is.
+    """
+
+    weight: Weight = Field(default="discrepancy", description="a number above 0, or discrepancy")
+
+
 class Sampler(Solver, Grown):
     """A solver that draws from the posterior, step by step along the schedule of a prior.
 
     preset: where the settings come from. steps: one to as many as the prior was trained with.
     samples: restorations of each image, from seeds of their own; the result is their mean.
+    finish: of each of them; null, as in the paper, leaves what the prior gave.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"samples"})
+    later: ClassVar[frozenset[str]] = frozenset({"samples", "finish"})
     preset: str | None = None
     steps: int = Field(default=1000, ge=1)
     samples: int = Field(default=1, ge=1, le=1000)
+    finish: Finish | None = None
 
     def schedule(self, prior: Prior) -> Sequence[Step]:
         return prior.schedule(self.steps).steps
+
+    def finished(self, prior: Prior, problem: Problem, state: Any) -> Tensor:
+        x = self.images(prior, problem, state)
+        return x if self.finish is None else problem.proximal(x, self.finish.weight)
 
 
 class LatentSampler(Sampler):
     """A sampler over latents. patches: how the noise of latents larger than the model's own is predicted."""
 
     prior: ClassVar[Literal["latent"]] = "latent"
-    later: ClassVar[frozenset[str]] = frozenset({"samples", "patches"})
+    later: ClassVar[frozenset[str]] = frozenset({"samples", "finish", "patches"})
     patches: Patches | None = None
 
     def misfits(self, model: Any) -> list[str]:

@@ -48,7 +48,7 @@ def solve(prior: Prior | None, solver: Solver, problem: Problem, progress: Progr
         if not places:
             break
     with torch.no_grad():
-        images = solver.images(prior, problem, state) if places else torch.empty(0)
+        images = solver.finished(prior, problem, state) if places else torch.empty(0)
     return Solution(places, images, state, errors, nfe)
 
 

@@ -135,7 +135,7 @@ def parts(prior: Any, solver: Solver, problem: Problem) -> Iterator[Part]:
 
     def ends() -> None:
         with torch.no_grad():
-            solver.images(prior, problem, solver.start(prior, problem))
+            solver.finished(prior, problem, solver.start(prior, problem))
 
     yield Part(samples, ends)
     kinds = Counter(solver.kind(at) for at in schedule)

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from p2l_engine.operators.discrepancy import Weight
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import Problem
@@ -14,12 +15,13 @@ from p2l_engine.solvers.base import Problem
 class Projection(Settings):
     """Sec. 3.3. every: gamma, in steps; weight: lambda of Eq. 19.
 
+    weight may be `discrepancy`, which is not the paper's: what leaves of y - A x as much as the noise is.
     onto: the Gamma of Table 4 that comes before the encoder, or none; whichever it is, what is projected on
     is the encoder's range. `projection: null` takes the whole part out.
     """
 
     every: int = Field(default=4, ge=1)
-    weight: float = Field(default=1.0, gt=0)
+    weight: Weight = Field(default=1.0, description="a number above 0, or discrepancy")
     onto: Literal["proximal", "gluing", "none"] = "proximal"
 
 
@@ -31,7 +33,7 @@ def project(prior: LatentPrior, problem: Problem, x0: Tensor, setting: Projectio
     """
     match setting.onto:
         case "proximal":
-            x0 = problem.A.proximal(problem.y, x0, setting.weight)
+            x0 = problem.proximal(x0, setting.weight)
         case "gluing":
             x0 = problem.A.glue(problem.y, x0)
     return prior.encode(x0)

@@ -88,6 +88,7 @@ def reference(
             if method.projection and step % method.projection.every == 0:
                 x0 = model.decode(z0)
                 if method.projection.onto == "proximal":
+                    assert method.projection.weight != "discrepancy"
                     x0 = A.proximal(y, x0, method.projection.weight)
                 elif method.projection.onto == "gluing":
                     x0 = A.glue(y, x0)

@@ -59,4 +59,4 @@ def evolution(prior: LatentPrior, solver: Solver, problem: Problem) -> list[Tens
                 found.append(prior.decode(posterior_mean(state.z, eps, at.alpha_bar)))
         state = solver.step(prior, problem, state, at)
     with torch.no_grad():
-        return [*found, solver.images(prior, problem, state)]
+        return [*found, solver.finished(prior, problem, state)]
