@@ -208,24 +208,24 @@ def _from_hub(repository: str, revision: str | None, wanted: layout.Layout | Non
     return folder
 
 
-def snapshot(repository: str, revision: str | None, names: Collection[str]) -> Path:
-    """The hub's local folder of a repository, with those files of it that there are."""
+def snapshot(repository: str, revision: str | None, names: Collection[str], what: str = "model") -> Path:
+    """The hub's local folder of a repository, with those files of it that there are. what: the setting."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(names)))
     except RevisionNotFoundError as error:
-        raise ValueError(f"model: {repository!r} has no revision {revision!r} on the hub") from error
+        raise ValueError(f"{what}: {repository!r} has no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:
         raise ValueError(
-            f"model: got {repository!r}, neither a folder on this machine nor a hub repository that may be "
+            f"{what}: got {repository!r}, neither a folder on this machine nor a hub repository that may be "
             "read; check the name, or log in (hf auth login) if it is private or gated"
         ) from error
     except LocalEntryNotFoundError as error:
         raise ConnectionError(
-            f"model: {repository!r} is not in the hub's cache and the hub is out of reach; connect once, or "
-            "give a folder or a bucket's URL that holds the model"
+            f"{what}: {repository!r} is not in the hub's cache and the hub is out of reach; connect once, or "
+            "give a folder or a bucket's URL that holds it"
         ) from error
 
 

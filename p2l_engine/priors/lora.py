@@ -107,7 +107,7 @@ def read_adapter(lora: str) -> Adapter:
     if "://" in lora:
         file = fetch.copied_file(lora if lora.endswith(".safetensors") else f"{lora.rstrip('/')}/{FILE}")
     else:
-        file = _here(lora) or fetch.snapshot(lora, None, [FILE]) / FILE
+        file = _here(lora) or fetch.snapshot(lora, None, [FILE], "lora") / FILE
     if not file.is_file():
         raise Mistakes([f"lora: got {lora!r}, which lacks {FILE}; {ALLOWED}"])
     return _read_header(lora, file)
@@ -137,8 +137,8 @@ def _read_header(lora: str, file: Path) -> Adapter:
         with safe_open(file, framework="numpy") as tensors:
             names = list(tensors.keys())
             shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-            metadata = json.loads((tensors.metadata() or {}).get(METADATA, "{}"))
-    except (SafetensorError, ValueError) as error:
+            metadata = dict(json.loads((tensors.metadata() or {}).get(METADATA, "{}")))
+    except (SafetensorError, TypeError, ValueError) as error:
         raise Mistakes([f"lora: got {lora!r}, which is no safetensors file ({error}); {ALLOWED}"]) from None
     parts: dict[str, dict[str, str]] = {}
     for name in names:
@@ -148,10 +148,12 @@ def _read_header(lora: str, file: Path) -> Adapter:
             raise Mistakes([f"lora: got {lora!r}, which has {name!r}; {allowed}"])
         module, role = found["flat"] or found["path"].replace(".", "_"), found["kohya"] or found["diffusers"]
         parts.setdefault(module, {})[_ROLES.get(role, role)] = name
-    for module, tensors_of in parts.items():
-        ranks = [shapes[tensors_of[role]][:2] for role in "AB" if role in tensors_of]
-        if len(ranks) < 2 or ranks[0][0] != ranks[1][-1]:
+    for module, roles in parts.items():
+        down, up = (shapes.get(roles.get(role, ""), ()) for role in "AB")
+        if len(down) < 2 or up[1:] != (down[0], *(1 for _ in down[2:])):
             raise Mistakes([f"lora: got {lora!r}, whose {module} is no pair of (r, in) and (out, r)"])
+    if not parts:
+        raise Mistakes([f"lora: got {lora!r}, an empty file; {ALLOWED}"])
     if special := [name for name in OF_PARTS if metadata.get(f"unet.{name}")]:
         raise Mistakes([f"lora: got {lora!r}, with {special[0]}; allowed: one alpha and rank, plain LoRA"])
     return Adapter(lora, file, parts, shapes, metadata.get("unet.lora_alpha"))

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec import AbstractFileSystem
+from safetensors.numpy import save
 
 from p2l_engine.priors import fetch, layout
 
@@ -332,8 +334,9 @@ def hub(tmp_path: Path) -> Iterator[Resolve]:
     }
     environment.pop("HF_HUB_OFFLINE", None)
 
-    def resolve(model_id: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        code = f"{FETCH_ALONE}print(fetch.resolve({model_id!r}))"
+    def resolve(model_id: str, ask: str = "fetch.resolve", **extra: str) -> subprocess.CompletedProcess[str]:
+        module = ask.partition(".")[0]
+        code = f"{FETCH_ALONE}from p2l_engine.priors import {module}\nprint({ask}({model_id!r}))"
         return subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,
@@ -380,3 +383,21 @@ def test_a_repository_that_the_hub_lacks_is_told_from_one_out_of_reach(hub: Reso
         "ConnectionError: model: 'owner/sd' is not in the hub's cache"
         in hub("owner/sd", HF_HUB_OFFLINE="1").stderr
     )
+
+
+def test_of_an_adapters_repository_its_file_alone_is_fetched(
+    hub: Resolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = {
+        "lora_unet_conv_in.lora_down.weight": np.zeros((2, 4, 3, 3), np.float16),
+        "lora_unet_conv_in.lora_up.weight": np.zeros((8, 2, 1, 1), np.float16),
+    }
+    files = {"pytorch_lora_weights.safetensors": save(pair), "README.md": b"x", "lcm.bin": b"x"}
+    monkeypatch.setattr(Hub, "repository", files)
+    found = hub("owner/sd", "lora.read_adapter")
+    assert found.stdout.startswith("Adapter(name='owner/sd', file=PosixPath("), found.stderr
+    assert Hub.fetched == ["pytorch_lora_weights.safetensors"]
+    assert "lora: got 'owner/none', neither a folder" in hub("owner/none", "lora.read_adapter").stderr
+    monkeypatch.setattr(Hub, "repository", MODEL)
+    monkeypatch.setattr(Hub, "commit", "1" * 40)
+    assert "which lacks pytorch_lora_weights" in hub("owner/sd", "lora.read_adapter").stderr

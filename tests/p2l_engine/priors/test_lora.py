@@ -183,12 +183,14 @@ PLAIN = {f"unet.{TO_Q}.lora_A.weight": A, f"unet.{TO_Q}.lora_B.weight": B}
             {},
             "attn1_to_q is no pair of (r, in) and (out, r)",
         ),
+        ({**PLAIN, f"unet.{TO_Q}.lora_A.weight": torch.tensor(1.0)}, {}, "attn1_to_q is no pair"),
+        ({**PLAIN, f"unet.{TO_Q}.lora_B.weight": torch.ones(8, 2, 3, 3)}, {}, "attn1_to_q is no pair"),
+        ({}, {}, "an empty file; allowed: a .safetensors file"),
         (PLAIN, {"unet.use_rslora": True}, "with use_rslora; allowed: one alpha"),
+        (PLAIN, ["alpha"], "which is no safetensors file"),
     ],
 )
-def test_a_file_of_other_parts_is_told(
-    state: State, metadata: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_a_file_of_other_parts_is_told(state: State, metadata: Any, said: str, tmp_path: Path) -> None:
     save_file(state, tmp_path / FILE, {"lora_adapter_metadata": json.dumps(metadata)})
     (problem,) = check_adapter(str(tmp_path))
     assert problem.startswith(f"lora: got {str(tmp_path)!r}, ") and said in problem
