@@ -81,7 +81,7 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
+def train_tokenizer(captions: Iterable[str], folder: Path, vocabulary: int = 400) -> CLIPTokenizer:
     """Learn a byte-pair encoding with CLIP's conventions from the captions and save it in ``folder``."""
     bpe = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
@@ -89,7 +89,10 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     bpe.decoder = decoders.BPEDecoder(suffix="</w>")
     letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"-()")
     trainer = trainers.BpeTrainer(
-        vocab_size=400, end_of_word_suffix="</w>", special_tokens=[START, END], initial_alphabet=letters
+        vocab_size=vocabulary,
+        end_of_word_suffix="</w>",
+        special_tokens=[START, END],
+        initial_alphabet=letters,
     )
     bpe.train_from_iterator([*captions, *(f"{letter} a{letter}" for letter in letters)], trainer)
     folder.mkdir(parents=True, exist_ok=True)

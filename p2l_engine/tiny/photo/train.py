@@ -1,0 +1,252 @@
+"""Train the small model of photographs: ``python -m p2l_engine.tiny.photo.train --packages FOLDER``.
+
+Three stages: the auto-encoder's linear map, the auto-encoder, then the U-Net with its text encoder on the
+auto-encoder's latents. Each saves a checkpoint every two minutes and goes on from it when the command is given
+again. ``--snapshot FOLDER`` trains nothing: it writes the averaged weights of the checkpoints there in
+diffusers' layout, in half precision, and ``--start FOLDER`` goes on from such weights where there is no
+checkpoint.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from p2l_engine.tiny.architecture import LATENT_NOISE, new_text_encoder, train_tokenizer
+from p2l_engine.tiny.data import Pool, scenes
+from p2l_engine.tiny.photo import architecture, stream
+from p2l_engine.tiny.photo.collection import Photograph, training_photographs
+from p2l_engine.tiny.photo.linear_start import decode_linearly, encode_linearly, start_from_linear_map
+from p2l_engine.tiny.train import Training, draw, encode, random_crops, save, token_ids
+
+VOCABULARY = 1000  # tokens
+CAPTIONS_DROPPED = 0.10
+PASSES = 4  # over the images of an epoch before others are drawn
+PROGRESS = "progress.json"  # beside a snapshot: the U-Net's steps so far
+
+Pools = tuple[Pool, Pool]
+Prepared = TypeVar("Prepared")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of the training; half of every batch are drawn scenes, half crops of photographs."""
+
+    epoch: int = 4096  # scenes, and as many crops, that are drawn at a time
+    linear_steps: int = 3_000
+    linear_batch: int = 8
+    linear_learning_rate: float = 3e-3
+    vae_steps: int = 10_000
+    vae_batch: int = 12
+    vae_learning_rate: float = 1.5e-3
+    vae_whole_images: float = 0.15  # the last share of the steps sees a third as many whole images, not 32x32
+    unet_steps: int = 48_000
+    unet_batch: int = 32
+    unet_learning_rate: float = 6e-4
+    unet_decay: float = 0.9995
+
+
+def train_vae(recipe: Recipe, photographs: list[Photograph], work: Path, device: str) -> AutoencoderKL:
+    """The auto-encoder, from its linear map on."""
+    torch.manual_seed(0)
+    vae = architecture.new_vae().to(device, memory_format=torch.channels_last)
+    pools = _epochs(recipe, photographs, lambda drawn: drawn)
+
+    def images(step: int, batch: int, side: int, generator: torch.Generator) -> Tensor:
+        drawn = pools(_epoch(recipe, step, batch))
+        x = torch.cat([pool.batch(draw(pool, batch // 2, generator)) for pool in drawn])
+        x = x if side == x.shape[-1] else random_crops(x, side, generator)
+        return x.to(device, memory_format=torch.channels_last)
+
+    def noisy(mean: Tensor, generator: torch.Generator) -> Tensor:
+        return mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator).to(device)
+
+    def linear_loss(step: int, generator: torch.Generator) -> Tensor:
+        x = images(step, recipe.linear_batch, 32, generator)
+        mean = encode_linearly(vae, x)
+        return _error(decode_linearly(vae, noisy(mean, generator)), x) + _size(mean)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        whole = step >= (1 - recipe.vae_whole_images) * recipe.vae_steps
+        x = images(step, recipe.vae_batch // 3 if whole else recipe.vae_batch, 64 if whole else 32, generator)
+        with _autocast(device):
+            mean = vae.encode(x).latent_dist.mean
+            decoded = vae.decode(noisy(mean, generator)).sample.float()
+            # A latent of half the size is to decode to the image of half the size (Skorokhodov et al., 2025):
+            # it keeps out of the latents the fine structure that a denoiser learns last.
+            half = mean[step % 2 :: 2]
+            smaller = vae.decode(noisy(avg_pool2d(half, 2), generator)).sample.float()
+        return (
+            _error(decoded, x)
+            + 0.25 * _error(smaller, avg_pool2d(x[step % 2 :: 2], 2))
+            + _size(mean.float())
+        )
+
+    linear = Training({"vae": vae}, recipe.linear_learning_rate, recipe.linear_steps, work / "linear.pt")
+    linear.run(linear_loss, "linear map")
+    linear.averaged()
+    start_from_linear_map(vae)
+    vae.train().requires_grad_(True)
+    training = Training({"vae": vae}, recipe.vae_learning_rate, recipe.vae_steps, work / "vae.pt")
+    training.run(loss, "vae")
+    training.averaged()
+    _scale(vae, pools(0), device)
+    return vae
+
+
+def train_unet(
+    recipe: Recipe,
+    photographs: list[Photograph],
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    first_step: int,
+    work: Path,
+    device: str,
+) -> None:
+    """The U-Net and its text encoder: the squared error of v, some captions dropped for the empty one."""
+    unet.to(device, memory_format=torch.channels_last)
+    training = _unet_training(recipe, unet, text.to(device), work)
+    training.step = max(training.step, first_step)
+    empty = token_ids(tokenizer, [""])[0]
+    alpha_bar = architecture.new_scheduler().alphas_cumprod
+    latents = _epochs(
+        recipe,
+        photographs,
+        lambda drawn: [(encode(vae, pool, device), token_ids(tokenizer, pool.captions)) for pool in drawn],
+    )
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        half = recipe.unet_batch // 2
+        chosen = [
+            (z[index], ids[index])
+            for z, ids in latents(_epoch(recipe, step, recipe.unet_batch))
+            for index in [torch.randint(len(z), (half,), generator=generator)]
+        ]
+        z, ids = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+        ids[torch.rand(len(z), generator=generator) < CAPTIONS_DROPPED] = empty
+        t = torch.randint(len(alpha_bar), (len(z),), generator=generator)
+        noise = torch.randn(z.shape, generator=generator)
+        a = alpha_bar[t].view(-1, 1, 1, 1)
+        noised = (a.sqrt() * z + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
+        velocity = (a.sqrt() * noise - (1 - a).sqrt() * z).to(device)
+        with _autocast(device):
+            embedding = text(ids.to(device)).last_hidden_state
+            predicted = unet(noised, t.to(device), embedding).sample.float()
+        return (predicted - velocity).square().mean()
+
+    training.run(loss, "unet")
+    training.averaged()
+
+
+def _unet_training(
+    recipe: Recipe, unet: UNet2DConditionModel, text: CLIPTextModel, work: Path
+) -> Training:
+    return Training(
+        {"unet": unet, "text": text},
+        recipe.unet_learning_rate,
+        recipe.unet_steps,
+        work / "unet.pt",
+        share=lambda progress: min(1.0, progress / 0.01),
+        decay=recipe.unet_decay,
+    )
+
+
+def _epochs(
+    recipe: Recipe, photographs: list[Photograph], prepare: Callable[[Pools], Prepared]
+) -> Callable[[int], Prepared]:
+    @lru_cache(maxsize=1)
+    def prepared(index: int) -> Prepared:
+        return prepare(stream.epoch(photographs, recipe.epoch, index))
+
+    return prepared
+
+
+def _epoch(recipe: Recipe, step: int, batch: int) -> int:
+    return step * batch // (PASSES * 2 * recipe.epoch)
+
+
+def _error(decoded: Tensor, x: Tensor) -> Tensor:
+    return (decoded - x).abs().mean() + 2 * (decoded - x).square().mean()
+
+
+def _size(mean: Tensor) -> Tensor:
+    return 1e-3 * mean.square().mean()
+
+
+def _autocast(device: str) -> torch.autocast:
+    """bfloat16 where the processor computes in it; where it only stores it, float32 is three times faster."""
+    fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=fast)
+
+
+@torch.no_grad()
+def _scale(vae: AutoencoderKL, pools: Pools, device: str) -> None:
+    """Set the scaling factor: one over the standard deviation of the latents."""
+    sample = torch.cat([pool.batch(torch.arange(len(pool.captions))[:256]) for pool in pools]).to(device)
+    vae.register_to_config(scaling_factor=round(1 / vae.encode(sample).latent_dist.mean.std().item(), 5))
+
+
+def _tokenizer(photographs: list[Photograph], folder: Path) -> CLIPTokenizer:
+    if folder.exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    captions = [caption for _, caption in photographs] + scenes(1000, 0).captions
+    return train_tokenizer(captions, folder, VOCABULARY)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the unpacked Debian packages")
+    parser.add_argument("--work", type=Path, default=Path("photo-training"), help="folder of the checkpoints")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start", type=Path, help="folder of a snapshot to go on from without a checkpoint")
+    parser.add_argument("--snapshot", type=Path, help="write the averaged weights to this folder, train nothing")
+    for name in ("epoch", "linear_steps", "vae_steps", "unet_steps"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe, name))
+    arguments = parser.parse_args()
+    recipe = Recipe(arguments.epoch, linear_steps=arguments.linear_steps, vae_steps=arguments.vae_steps,
+                    unet_steps=arguments.unet_steps)  # fmt: skip
+    run(recipe, arguments.packages, arguments.work, arguments.device, arguments.start, arguments.snapshot)
+
+
+def run(
+    recipe: Recipe, packages: Path, work: Path, device: str, start: Path | None, snapshot: Path | None
+) -> None:
+    """Train to the end of the recipe, or write a snapshot of the checkpoints in ``work``."""
+    photographs = training_photographs(packages)
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(photographs, work / "tokenizer" if start is None else start / "tokenizer")
+    torch.manual_seed(0)
+    if start is None:
+        vae = train_vae(recipe, photographs, work, device)
+        unet, text, first_step = architecture.new_unet(), new_text_encoder(tokenizer), 0
+    else:
+        vae = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
+        vae = vae.to(device).requires_grad_(False)
+        unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32).train()
+        text = CLIPTextModel.from_pretrained(start / "text_encoder", torch_dtype=torch.float32).train()
+        first_step = json.loads((start / PROGRESS).read_text())["unet_steps"]
+    if snapshot is None:
+        train_unet(recipe, photographs, vae, text, unet, tokenizer, first_step, work, device)
+        return
+    training = _unet_training(recipe, unet, text, work)
+    training.averaged()
+    tokenizer.save_pretrained(snapshot / "tokenizer")
+    save(snapshot, vae, unet, text, architecture.new_scheduler())
+    (snapshot / PROGRESS).write_text(json.dumps({"unet_steps": training.step}))
+
+
+if __name__ == "__main__":
+    main()
