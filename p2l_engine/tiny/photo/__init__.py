@@ -1,1 +1,1 @@
-"""The recipe of a small model of photographs: its data, its auto-encoder, its U-Net and what measures them."""
+"""A small model of photographs: its data, its auto-encoder, its U-Net and what measures them."""

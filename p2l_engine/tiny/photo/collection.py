@@ -1,7 +1,7 @@
-"""Photographs: those to train on, read from installed or unpacked packages, and those held out, shipped here.
+"""Photographs: those to train on, read from unpacked packages, and those held out, shipped here.
 
-``training.csv`` names every photograph to train on: the package that ships it, the file in it (``archive:file``
-for one inside a Qt resource collection) and, written by hand, what is on it.
+``training.csv`` names every photograph to train on: the package that ships it, the file in it
+(``archive:file`` for one inside a Qt resource collection) and, written by hand, what is on it.
 """
 
 import csv
@@ -57,7 +57,7 @@ def training_photographs(packages: Path, table: Path = HERE / "training.csv") ->
 
 @cache
 def held_out_photographs(half: Half) -> list[Photograph]:
-    """Fourteen photographs, 480x360, that training never sees: those to tune settings on, or those to test on."""
+    """Fourteen photographs, 480x360, never trained on: those to tune settings on, or those to test on."""
     folder = HERE / "held_out"
     return [
         Photograph(_read(folder / half / row["file"]), f"a photograph of {row['subject']}")

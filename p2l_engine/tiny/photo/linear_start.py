@@ -1,9 +1,10 @@
 """Start an auto-encoder as a linear map: minutes instead of hours until it keeps what a linear map can keep.
 
-An AutoencoderKL whose residual branches are nought is linear but for the group norm and the SiLU before each of
-its two last convolutions. These two become linear on chosen features x when x and -x stand in a group beside
-two large constants K and -K: the group's mean is then nought and its deviation that of the constants, and
-silu(x) - silu(-x) = x. So the linear map is trained first, alone, and the whole network starts from it.
+An AutoencoderKL whose residual branches are nought is linear but for the group norm and the SiLU before the
+last convolution of its encoder and of its decoder. These become linear on chosen features x when x and -x
+stand in a group beside two large constants K and -K: the group's mean is then nought and its deviation that
+of the constants, and silu(x) - silu(-x) = x. So the linear map is trained first, alone, and the whole network
+starts from it.
 """
 
 import torch
@@ -61,7 +62,7 @@ def _skip(resnet: ResnetBlock2D, h: Tensor) -> Tensor:
 
 
 def _pass_linearly(source: ResnetBlock2D, norm: nn.GroupNorm, last: nn.Conv2d, count: int) -> None:
-    """Make ``last(silu(norm(h)))`` the first ``count`` features that ``source``'s skip connection writes to h."""
+    """Make ``last(silu(norm(h)))`` the first ``count`` features that ``source`` writes to h by its skip."""
     write = source.conv_shortcut
     weight, bias = write.weight[:count].clone(), write.bias[:count].clone()
     size = norm.num_channels // norm.num_groups

@@ -1,8 +1,8 @@
 """Train the small model of photographs: ``python -m p2l_engine.tiny.photo.train --packages FOLDER``.
 
 Three stages: the auto-encoder's linear map, the auto-encoder, then the U-Net with its text encoder on the
-auto-encoder's latents. Each saves a checkpoint every two minutes and goes on from it when the command is given
-again. ``--snapshot FOLDER`` trains nothing: it writes the averaged weights of the checkpoints there in
+auto-encoder's latents. Each saves a checkpoint every two minutes and goes on from it when the command is
+given again. ``--snapshot FOLDER`` trains nothing: it writes the averaged weights of the checkpoints there in
 diffusers' layout, in half precision, and ``--start FOLDER`` goes on from such weights where there is no
 checkpoint.
 """
@@ -86,9 +86,7 @@ def train_vae(recipe: Recipe, photographs: list[Photograph], work: Path, device:
             half = mean[step % 2 :: 2]
             smaller = vae.decode(noisy(avg_pool2d(half, 2), generator)).sample.float()
         return (
-            _error(decoded, x)
-            + 0.25 * _error(smaller, avg_pool2d(x[step % 2 :: 2], 2))
-            + _size(mean.float())
+            _error(decoded, x) + 0.25 * _error(smaller, avg_pool2d(x[step % 2 :: 2], 2)) + _size(mean.float())
         )
 
     linear = Training({"vae": vae}, recipe.linear_learning_rate, recipe.linear_steps, work / "linear.pt")
@@ -149,9 +147,7 @@ def train_unet(
     training.averaged()
 
 
-def _unet_training(
-    recipe: Recipe, unet: UNet2DConditionModel, text: CLIPTextModel, work: Path
-) -> Training:
+def _unet_training(recipe: Recipe, unet: UNet2DConditionModel, text: CLIPTextModel, work: Path) -> Training:
     return Training(
         {"unet": unet, "text": text},
         recipe.unet_learning_rate,
@@ -212,7 +208,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("photo-training"), help="folder of the checkpoints")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--start", type=Path, help="folder of a snapshot to go on from without a checkpoint")
-    parser.add_argument("--snapshot", type=Path, help="write the averaged weights to this folder, train nothing")
+    parser.add_argument(
+        "--snapshot", type=Path, help="write the averaged weights to this folder, train nothing"
+    )
     for name in ("epoch", "linear_steps", "vae_steps", "unet_steps"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe, name))
     arguments = parser.parse_args()

@@ -1,0 +1,73 @@
+"""The recipe in miniature: it trains, snapshots, goes on from a snapshot, and its yardstick measures it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from p2l_engine import load_model
+from p2l_engine.tiny.photo import train, yardstick
+from p2l_engine.tiny.photo.collection import held_out_photographs
+from p2l_engine.tiny.photo.stream import held_out_crops
+from p2l_engine.tiny.photo.train import Recipe, run
+
+RECIPE = Recipe(epoch=8, linear_steps=1, linear_batch=2, vae_steps=1, vae_batch=6, unet_steps=1, unet_batch=2)
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model after one step of each stage, written from its checkpoints."""
+    work, folder = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "training_photographs", lambda _: held_out_photographs("tuning"))
+        run(RECIPE, Path(), work, "cpu", None, None)
+        run(RECIPE, Path(), work, "cpu", None, folder)
+    return folder
+
+
+def test_a_snapshot_is_a_model_that_predicts_v(snapshot: Path) -> None:
+    assert json.loads((snapshot / "progress.json").read_text()) == {"unet_steps": 1}
+    assert json.loads((snapshot / "scheduler/scheduler_config.json").read_text())["prediction_type"] == (
+        "v_prediction"
+    )
+    model = load_model(str(snapshot))
+    z = model.encode(torch.zeros(1, 3, 64, 64))
+    assert z.shape == (1, 12, 16, 16)
+    assert torch.isfinite(model.predict_noise(z, 500, model.embed_prompts(["a red disc"]))).all()
+
+
+def test_training_goes_on_from_a_snapshot_and_keeps_its_auto_encoder(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "training_photographs", lambda _: held_out_photographs("tuning"))
+    further = Recipe(epoch=8, unet_steps=2, unet_batch=2)
+    run(further, Path(), tmp_path / "work", "cpu", snapshot, None)
+    run(further, Path(), tmp_path / "work", "cpu", snapshot, tmp_path / "model")
+    assert json.loads((tmp_path / "model/progress.json").read_text()) == {"unet_steps": 2}
+    weights = "diffusion_pytorch_model.safetensors"
+    before, after = (load_file(folder / "vae" / weights) for folder in (snapshot, tmp_path / "model"))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    before, after = (load_file(folder / "unet" / weights) for folder in (snapshot, tmp_path / "model"))
+    assert not all(torch.equal(before[key], after[key]) for key in before)
+
+
+@torch.no_grad()
+def test_the_yardstick_prints_every_figure(
+    snapshot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = held_out_crops("tuning")
+    few = type(pool)(pool.images[:2], pool.captions[:2])
+    monkeypatch.setattr(yardstick, "held_out_crops", lambda _: few)
+    yardstick.print_figures(load_model(str(snapshot)), "tuning")
+    printed = capsys.readouterr().out
+    assert "2 crops of the tuning photographs\nauto-encoding: " in printed
+    assert printed.count("error of E[z_0 | z_t]") == 6 and printed.count("non-local means") == 3
+
+
+@torch.no_grad()
+def test_non_local_means_free_a_photograph_of_noise() -> None:
+    x = held_out_crops("tuning").batch(torch.arange(3)).double()
+    y = x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    assert yardstick.psnr(x, yardstick.non_local_means(y, 0.2)) > yardstick.psnr(x, y) + 3
