@@ -222,7 +222,14 @@ def main() -> None:
 def run(
     recipe: Recipe, packages: Path, work: Path, device: str, start: Path | None, snapshot: Path | None
 ) -> None:
-    """Train to the end of the recipe, or write a snapshot of the checkpoints in ``work``."""
+    """Train to the end of the recipe, or write a snapshot of the checkpoints in ``work``.
+
+    Raises FileNotFoundError when a snapshot is asked for before the U-Net's first checkpoint.
+    """
+    if snapshot is not None and not (work / "unet.pt").exists():
+        raise FileNotFoundError(
+            f"no U-Net to write: {work / 'unet.pt'} is missing; train without --snapshot first"
+        )
     photographs = training_photographs(packages)
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(photographs, work / "tokenizer" if start is None else start / "tokenizer")

@@ -38,6 +38,12 @@ def test_a_snapshot_is_a_model_that_predicts_v(snapshot: Path) -> None:
     assert torch.isfinite(model.predict_noise(z, 500, model.embed_prompts(["a red disc"]))).all()
 
 
+def test_a_snapshot_without_a_checkpoint_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="unet.pt is missing"):
+        run(RECIPE, Path(), tmp_path, "cpu", None, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_goes_on_from_a_snapshot_and_keeps_its_auto_encoder(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
