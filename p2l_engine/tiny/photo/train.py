@@ -201,6 +201,7 @@ def _tokenizer(photographs: list[Photograph], folder: Path) -> CLIPTokenizer:
 
 
 def main() -> None:
+    """Train, or write a snapshot, as the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

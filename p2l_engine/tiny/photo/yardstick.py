@@ -106,6 +106,7 @@ def _each(y: Tensor, denoise: Callable[[NDArray[np.float64]], NDArray[np.float64
 
 
 def main() -> None:
+    """Print the figures of the model that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
