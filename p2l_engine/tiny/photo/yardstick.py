@@ -1,8 +1,8 @@
 """How good the model is at what restoration asks of it: ``python -m p2l_engine.tiny.photo.yardstick MODEL``.
 
 Printed on crops of the held-out photographs of one half: what the auto-encoder keeps, the error of the
-denoiser's E[z_0 | z_t], and the PSNR of pictures freed of noise in one step, beside two denoisers without a
-network: non-local means, and BM3D where the package ``bm3d`` is installed.
+denoiser's E[z_0 | z_t], and the PSNR of pictures freed of noise in one step, beside non-local means, which
+needs no network.
 """
 
 import argparse
@@ -56,15 +56,6 @@ def non_local_means(y: Tensor, sigma: float) -> Tensor:
     ))  # fmt: skip
 
 
-def bm3d_or_none(y: Tensor, sigma: float) -> Tensor | None:
-    """BM3D (Dabov et al., 2007), or None where its package is not installed."""
-    try:
-        from bm3d import bm3d_rgb
-    except ImportError:
-        return None
-    return _each(y, lambda image: bm3d_rgb(image, sigma))
-
-
 @torch.no_grad()
 def print_figures(model: LatentDiffusion, half: Half) -> None:
     """Print the figures on the crops of a half of the held-out photographs."""
@@ -85,11 +76,8 @@ def print_figures(model: LatentDiffusion, half: Half) -> None:
             "y itself": y,
             "one step": denoise_in_one_step(model, x, y),
             "non-local means": non_local_means(y, sigma),
-            "BM3D": bm3d_or_none(y, sigma),
         }
-        figures = ", ".join(
-            f"{name} {psnr(x, answer):.2f} dB" for name, answer in answers.items() if answer is not None
-        )
+        figures = ", ".join(f"{name} {psnr(x, answer):.2f} dB" for name, answer in answers.items())
         print(f"denoising at sigma = {sigma}: {figures}", flush=True)
 
 
