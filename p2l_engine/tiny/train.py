@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from p2l_engine.tiny import architecture, data
@@ -58,7 +59,7 @@ class Training:
         self.share, self.decay = share or _annealed, decay
         self.average = {name: _clone(module) for name, module in modules.items()}
         parameters = [p for module in modules.values() for p in module.parameters()]
-        self.optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3)
+        self.optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3, fused=True)
         self.learning_rate, self.step = learning_rate, 0
         if path.exists():
             state = torch.load(path, weights_only=True)
@@ -204,11 +205,14 @@ def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pool: data.Pool, device: str) -> Tensor:
-    """The pool's images as scaled latents (N, C, h, w), the posterior's mean."""
+def encode(vae: AutoencoderKL, pool: data.Pool, device: str, reduced: int = 1) -> Tensor:
+    """The pool's images, reduced by averaging, as scaled latents (N, C, h, w), the posterior's mean."""
     batches: Iterator[Tensor] = iter(torch.arange(len(pool.captions)).split(100))
     return vae.config.scaling_factor * torch.cat(
-        [vae.encode(pool.batch(index).to(device)).latent_dist.mean.cpu() for index in batches]
+        [
+            vae.encode(avg_pool2d(pool.batch(index), reduced).to(device)).latent_dist.mean.cpu()
+            for index in batches
+        ]
     )
 
 

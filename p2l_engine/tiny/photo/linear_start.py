@@ -67,8 +67,8 @@ def _pass_linearly(source: ResnetBlock2D, norm: nn.GroupNorm, last: nn.Conv2d, c
     weight, bias = write.weight[:count].clone(), write.bias[:count].clone()
     size = norm.num_channels // norm.num_groups
     room = size // 2 - 1  # pairs in a group, beside the two constants
-    last.weight.zero_()
-    last.bias.zero_()
+    for parameter in last.parameters():
+        parameter.zero_()
     centre = last.kernel_size[0] // 2
     for group, first in enumerate(range(0, count, room)):
         features = torch.arange(first, min(first + room, count))

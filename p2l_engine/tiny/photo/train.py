@@ -51,6 +51,7 @@ class Recipe:
     vae_whole_images: float = 0.15  # the last share of the steps sees a third as many whole images, not 32x32
     unet_steps: int = 48_000
     unet_batch: int = 32
+    unet_half_side: float = 0.75  # the first share of the steps sees the images at half the side
     unet_learning_rate: float = 6e-4
     unet_decay: float = 0.9995
 
@@ -118,18 +119,24 @@ def train_unet(
     training.step = max(training.step, first_step)
     empty = token_ids(tokenizer, [""])[0]
     alpha_bar = architecture.new_scheduler().alphas_cumprod
-    latents = _epochs(
-        recipe,
-        photographs,
-        lambda drawn: [(encode(vae, pool, device), token_ids(tokenizer, pool.captions)) for pool in drawn],
-    )
+
+    def encoded(reduced: int) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
+        return _epochs(
+            recipe,
+            photographs,
+            lambda drawn: [
+                (encode(vae, pool, device, reduced), token_ids(tokenizer, pool.captions)) for pool in drawn
+            ],
+        )
+
+    whole, half_side = encoded(1), encoded(2)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        half = recipe.unet_batch // 2
+        latents = half_side if step < recipe.unet_half_side * recipe.unet_steps else whole
         chosen = [
             (z[index], ids[index])
             for z, ids in latents(_epoch(recipe, step, recipe.unet_batch))
-            for index in [torch.randint(len(z), (half,), generator=generator)]
+            for index in [torch.randint(len(z), (recipe.unet_batch // 2,), generator=generator)]
         ]
         z, ids = (torch.cat(parts) for parts in zip(*chosen, strict=True))
         ids[torch.rand(len(z), generator=generator) < CAPTIONS_DROPPED] = empty

@@ -44,7 +44,7 @@ def denoise_in_one_step(model: LatentDiffusion, x: Tensor, y: Tensor) -> Tensor:
     """
     z = model.encode(y)
     strength = (z - model.encode(x)).square().mean().sqrt().item()
-    ratio = ((1 - model.alphas_cumprod) / model.alphas_cumprod).sqrt()
+    ratio = ((1 - model.process.alphas_cumprod) / model.process.alphas_cumprod).sqrt()
     t = int((ratio - strength).abs().argmin())
     return model.decode(_denoised(model, z, torch.zeros_like(z), t, [""] * len(z)))
 
@@ -82,7 +82,7 @@ def print_figures(model: LatentDiffusion, half: Half) -> None:
 
 
 def _denoised(model: LatentDiffusion, z: Tensor, noise: Tensor, t: int, captions: list[str]) -> Tensor:
-    alpha_bar = float(model.alphas_cumprod[t])
+    alpha_bar = float(model.process.alphas_cumprod[t])
     noised = alpha_bar**0.5 * z + (1 - alpha_bar) ** 0.5 * noise.to(z)
     eps = model.predict_noise(noised, t, model.embed_prompts(captions))
     return posterior_mean(noised, eps, alpha_bar)

@@ -13,12 +13,13 @@ from p2l_engine.tiny.photo.collection import held_out_photographs
 from p2l_engine.tiny.photo.stream import held_out_crops
 from p2l_engine.tiny.photo.train import Recipe, run
 
-RECIPE = Recipe(epoch=8, linear_steps=1, linear_batch=2, vae_steps=1, vae_batch=6, unet_steps=1, unet_batch=2)
+RECIPE = Recipe(epoch=8, linear_steps=1, linear_batch=2, vae_steps=1, vae_batch=6, unet_steps=2, unet_batch=2,
+                unet_half_side=0.5)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model after one step of each stage, written from its checkpoints."""
+    """A model after a step of each stage, written from its checkpoints."""
     work, folder = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "training_photographs", lambda _: held_out_photographs("tuning"))
@@ -28,7 +29,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_snapshot_is_a_model_that_predicts_v(snapshot: Path) -> None:
-    assert json.loads((snapshot / "progress.json").read_text()) == {"unet_steps": 1}
+    assert json.loads((snapshot / "progress.json").read_text()) == {"unet_steps": 2}
     assert json.loads((snapshot / "scheduler/scheduler_config.json").read_text())["prediction_type"] == (
         "v_prediction"
     )
@@ -48,10 +49,10 @@ def test_training_goes_on_from_a_snapshot_and_keeps_its_auto_encoder(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "training_photographs", lambda _: held_out_photographs("tuning"))
-    further = Recipe(epoch=8, unet_steps=2, unet_batch=2)
+    further = Recipe(epoch=8, unet_steps=3, unet_batch=2)
     run(further, Path(), tmp_path / "work", "cpu", snapshot, None)
     run(further, Path(), tmp_path / "work", "cpu", snapshot, tmp_path / "model")
-    assert json.loads((tmp_path / "model/progress.json").read_text()) == {"unet_steps": 2}
+    assert json.loads((tmp_path / "model/progress.json").read_text()) == {"unet_steps": 3}
     weights = "diffusion_pytorch_model.safetensors"
     before, after = (load_file(folder / "vae" / weights) for folder in (snapshot, tmp_path / "model"))
     assert all(torch.equal(before[key], after[key]) for key in before)
