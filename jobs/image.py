@@ -189,7 +189,8 @@ def _restore(
     from p2l_engine import metrics, restore
     from pipeline.input.rows import InputRow
     from pipeline.worker.measure import measurements, prepare
-    from pipeline.worker.models import load, unread
+    from pipeline.worker.memory import Memory
+    from pipeline.worker.models import device_here, load, unread
 
     row = InputRow(
         key=name,
@@ -206,7 +207,12 @@ def _restore(
     out, compared = outputs.values()
     out.parent.mkdir(parents=True, exist_ok=True)
     solver = config.method
-    model = None if solver.prior is None else load(config.model, solver.prior)
+    model = None
+    if solver.prior is not None:
+        size = A.image_shape(tuple(y.shape[1:]))[1:]
+        fit = Memory(config, device_here(config.model.device), share=1).fit(size, 1)
+        model = load(config.model, solver.prior)
+        model.checkpoint_activations(fit.checkpointing)
     if solver.prior == "pixel" and (told := unread(model, config.prompt)):
         warn(told)
 

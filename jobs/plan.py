@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,7 +66,7 @@ def plan(
         found = count(job)
         _show_counted(found)
         if run or _wants_own_price(accelerators) or (found.is_quick and is_local(job.model.id)):
-            found = measure(job)
+            found = replace(measure(job), least_bytes=found.least_bytes)
             _show_measured(found)
     except ValueError as error:  # of the model's name, or the operator on this size
         raise BadRequest(str(error)) from error
@@ -106,6 +107,7 @@ def _show_counted(counted: Measurement) -> None:
         soft_wrap=True,
     )
     gib = counted.peak_bytes / 2**30
+    least = None if counted.least_bytes is None else counted.least_bytes / 2**30
     table(
         ["an image, all steps", ""],
         [
@@ -114,6 +116,8 @@ def _show_counted(counted: Measurement) -> None:
             ["operations, TFLOP", counted.teraflop],
             ["memory in float32, GiB", gib],
             ["memory in 16 bits, GiB", gib / 2],
+            ["one alone with activation checkpointing, float32", least],
+            ["one alone with activation checkpointing, 16 bits", least and least / 2],
         ],
     )
 

@@ -46,6 +46,11 @@ class LatentArchitecture:
         return self.factor * 2 ** (len(self.unet["block_out_channels"]) - 1)
 
     @property
+    def features(self) -> int:
+        """Channels that the networks have at an image's own resolution."""
+        return int(self.vae["block_out_channels"][0])
+
+    @property
     def text_width(self) -> int:
         """The last dimension of text embeddings."""
         return int(self.text_encoder["hidden_size"])
@@ -69,6 +74,11 @@ class PixelArchitecture:
     def native_size(self) -> int:
         """Side in pixels of the images that the model was trained on."""
         return int(self.unet["sample_size"])
+
+    @property
+    def features(self) -> int:
+        """Channels that the network has at an image's own resolution."""
+        return int(self.unet["block_out_channels"][0])
 
     @property
     def classes(self) -> int | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine.priors import layout
+from p2l_engine.priors.checkpointing import checkpoint_blocks
 from p2l_engine.priors.computing import check_device, check_dtype
 from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, noise_of, read_forward_process
 
@@ -98,6 +99,11 @@ class LatentDiffusion:
     def schedule(self, steps: int) -> Schedule:
         """The timesteps to visit in `steps` steps, spaced as the model's scheduler configuration says."""
         return make_schedule(self.process, steps)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Whether gradients keep little and compute the rest again, see `priors/checkpointing.py`."""
+        for network in (self._vae, self._unet):
+            checkpoint_blocks(network, on)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H / factor, W / factor), posterior mean.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from p2l_engine.priors import layout
 from p2l_engine.priors.architecture import LINEAR_BETAS
+from p2l_engine.priors.checkpointing import checkpoint_blocks
 from p2l_engine.priors.computing import check_device, check_dtype
 from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, noise_of, read_forward_process
 
@@ -69,6 +70,10 @@ class PixelDiffusion:
     def schedule(self, steps: int) -> Schedule:
         """The timesteps to visit in `steps` steps, spaced as the model's scheduler configuration says."""
         return make_schedule(self.process, steps)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Whether gradients keep little and compute the rest again, see `priors/checkpointing.py`."""
+        checkpoint_blocks(self._unet, on)
 
     def predict_noise(self, x: Tensor, t: int, label: int | None = None) -> Tensor:
         """The noise in x (B, 3, H, W) at training timestep t, given a class label where there are `classes`.

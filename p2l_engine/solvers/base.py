@@ -11,7 +11,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -184,6 +184,10 @@ class Solver(Settings, ABC):
     def kind(self, at: Step) -> Hashable:
         """Steps of one kind cost the same."""
         return None
+
+    def brief(self) -> Self:
+        """Itself with few turns of the loops within a step: what a step holds at one time is the same."""
+        return self
 
     def misfits(self, model: Any) -> list[str]:
         """What of the settings does not go with a prior, or an architecture, of the right kind."""

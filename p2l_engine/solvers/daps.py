@@ -14,7 +14,7 @@ authors' exponent has |y - A x|^2 / tau^2 without a half: noise of deviation sig
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -72,6 +72,9 @@ class DAPS(LatentSampler):
             Step(self.steps - k, t, a, levels[k + 1][1] if k + 1 < self.steps else 1.0)
             for k, (t, a) in enumerate(levels)
         ]
+
+    def brief(self) -> Self:
+        return self.model_copy(update={"dynamics": self.dynamics.model_copy(update={"iterations": 2})})
 
     def start(self, prior: LatentPrior, problem: Problem) -> DAPSState:
         assert problem.C is not None

@@ -26,7 +26,7 @@ LDPS, GML-DPS, PSLD and LDIR are the same loop with parts taken out.
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -91,6 +91,10 @@ class P2L(LatentSampler):
 
     def images(self, prior: LatentPrior, problem: Problem, state: P2LState) -> Tensor:
         return prior.decode(state.z)
+
+    def brief(self) -> Self:
+        tuning = self.prompt_tuning and self.prompt_tuning.model_copy(update={"iterations": 1})
+        return self.model_copy(update={"prompt_tuning": tuning})
 
     def kind(self, at: Step) -> Hashable:
         return self._projection_at(at) is not None

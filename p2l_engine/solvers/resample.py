@@ -15,7 +15,7 @@ formula has the square root of 1 - a, and the steps ahead are taken at their own
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -91,6 +91,11 @@ class ReSample(LatentSampler):
 
     def images(self, prior: LatentPrior, problem: Problem, state: ReSampleState) -> Tensor:
         return prior.decode(state.z)
+
+    def brief(self) -> Self:
+        few = {"iterations": 2}
+        pixel, latent = self.pixel.model_copy(update=few), self.latent.model_copy(update=few)
+        return self.model_copy(update={"pixel": pixel, "latent": latent})
 
     def kind(self, at: Step) -> Hashable:
         stage = self._stage(at)

@@ -5,6 +5,9 @@ After an error of CUDA a process can do nothing more on its GPU, and every later
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
@@ -17,6 +20,10 @@ SIGNS = (
 MEMORY_SIGNS = (  # torch tells of exhausted CPU memory only in the text of a plain RuntimeError
     *("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory"),
     "cublas_status_alloc_failed",
+)
+CONTAINERS = (  # where a container finds its limit of memory: cgroups of version 2, and 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 SHARE_OF_OTHERS = 0.1  # of a GPU's memory; a process alone on it, with its context, leaves less unaccounted
 TEST_BYTES = 2**28  # that a device must have free
@@ -48,6 +55,15 @@ def is_held_by_others(device: str) -> bool:
         return False
     free, total = torch.cuda.mem_get_info()
     return total - free - torch.cuda.memory_reserved() > SHARE_OF_OTHERS * total
+
+
+def memory(device: str) -> int:
+    """Bytes that the processes of this machine, or of its container, may hold on a device in all."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    told = [file.read_text().strip() for file in CONTAINERS if file.exists()]
+    limits = [int(text) for text in told if text.isdigit()]  # "max" is none
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
 def check(device: str) -> None:

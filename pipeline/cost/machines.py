@@ -30,8 +30,8 @@ class MachineEstimate:
     """A job on one machine type; n machines take 1/n of the hours for as many dollars.
 
     dtype: that the job takes there. hours: of machines, with those lost. preemptions: expected. lost: what
-    they cost, within `dollars`. fits: whether the memory that a batch needs is there. All of it is
-    extrapolated.
+    they cost, within `dollars`. fits: whether the memory is there that one image needs, with activation
+    checkpointing, whose time is not in `hours`. All of it is extrapolated.
     """
 
     machine: str
@@ -51,7 +51,7 @@ def machine_estimates(
     for name, machine in prices.machines.items():
         dtype = dtype_on(machine.accelerator, measured.dtype)
         seconds = extrapolated_seconds(measured.teraflop, machine.accelerator, dtype)
-        fits = measured.bytes_on(machine.accelerator) <= machine.memory_gib * 2**30
+        fits = measured.least_on(machine.accelerator) <= machine.memory_gib * 2**30
         for suffix, usd, rate in (
             ("", machine.on_demand, 0.0),
             (SPOT, machine.spot, prices.preemptions_per_hour),

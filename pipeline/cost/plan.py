@@ -2,7 +2,7 @@
 
 Three kinds of figures, never mixed:
 
-counted        operations, network calls and memory, on tensors without data (`pipeline.cost.counting`): in
+counted        operations, network calls and memory, on tensors without data (`p2l_engine.counting`): in
                seconds for a model of any size, whose weights need not be here;
 measured       seconds and peak memory of real steps on this machine;
 extrapolated   for an accelerator that is not here: those operations over its datasheet rate, for the dtype
@@ -19,14 +19,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from p2l_engine.counting import OperationCounter, Part, count_solver, parts
 from p2l_engine.operators import LinearOperator
+from p2l_engine.operators.base import ImageShape
 from p2l_engine.priors.load import Model, without_weights
 from p2l_engine.restore import pose
 from p2l_engine.solvers import Solver, evaluations
 from pipeline import feasible
 from pipeline.accelerators import HERE, ITEM_BYTES, check_accelerator, datasheet_tflops, dtype_on
 from pipeline.config import JobConfig
-from pipeline.cost.counting import OperationCounter, Part, count_solver, parts
 from pipeline.input import sources
 from pipeline.input.rows import LeftOut
 from pipeline.worker.models import dtype_here, load
@@ -53,12 +54,19 @@ class Measurement:
     teraflop: float
     nfe: int  # evaluations of the noise prediction
     peak_bytes: int  # counted, or of the GPU's allocator; without a GPU of the whole process, model included
+    least_bytes: int | None = None  # counted, of one image alone with activation checkpointing
     item_bytes: int = 4  # of a number of the dtype that had this peak
     dtype: str = "auto"  # the job's
 
     def bytes_on(self, accelerator: str) -> float:
         """Memory that the batch needs in the dtype that the job takes on an accelerator."""
         return self.peak_bytes * ITEM_BYTES[dtype_on(accelerator, self.dtype)] / self.item_bytes
+
+    def least_on(self, accelerator: str) -> float:
+        """Memory that the job cannot do without, in the dtype that it takes on an accelerator."""
+        if self.least_bytes is None:
+            return self.bytes_on(accelerator)
+        return self.least_bytes * ITEM_BYTES[dtype_on(accelerator, self.dtype)] / ITEM_BYTES["float32"]
 
     @property
     def is_quick(self) -> bool:
@@ -104,6 +112,7 @@ def count(config: JobConfig) -> Measurement:
     image, batch = A.image_shape(tuple(y.shape[1:])), len(y)
     model = None if solver.prior is None else without_weights(architecture, config.model.id)
     found = count_solver(model, image, tuple(y.shape[1:]), batch, solver)
+    held = (model.weight_bytes if model else 0) + solver.load(model)
     return Measurement(
         device=None,
         image_shape=image,
@@ -112,9 +121,15 @@ def count(config: JobConfig) -> Measurement:
         seconds=None,
         teraflop=found.flop / 1e12,
         nfe=found.nfe,
-        peak_bytes=(model.weight_bytes if model else 0) + solver.load(model) + found.step_bytes,
+        peak_bytes=held + found.step_bytes,
+        least_bytes=held + _least_step_bytes(model, image, solver) if model else None,
         dtype=config.model.dtype,
     )
+
+
+def _least_step_bytes(model: Model, image: ImageShape, solver: Solver) -> int:
+    model.checkpoint_activations(True)
+    return count_solver(model, image, image, 1, solver.brief()).step_bytes
 
 
 def measure(config: JobConfig) -> Measurement:

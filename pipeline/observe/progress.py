@@ -58,7 +58,7 @@ class Progress:
         self._crew = crew
         self.total, self.before, self.done, self.errors = total, done, done, 0
         self.retries = Counter(retries)
-        self._micro_batch = micro_batch
+        self._micro_batch, self._checkpointing = micro_batch, False
         self._interval = interval
         self._console = _console()
         self._start = time.monotonic()
@@ -105,7 +105,7 @@ class Progress:
     def committed(self, receipts: pa.Table) -> None:
         """Takes note of committed rows, an actor's micro-batch and what was tried again.
 
-        Of the columns `status`, `micro_batch` and `retries`.
+        Of the columns `status`, `micro_batch`, `checkpointing` and `retries`.
         """
         self.retries.update(name for names in receipts.column("retries").to_pylist() for name in names)
         self.done += receipts.num_rows
@@ -115,6 +115,11 @@ class Progress:
         if smallest < self._micro_batch:
             self._micro_batch = smallest
             self.say(f"going on with {smallest} images at a time: more take too much memory or are no faster")
+
+        if not self._checkpointing and pc.any(receipts.column("checkpointing")).as_py():
+            self._checkpointing = True
+            self._entry.checkpointing()
+            self.say("going on with activation checkpointing: some images take too much memory without it")
 
     def line(self) -> str:
         at = self._crew.line() if self._crew and self.done < self.total else ""

@@ -42,6 +42,7 @@ class Start:
             "rows": None,
             "done": None,
             "errors": None,
+            "checkpointing": False,
             "updated": None,
             "started": now(),
             "host": socket.gethostname(),
@@ -67,6 +68,10 @@ class Start:
         """Raises OSError where it cannot be written."""
         self._entry |= {"rows": rows, "done": done, "errors": errors}
         self._write()
+
+    def checkpointing(self) -> None:
+        """Notes, with the next update, that images took too much memory without activation checkpointing."""
+        self._entry["checkpointing"] = True
 
     def stopping(self) -> None:
         """Notes that the run was told to stop: a kill may come before its end."""

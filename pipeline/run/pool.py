@@ -9,9 +9,11 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
+from p2l_engine.priors.architecture import is_near
 from p2l_engine.solvers import Sampler
 from pipeline import feasible
 from pipeline.config import ConfigError, JobConfig
+from pipeline.worker.memory import Memory, TooLarge
 from pipeline.worker.options import ActorOptions
 
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
@@ -48,10 +50,26 @@ def actor_options(config: JobConfig) -> ActorOptions:
         device = "cpu"
     cores = os.cpu_count() or 1
     least, first, most = pool_size(config, device)
+    share = 1 if device == "cuda" else -(-first // len(_machines()))
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // (most or first))))
     steps = config.method.steps if isinstance(config.method, Sampler) else 0
     tune = config.batch_size == "auto" and device == "cuda" and steps >= STEPS_TO_TUNE
-    return ActorOptions(device, batch_size(config, device), threads, tune)
+    return ActorOptions(device, batch_size(config, device), threads, tune, share)
+
+
+def refuse_too_large(config: JobConfig, options: ActorOptions) -> None:
+    """Raises ConfigError for a size that this machine's workers have no memory for.
+
+    What other machines have their workers find out, whose rows tell of it.
+    """
+    if _joined() or not needs_model(config) or config.mode == "restore" or config.sides is None:
+        return
+    if not is_near(config.model.id):
+        return
+    try:
+        Memory(config, options.device, options.share).fit(config.sides, 1)
+    except TooLarge as error:
+        raise ConfigError([f"size: {error}"]) from None
 
 
 def pool_size(config: JobConfig, device: str) -> tuple[int, int, int | None]:
@@ -89,16 +107,15 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
     else:
         bound = f"; {least} to {most} as the cluster allows" if least < most else ""
     yield f"{first} {'actor' if first == 1 else 'actors'} on {device} to begin with{bound}"
-    joined = bool(os.environ.get("RAY_ADDRESS"))
-    if joined and config.model.device == "auto" and device == "cpu" and needs_model(config):
+    if _joined() and config.model.device == "auto" and device == "cpu" and needs_model(config):
         yield "no GPU in the cluster now; where it starts GPU machines on demand, set model.device=cuda"
     if device == "cuda" and config.model.dtype == "auto":
         yield "model.dtype auto: bfloat16 on GPUs of compute capability 8.0 and later, float32 on others"
     if device == "cuda":
         yield from feasible.slow_dtype(config.model.dtype)
-    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if "://" not in config.output and len(machines) > 1:
-        yield f"{config.output} is a local path: all {len(machines)} machines must share it"
+    machines = len(_machines())
+    if "://" not in config.output and machines > 1:
+        yield f"{config.output} is a local path: all {machines} machines must share it"
 
 
 def actor_resources(device: str) -> dict[str, Any]:
@@ -129,6 +146,15 @@ def commit_every(config: JobConfig, device: str) -> int:
 def gpus(device: str) -> float:
     """GPUs of the cluster now, for a run on that device."""
     return _has("GPU") if device == "cuda" else 0.0
+
+
+def _joined() -> bool:
+    """Whether the workers are those of a cluster that was there."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _machines() -> set[str]:
+    return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def _has(resource: str) -> float:

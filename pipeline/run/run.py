@@ -187,6 +187,7 @@ def _restore(
         observer.counted(total, total - left)
         whole = Compaction(output, found.work, held.lease, config.storage)
         options = pool.actor_options(config)
+        pool.refuse_too_large(config, options)
         crew.wanted = pool.wanted(config, options.device)
         breaker = Breaker(None if retry_errors else config.error_share)
         size, gpus = options.batch_size, partial(pool.gpus, options.device)

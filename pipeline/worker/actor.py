@@ -77,7 +77,12 @@ class RestoreAndCommit:
             raise SourceError(
                 f"{item.shard.url}: has other rows than when the run began; give the same command again"
             )
-        shared = {"source_shard": item.shard.name, "micro_batch": self.restorer.micro_batch, "retries": []}
+        shared = {
+            "source_shard": item.shard.name,
+            "micro_batch": self.restorer.micro_batch,
+            "checkpointing": self.restorer.checkpointing,
+            "retries": [],
+        }
         receipts = [row | shared | self.worker.columns() for row in found]
         receipts[0]["retries"] = self.retried.names()
         return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)

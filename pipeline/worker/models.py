@@ -22,8 +22,7 @@ def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) ->
     holds the model are tried again; files that came whole are not fetched twice. Raises what
     `p2l_engine.load_model` raises.
     """
-    gpu = "cuda" if torch.cuda.is_available() else "cpu"
-    device = gpu if config.device == "auto" else config.device
+    device = device_here(config.device)
     torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
     torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
     dtype = "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
@@ -39,6 +38,13 @@ def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) ->
     on_a_store = "://" in f"{config.id} {config.lora}"
     model: Model = retries.retried(load_it, f"model {config.id}") if on_a_store else load_it()
     return model
+
+
+def device_here(device: str) -> str:
+    """A configured device, `auto` resolved for this machine."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_latent(config: ModelConfig) -> LatentDiffusion:

@@ -18,6 +18,7 @@ RECEIPT_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("error", pa.string()),
         ("micro_batch", pa.int32()),  # images the actor now takes at once
+        ("checkpointing", pa.bool_()),  # whether some of its images take too much memory without it
         ("actor", pa.string()),  # Ray's name of its process
         ("node", pa.string()),
         ("actor_seconds", pa.float64()),  # since it started

@@ -17,6 +17,7 @@ import torch
 
 from p2l_engine import metrics, restore
 from p2l_engine.operators import LinearOperator
+from p2l_engine.operators.base import ImageShape
 from p2l_engine.restore import Restored
 from p2l_engine.seeding import image_seed
 from p2l_engine.solvers import Progress
@@ -30,6 +31,7 @@ from pipeline.output.columns import Row
 from pipeline.pictures.images import ImageError, encode_png
 from pipeline.worker import captions, micro_batch, models, stored_prompts
 from pipeline.worker.measure import Prepared, against, measurements, prepare, rgb
+from pipeline.worker.memory import Memory
 from pipeline.worker.options import ActorOptions
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class Restorer:
             there = config.model.model_copy(update={"device": self.device})
             self.model = models.load(there, self.solver.prior)
         self.solver.load(self.model)
+        self._memory = None if self.model is None else Memory(config, self.device, options.share)
+        self.checkpointing = False  # whether some images took too much memory without it
         url = config.prompt_embeddings
         self._stored = None if url is None else stored_prompts.stored(url)
         self._caption = captions.stored(config)
@@ -176,6 +180,7 @@ class Restorer:
     def _restored(
         self, images: Sequence[Prepared], operator: LinearOperator, y: torch.Tensor, progress: Progress
     ) -> Restored:
+        self._make_room(operator.image_shape(tuple(y.shape[1:])), len(y))
         given = [image.embedding for image in images if image.embedding is not None]
         return restore(
             self.model,
@@ -188,6 +193,21 @@ class Restorer:
             progress=progress,
             sigma=self.config.noise,
         )
+
+    def _make_room(self, shape: ImageShape, images: int) -> None:
+        """Switches activation checkpointing on where the images need it.
+
+        Raises TooLarge for ones that do not fit at all, and OutOfMemoryError for too many.
+        """
+        if self._memory is None or self.model is None:
+            return
+        fit = self._memory.fit(shape[1:], images)
+        if fit.checkpointing and not self.checkpointing:
+            log.info("activation checkpointing", extra={"height": shape[1], "width": shape[2]})
+        self.checkpointing |= fit.checkpointing
+        self.model.checkpoint_activations(fit.checkpointing)
+        if images > fit.images:
+            raise torch.OutOfMemoryError(f"{images} images of {shape[1]}x{shape[2]} need more than there is")
 
     def _tune(self, images: Sequence[Prepared]) -> None:
         """Chooses the micro-batch by the first steps of more and more of these images together."""

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from p2l_engine import LatentDiffusion, load_model, methods, operators, restore
+from p2l_engine.counting import OperationCounter
 from p2l_engine.methods import SOLVERS
 from pipeline.accelerators import datasheet_tflops
 from pipeline.config import load_config
-from pipeline.cost.counting import OperationCounter
 from pipeline.cost.machines import MachineEstimate, cheapest, machine_estimates, with_preemptions
 from pipeline.cost.plan import TYPICAL_SHARE, Measurement, count, estimate, measure, measure_steps
 from pipeline.prices import SHIPPED, Prices, load_prices
@@ -111,6 +111,8 @@ def test_stable_diffusion_is_counted_without_its_weights() -> None:
     assert found.teraflop == pytest.approx(6873, rel=0.01)
     weights = 4 * (859_520_964 + 83_653_863 + 123_060_480)
     assert found.peak_bytes - weights == pytest.approx(7.13 * 2**30, rel=0.01)
+    assert found.least_bytes is not None
+    assert found.least_bytes - weights == pytest.approx(2.43 * 2**30, rel=0.01)
     assert found.bytes_on("a100") == found.peak_bytes / 2 and found.bytes_on("t4") == found.peak_bytes
 
 

@@ -16,9 +16,16 @@ from pipeline.output.progress_json import JOB_CONFIG, Start
 from pipeline.worker.receipts import RECEIPT_SCHEMA
 
 
-def receipts(*statuses: str, micro_batch: int = 4) -> pa.Table:
+def receipts(*statuses: str, micro_batch: int = 4, checkpointing: bool = False) -> pa.Table:
     rows = [
-        {"source_shard": "s", "key": "k", "status": status, "micro_batch": micro_batch, "retries": []}
+        {
+            "source_shard": "s",
+            "key": "k",
+            "status": status,
+            "micro_batch": micro_batch,
+            "checkpointing": checkpointing,
+            "retries": [],
+        }
         for status in statuses
     ]
     return pa.Table.from_pylist(rows, schema=RECEIPT_SCHEMA)
@@ -65,6 +72,22 @@ def test_a_smaller_micro_batch_is_told_of_once(capsys: pytest.CaptureFixture[str
             progress.committed(receipts("ok", micro_batch=size))
     lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
     assert lines == ["going on with 2 images at a time: more take too much memory or are no faster"]
+
+
+def test_activation_checkpointing_is_told_of_once_and_noted_in_the_output(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with (
+        Start(OutputFolder(str(tmp_path))) as start,
+        Progress(start, 10, 0, micro_batch=4).shown() as progress,
+    ):
+        progress.committed(receipts("ok"))
+        assert told(tmp_path)["checkpointing"] is False
+        for _ in range(2):
+            progress.committed(receipts("ok", checkpointing=True))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "checkpointing" in line]
+    assert lines == ["going on with activation checkpointing: some images take too much memory without it"]
+    assert told(tmp_path)["checkpointing"] is True
 
 
 def test_the_output_tells_how_far_the_run_is_while_it_works(tmp_path: Path) -> None:

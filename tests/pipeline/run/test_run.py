@@ -53,6 +53,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Pat
     return folder
 
 
+def test_a_size_without_memory_for_it_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    write_shards(tmp_path / "input", "a")
+    method = {"name": "ldps", "steps": 1}
+    huge = job(tmp_path / "input", tmp_path / "output", model="tiny", method=method, size=[16384, 32768])
+    with pytest.raises(ConfigError, match=r"size: too large .* 16384x32768 .* allowed: at most (\d+)x(\d+)"):
+        run(huge)
+    assert not (tmp_path / "output" / "run.json").exists()
+
+
 def test_every_input_row_has_one_row_in_its_shard_in_the_input_order(finished: Path) -> None:
     for name in "abc":
         assert [row["key"] for row in restored(finished / "output", name)] == [

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
@@ -79,15 +77,25 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-class _Fused(TorchFunctionMode):
-    """Attention as GPUs make it, without the matrix of every pair; without data torch takes the plain way."""
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as devices make it, without the matrix of every pair; on `meta` torch takes the plain way."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out: Tensor = flash(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return out
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is scaled_dot_product_attention and (kwargs or {}).get("attn_mask") is None:
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
-        return func(*args, **(kwargs or {}))
+
+_ON_META = torch.library.Library("aten", "IMPL")  # what it holds ends with it
+_ON_META.impl("scaled_dot_product_attention", _fused, "AutogradMeta")
 
 
 class OfShape(LinearOperator):
@@ -109,6 +117,9 @@ class OfShape(LinearOperator):
         return mean.view(-1, *(1 for _ in self._measurement)).expand(-1, *self._measurement)
 
     def proximal(self, y: Tensor, x: Tensor, lam: float | Tensor) -> Tensor:
+        return x
+
+    def proximal_early(self, y: Tensor, x: Tensor, lam: float | Tensor, iterations: int) -> Tensor:
         return x
 
     def glue(self, y: Tensor, x: Tensor) -> Tensor:
@@ -171,7 +182,7 @@ def count_solver(
     flop = nfe = step_bytes = 0
     for part in parts(prior, solver, problem):
         before = evaluations(prior)
-        with OperationCounter() as counter, _Fused():
+        with OperationCounter() as counter:
             part.run()
         flop += part.times * counter.flop
         nfe += part.times * (evaluations(prior) - before)
