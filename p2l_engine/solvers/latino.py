@@ -9,8 +9,8 @@
 | delta | delta | of lambda = sigma_y^2 / (delta (1 - a)) in the authors' code |
 
 The network is to be a distilled one, whose z_0|t is a sample and not a mean: a consistency model's scalings
-c_skip and c_out are 0 and 1 to a millionth at the timesteps of 8 steps. No gradient, no guidance; a step is a call
-of the network, a decoding and an encoding. LATINO-PRO restores in rounds first, which tune the prompt.
+c_skip and c_out are 0 and 1 to a millionth at the timesteps of 8 steps. No gradient, no guidance; a step is a
+call of the network, a decoding and an encoding. LATINO-PRO restores in rounds first, which tune the prompt.
 
 Where text and code of the authors differ: Algorithm 1 ends at x, their code at D(E(x)) (`result`). Their
 delta, set by hand for each operator and scale, is a setting; without it lambda is found such that y - A x is

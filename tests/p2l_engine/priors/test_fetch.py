@@ -334,11 +334,10 @@ def hub(tmp_path: Path) -> Iterator[Resolve]:
     }
     environment.pop("HF_HUB_OFFLINE", None)
 
-    def resolve(model_id: str, ask: str = "fetch.resolve", **extra: str) -> subprocess.CompletedProcess[str]:
-        module = ask.partition(".")[0]
-        code = f"{FETCH_ALONE}from p2l_engine.priors import {module}\nprint({ask}({model_id!r}))"
+    def resolve(name: str, ask: str = "fetch.resolve", **extra: str) -> subprocess.CompletedProcess[str]:
+        asked = f"from p2l_engine.priors import {ask.partition('.')[0]}\nprint({ask}({name!r}))"
         return subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", FETCH_ALONE + asked],
             cwd=ROOT,
             env={**environment, **extra},
             capture_output=True,
@@ -385,13 +384,9 @@ def test_a_repository_that_the_hub_lacks_is_told_from_one_out_of_reach(hub: Reso
     )
 
 
-def test_of_an_adapters_repository_its_file_alone_is_fetched(
-    hub: Resolve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pair = {
-        "lora_unet_conv_in.lora_down.weight": np.zeros((2, 4, 3, 3), np.float16),
-        "lora_unet_conv_in.lora_up.weight": np.zeros((8, 2, 1, 1), np.float16),
-    }
+def test_of_an_adapters_files_one_is_fetched(hub: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"down": (2, 4, 3, 3), "up": (8, 2, 1, 1)}
+    pair = {f"lora_unet_conv_in.lora_{name}.weight": np.zeros(shape) for name, shape in shapes.items()}
     files = {"pytorch_lora_weights.safetensors": save(pair), "README.md": b"x", "lcm.bin": b"x"}
     monkeypatch.setattr(Hub, "repository", files)
     found = hub("owner/sd", "lora.read_adapter")
