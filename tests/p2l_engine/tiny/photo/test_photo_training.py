@@ -13,7 +13,8 @@ from p2l_engine.tiny.photo.collection import held_out_photographs
 from p2l_engine.tiny.photo.stream import held_out_crops
 from p2l_engine.tiny.photo.train import Recipe, run
 
-RECIPE = Recipe(epoch=8, linear_steps=1, linear_batch=2, vae_steps=1, vae_batch=6, unet_steps=2, unet_batch=2,
+RECIPE = Recipe(epoch=8, linear_steps=1, linear_batch=2, vae_steps=1, vae_batch=6, decoder_steps=1,
+                decoder_batch=2, unet_steps=2, unet_batch=2,
                 unet_half_side=0.5)  # fmt: skip
 
 
