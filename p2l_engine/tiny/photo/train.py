@@ -2,9 +2,9 @@
 
 Four stages: the auto-encoder's linear map, the auto-encoder, its decoder alone, then the U-Net with its text
 encoder on the auto-encoder's latents. Each saves a checkpoint every two minutes and goes on from it when the
-command is given again. ``--snapshot FOLDER`` trains nothing: it writes the averaged weights of the checkpoints
-there in diffusers' layout, in half precision, and ``--start FOLDER`` goes on from such weights where there is
-no checkpoint.
+command is given again. ``--snapshot FOLDER`` trains nothing: it writes the averaged weights of the
+checkpoints there in diffusers' layout, in half precision, and ``--start FOLDER`` goes on from such weights
+where there is no checkpoint.
 """
 
 import argparse
