@@ -1,11 +1,13 @@
 """`python -m jobs.benchmark NAME`, where NAME is one of the commands below."""
 
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.benchmark import memory as memory_benchmark
 from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import packing as packing_benchmark
 from jobs.benchmark import prompts as prompts_benchmark
@@ -165,6 +167,18 @@ def scale(
 ) -> None:
     """Run the pipeline on tiny rows and print its speed, the driver's memory and the number of files."""
     print(scale_benchmark.run(rows, shard_rows, commit_every, folder))
+
+
+@app.command()
+def memory(
+    model: Annotated[str, typer.Option(help="Whose steps are counted, without its weights.")] = (
+        "CompVis/stable-diffusion-v1-4"
+    ),
+    side: Annotated[int, typer.Option(min=64, help="Side at which steps of the shipped model run.")] = 384,
+) -> None:
+    """Count a step's peak memory by size and method, and hold the count against steps on this CPU."""
+    for line in chain(memory_benchmark.measured("tiny", side), [""], memory_benchmark.counted(model)):
+        print(line, flush=True)
 
 
 @app.command()
