@@ -14,6 +14,7 @@ from jobs.benchmark import prompts as prompts_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
 from jobs.benchmark import store as store_benchmark
+from jobs.benchmark import tail as tail_benchmark
 from jobs.benchmark import tune as tuning
 from jobs.faults import chaos as chaos_benchmark
 from jobs.faults import fuzz as fuzzing
@@ -53,6 +54,18 @@ def quality(
     storage.write_text(storage.join(out, "quality.csv"), figures.records(grid, out, seeds))
     table = figures.read(grid, out, seeds)
     print(figures.overview(grid, table), figures.every_figure(grid, table), sep="\n\n")
+
+
+@app.command()
+def tail(
+    actors: Annotated[int, typer.Option(min=1)] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a micro-batch.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0, help="Of a full micro-batch.")] = 300.0,
+    fixed: Annotated[float, typer.Option(min=0, max=1, help="Share that one image takes as well.")] = 0.0,
+) -> None:
+    """Simulate the ends of runs on a pool of actors, with the last items as large as all and shared out."""
+    pool = tail_benchmark.Pool(actors, batch, seconds, fixed)
+    print(tail_benchmark.table(pool, (40, 200, 1000, 3000)))
 
 
 @app.command()

@@ -6,7 +6,9 @@ No image passes through Ray's object store, so a lost machine takes none with it
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import math
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 import ray
@@ -40,13 +42,29 @@ def receipts(
     gc.collect()  # a Dataset and its statistics refer to each other
 
 
-def parts(todo: Iterable[Work], size: int) -> Iterator[list[Item]]:
-    """What is left of the shards, in order, in items of at most `size` rows and parts of `ITEMS_AT_ONCE`."""
+def parts(todo: Sequence[Work], most: int, actors: int) -> Iterator[list[Item]]:
+    """What is left of the shards, in order, in items of at most `most` rows and parts of `ITEMS_AT_ONCE`."""
     part = list[Item]()
-    for item in (item for work in todo for item in work.items(size)):
+    for item in items(todo, most, actors):
         part.append(item)
         if len(part) == ITEMS_AT_ONCE:
             yield part
             part = []
     if part:
         yield part
+
+
+def items(todo: Sequence[Work], most: int, actors: int) -> Iterator[Item]:
+    """What is left, in order, in items of at most `most` rows.
+
+    Once fewer rows are left than that for each of the actors, they are shared out, so that no image at the
+    end waits behind others while actors have nothing to do.
+    """
+    left = sum(work.left for work in todo)
+    for work in todo:
+        yield from work.items(partial(_share, left, most, actors))
+        left -= work.left
+
+
+def _share(left: int, most: int, actors: int, taken: int) -> int:
+    return min(most, math.ceil((left - taken) / actors))

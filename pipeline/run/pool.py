@@ -143,6 +143,15 @@ def commit_every(config: JobConfig, device: str) -> int:
     return batch_size(config, device) * (QUICK_BATCHES if costs_nothing(config) else 1)
 
 
+def shares(config: JobConfig, device: str) -> tuple[int, int]:
+    """Images to an item, and the actors that the last ones are shared out to.
+
+    Where rows cost nothing, small items would cost more than an actor that has none.
+    """
+    actors = 1 if costs_nothing(config) else wanted(config, device)
+    return commit_every(config, device), actors
+
+
 def gpus(device: str) -> float:
     """GPUs of the cluster now, for a run on that device."""
     return _has("GPU") if device == "cuda" else 0.0

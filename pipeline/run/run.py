@@ -200,7 +200,7 @@ def _restore(
             with Progress(
                 entry, total, total - left, size, retries=found.retries, crew=crew
             ).shown() as progress:
-                for part in graph.parts(found.work, pool.commit_every(config, options.device)):
+                for part in graph.parts(found.work, *pool.shares(config, options.device)):
                     # Closed here, stopped or not: Ray Data cancels what is in work while Ray is up.
                     with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
                         for receipts in held.stop.gracefully(made):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,12 +38,16 @@ class Work:
         shard = Shard(item["name"], item["kind"], item["url"], tuple(map(tuple, item["files"])), reading)
         return Work(shard, item["rows"], item["wanted"], item["left"])
 
-    def items(self, size: int) -> Iterator[Item]:
-        """The wanted rows in order, at most `size` to an item; of a folder each has only its own files."""
+    def items(self, size: Callable[[int], int]) -> Iterator[Item]:
+        """The wanted rows in order, at most `size(rows taken before)` to an item.
+
+        Of a folder each has only its own files.
+        """
         flags = np.unpackbits(np.frombuffer(self.wanted, np.uint8), count=self.rows)
         numbers = np.flatnonzero(flags).tolist()
-        for start in range(0, len(numbers), size):
-            rows = tuple(numbers[start : start + size])
+        start = 0
+        while rows := tuple(numbers[start : start + size(start)]):
+            start += len(rows)
             if self.shard.files and self.shard.reading.keys != "row":  # which needs the numbers of all rows
                 files = tuple(self.shard.files[row] for row in rows)
                 yield Item(replace(self.shard, files=files), len(rows), tuple(range(len(rows))))

@@ -133,16 +133,16 @@ def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(output: Path) 
 def test_work_is_cut_into_items_of_what_is_wanted(output: Path) -> None:
     (shard,) = list_shards([str(output.parent / "in")])
     work = Work(shard, rows=5, wanted=bytes([0b10111000]), left=4)
-    assert [item.wanted for item in work.items(3)] == [(0, 2, 3), (4,)]
-    assert [sum(item.flags) for item in work.items(3)] == [3, 1]
-    assert len({item.id for item in work.items(1)}) == 4
+    assert [item.wanted for item in work.items(lambda taken: 3)] == [(0, 2, 3), (4,)]
+    assert [sum(item.flags) for item in work.items(lambda taken: 3)] == [3, 1]
+    assert len({item.id for item in work.items(lambda taken: 1)}) == 4
 
 
 def test_an_item_of_a_folder_has_only_its_own_files(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(png(number))
     (shard,) = list_shards([str(tmp_path)])
-    first, last = Work(shard, rows=5, wanted=bytes([0b01011000]), left=3).items(2)
+    first, last = Work(shard, rows=5, wanted=bytes([0b01011000]), left=3).items(lambda taken: 2)
     assert (first.shard.files, first.wanted) == ((("1.png",), ("3.png",)), (0, 1))
     assert (last.shard.files, last.flags) == ((("4.png",),), [True])
     assert Item.of(pa.Table.from_pylist([last.packed()])) == last

@@ -1,0 +1,42 @@
+"""The last rows of a run are shared out among its actors, and the simulation of what that saves."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.benchmark.tail import Pool, simulate, sizes, table
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "actors", "expected"),
+    [
+        (20, 4, 1, [4, 4, 4, 4, 4]),
+        (20, 4, 2, [4, 4, 4, 4, 2, 1, 1]),
+        (12, 8, 8, [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (1002, 500, 2, [500, 251, 126, 63, 31, 16, 8, 4, 1, 1, 1]),  # of two shards, the second of two rows
+        (0, 8, 32, []),
+    ],
+)
+def test_what_is_left_is_shared_out_once_it_does_not_fill_all_actors(
+    rows: int, batch: int, actors: int, expected: list[int]
+) -> None:
+    assert sizes(rows, batch, actors) == expected
+
+
+def test_one_actor_takes_one_item_after_another() -> None:
+    pool = Pool(actors=1, batch=2, seconds=100)
+    end = simulate([2, 2, 1], pool, seed=0)
+    assert end.seconds == pytest.approx(250 + 50, rel=0.25) and end.idle == 0
+
+
+def test_two_queued_items_wait_while_another_actor_is_idle() -> None:
+    """Of four items both actors hold two, and the one that began later ends about as much later."""
+    pool = Pool(actors=2, batch=1, seconds=100)
+    end = simulate([1, 1, 1, 1], pool, seed=3)
+    assert 200 * 0.95 <= end.seconds <= 300 * 1.05
+
+
+def test_sharing_out_saves_time_on_a_pool_of_32() -> None:
+    lines = table(Pool(), (200,)).splitlines()
+    alike, shared = (float(cell.split(",")[0]) for cell in lines[2].split("|")[2:4])
+    assert shared < 0.9 * alike
