@@ -13,6 +13,7 @@ from jobs.benchmark import packing as packing_benchmark
 from jobs.benchmark import prompts as prompts_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
+from jobs.benchmark import speed as speed_benchmark
 from jobs.benchmark import store as store_benchmark
 from jobs.benchmark import tail as tail_benchmark
 from jobs.benchmark import tune as tuning
@@ -191,6 +192,35 @@ def memory(
 ) -> None:
     """Count a step's peak memory by size and method, and hold the count against steps on this CPU."""
     for line in chain(memory_benchmark.measured("tiny", side), [""], memory_benchmark.counted(model)):
+        print(line, flush=True)
+
+
+@app.command()
+def speed(
+    model: Annotated[str, typer.Option(help="A latent model's id.")] = "tiny",
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="Of the model its architecture alone: nothing is fetched."),
+    ] = False,
+    size: Annotated[list[int] | None, typer.Option(help="Side in pixels; repeatable. Default: 64.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images together; repeatable. Default: 1 and 8.")
+    ] = None,
+    k: Annotated[
+        list[int] | None, typer.Option(min=0, help="Iterations of prompt tuning. Default: 0 and 1.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="That are run; figures are scaled to all. Default: all.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="As in a job's model block.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Of each pair.")] = 3,
+    images: Annotated[int, typer.Option(min=0, help="Of the pipeline's run; 0: none.")] = 16,
+) -> None:
+    """Time P2L here: its share of the matrix rate, time by part, batches, the pipeline's overhead."""
+    request = speed_benchmark.Request(
+        model, random_weights, size or [64], batch or [1, 8], k or [0, 1], steps, dtype, rounds, images
+    )
+    for line in speed_benchmark.run(request):
         print(line, flush=True)
 
 

@@ -132,11 +132,28 @@ def without_weights(architecture: Architecture, name: str = "without weights") -
 
     Its functions on tensors give tensors of the same device; it has no tokenizer.
     """
-    common: dict[str, Any] = {"scheduler_config": architecture.scheduler, "name": name, "device": "meta"}
+    return _of_architecture(architecture, name=name, device="meta")
+
+
+def with_random_weights(architecture: Architecture, *, device: str = "cpu", dtype: str = "float32") -> Model:
+    """The networks of an architecture as training would begin with them, the same at each call on a device.
+
+    They cost what trained ones do. It has no tokenizer: `restore` asks for `prompt_embeddings`.
+    Raises ValueError when device or dtype is not to be had.
+    """
+    check_dtype(dtype)
+    chosen = check_device(device)
+    with torch.random.fork_rng([chosen] if chosen.type == "cuda" else []):
+        torch.manual_seed(0)
+        return _of_architecture(architecture, name="random weights", device=device, dtype=dtype)
+
+
+def _of_architecture(architecture: Architecture, **common: Any) -> Model:
+    common["scheduler_config"] = architecture.scheduler
     if architecture.kind == "pixel":
         with without_garbage_collection():
             from diffusers import UNet2DModel
-        with torch.device("meta"):
+        with torch.device(common["device"]):
             network = UNet2DModel.from_config(dict(architecture.unet))
         return PixelDiffusion(unet=network, **common)
 
@@ -144,7 +161,7 @@ def without_weights(architecture: Architecture, name: str = "without weights") -
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
-    with torch.device("meta"):
+    with torch.device(common["device"]):
         vae = AutoencoderKL.from_config(dict(architecture.vae))
         unet = UNet2DConditionModel.from_config(dict(architecture.unet))
         text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(architecture.text_encoder)))

@@ -17,15 +17,10 @@ from pipeline.stores import retries
 def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) -> Model:
     """The model on the device and in the dtype of the configuration; `auto` is the GPU where there is one.
 
-    Sets for this process, whatever torch's own default is, whether GPUs may round the factors of float32
-    products to TF32's 10 bits: where the dtype is tf32, and nowhere else. Transient errors of a store that
-    holds the model are tried again; files that came whole are not fetched twice. Raises what
-    `p2l_engine.load_model` raises.
+    Sets TF32 as `computing` does. Transient errors of a store that holds the model are tried again; files
+    that came whole are not fetched twice. Raises what `p2l_engine.load_model` raises.
     """
-    device = device_here(config.device)
-    torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
-    torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
-    dtype = "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
+    device, dtype = computing(config)
     load_it = partial(
         load_model,
         config.id,
@@ -38,6 +33,18 @@ def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) ->
     on_a_store = "://" in f"{config.id} {config.lora}"
     model: Model = retries.retried(load_it, f"model {config.id}") if on_a_store else load_it()
     return model
+
+
+def computing(config: ModelConfig) -> tuple[str, str]:
+    """The device and the dtype of the networks here, as names of torch.
+
+    Sets for this process, whatever torch's own default is, whether GPUs may round the factors of float32
+    products to TF32's 10 bits: where the dtype is tf32, and nowhere else.
+    """
+    device = device_here(config.device)
+    torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
+    torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
+    return device, "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)
 
 
 def device_here(device: str) -> str:

@@ -12,9 +12,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.computing import DTYPES
 from p2l_engine.priors.latent import LatentDiffusion
-from p2l_engine.priors.load import load_model
+from p2l_engine.priors.load import load_model, with_random_weights
 from p2l_engine.priors.published import PUBLISHED
 from p2l_engine.schedule import ddim_step, posterior_mean
 
@@ -308,6 +309,16 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, file: str, tenso
     save_file(kept, folder / file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"lack 1 tensors .*{tensor}"):
         load_model(str(folder))
+
+
+def test_random_weights_are_the_same_at_each_call_and_leave_torch_s_own_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    one, other = (with_random_weights(read_architecture("tiny"), dtype="float64") for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    z, C = torch.ones(1, one.latent_channels, 8, 8), torch.ones(1, *one.embedding_shape)
+    eps = one.predict_noise(z, 500, C)
+    assert torch.equal(eps, other.predict_noise(z, 500, C)) and eps.dtype == torch.float64
+    assert eps.std() > 0
 
 
 def test_modules_that_are_no_stable_diffusion_are_refused() -> None:
