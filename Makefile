@@ -23,7 +23,7 @@ demo: $(READY) ## Degrade and restore twelve photographs with the small shipped 
 test: $(READY) ## Pass the tests; some of them with ARGS="-k operators"
 	@$(BIN)/pytest $(TWO) $(ARGS)
 
-e2e: $(READY) ## Pass the tests of whole runs: submitted, stopped, starved, on clusters that grow
+e2e: $(READY) ## Pass the tests of whole runs: what the documents say, submitted, stopped, starved, on clusters that grow
 	@$(BIN)/pytest $(TWO) -m 'e2e and not slow' $(ARGS)
 
 chaos: $(READY) ## Kill a real job KILLS times (20) on a loopback cluster of two nodes; about 5 minutes on two cores

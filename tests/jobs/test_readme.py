@@ -58,6 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("language", "text", "sourced"), steps(), ids=lambda part: part.split("\n")[0][:60])
 def test_what_the_documents_say_works(language: str, text: str, sourced: str, folder: Path) -> None:

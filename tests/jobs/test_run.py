@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.console import Exit
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_cluster")]
 
 
 def command(*arguments: str | Path, status: int = Exit.OK) -> str:
@@ -71,7 +71,6 @@ def test_rows_that_all_fail_alike_end_the_run_with_status_4(job: Path, tmp_path:
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
-@pytest.mark.e2e  # for its waits
 def test_an_actor_that_never_starts_ends_the_run_with_its_reason(job: Path, model_folder: Path) -> None:
     model = shutil.copytree(model_folder, job.parent / "model")
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"

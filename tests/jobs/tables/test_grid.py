@@ -41,6 +41,7 @@ def test_a_cell_is_the_job_that_its_row_and_column_give_together() -> None:
     assert captioned.operator.model_dump()["factor"] == 8
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_is_there_is_not_computed_again_and_other_settings_are_refused(tmp_path: Path) -> None:
     out, images = str(tmp_path / "table"), str(tmp_path / "images")

@@ -111,6 +111,7 @@ def test_a_wrong_request_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_table_is_made_whole_and_given_again_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from pipeline.run.run import run
 from tests.pipeline.small_jobs import job, png, write_parquet
 from tests.pipeline.worker.test_captions import P2L
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_cluster")]
 
 
 def captions_of(folder: str) -> dict[str, Any]:
