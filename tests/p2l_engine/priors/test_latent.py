@@ -315,6 +315,7 @@ def test_random_weights_are_the_same_at_each_call_and_leave_torch_s_own_numbers_
     before = torch.get_rng_state()
     one, other = (with_random_weights(read_architecture("tiny"), dtype="float64") for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
+    assert isinstance(one, LatentDiffusion) and isinstance(other, LatentDiffusion)
     z, C = torch.ones(1, one.latent_channels, 8, 8), torch.ones(1, *one.embedding_shape)
     eps = one.predict_noise(z, 500, C)
     assert torch.equal(eps, other.predict_noise(z, 500, C)) and eps.dtype == torch.float64
