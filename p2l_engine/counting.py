@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
@@ -94,7 +94,7 @@ def _fused(
     return out
 
 
-_ON_META = torch.library.Library("aten", "IMPL")  # what it holds ends with it
+_ON_META = library.Library("aten", "IMPL")  # what it holds ends with it
 _ON_META.impl("scaled_dot_product_attention", _fused, "AutogradMeta")
 
 

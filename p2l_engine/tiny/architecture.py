@@ -15,21 +15,23 @@ TEXT_WIDTH = 128
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def new_vae() -> AutoencoderKL:
-    """An auto-encoder: 6 latent channels, a quarter of the side, a posterior of constant variance."""
+def new_vae(
+    channels: int = LATENT_CHANNELS, widths: tuple[int, int, int] = (24, 48, 96), groups: int = 8
+) -> AutoencoderKL:
+    """An auto-encoder: so many latent channels, a quarter of the side, a posterior of constant variance."""
     vae = AutoencoderKL(
-        block_out_channels=(24, 48, 96),
+        block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=groups,
         mid_block_add_attention=False,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
         sample_size=64,
     )
     with torch.no_grad():
-        vae.quant_conv.weight[LATENT_CHANNELS:] = 0
-        vae.quant_conv.bias[LATENT_CHANNELS:] = 2 * torch.tensor(LATENT_NOISE).log()
+        vae.quant_conv.weight[channels:] = 0
+        vae.quant_conv.bias[channels:] = 2 * torch.tensor(LATENT_NOISE).log()
     return vae
 
 
@@ -67,7 +69,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def new_scheduler() -> DDIMScheduler:
+def new_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     """Stable Diffusion's noise schedule."""
     return DDIMScheduler(
         num_train_timesteps=1000,
@@ -77,7 +79,7 @@ def new_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type="epsilon",
+        prediction_type=prediction_type,
     )
 
 

@@ -7,8 +7,11 @@ of the constants, and silu(x) - silu(-x) = x. So the linear map is trained first
 starts from it.
 """
 
+from typing import Literal
+
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
@@ -17,17 +20,12 @@ CONSTANT = 32.0  # far above the features, of about 1
 
 def encode_linearly(vae: AutoencoderKL, x: Tensor) -> Tensor:
     """Images (B, 3, H, W) to latents by the convolutions of the encoder's skip connections alone."""
-    return _down(vae, x)[:, : vae.config.latent_channels]
+    return _path(vae.encoder, "down", x)[:, : vae.config.latent_channels]
 
 
 def decode_linearly(vae: AutoencoderKL, z: Tensor) -> Tensor:
     """Latents to images (B, 3, H, W) by the convolutions of the decoder's skip connections alone."""
-    h = vae.decoder.conv_in(z)
-    for block in vae.decoder.up_blocks:
-        h = _skip(block.resnets[0], h)
-        for upsampler in block.upsamplers or ():
-            h = upsampler(h)
-    return h[:, : vae.config.out_channels]
+    return _path(vae.decoder, "up", z)[:, : vae.config.out_channels]
 
 
 @torch.no_grad()
@@ -48,12 +46,12 @@ def start_from_linear_map(vae: AutoencoderKL) -> None:
     )
 
 
-def _down(vae: AutoencoderKL, x: Tensor) -> Tensor:
-    h = vae.encoder.conv_in(x)
-    for block in vae.encoder.down_blocks:
+def _path(half: Encoder | Decoder, way: Literal["down", "up"], x: Tensor) -> Tensor:
+    h: Tensor = half.conv_in(x)
+    for block in getattr(half, f"{way}_blocks"):
         h = _skip(block.resnets[0], h)
-        for downsampler in block.downsamplers or ():
-            h = downsampler(h)
+        for sampler in getattr(block, f"{way}samplers") or ():
+            h = sampler(h)
     return h
 
 
