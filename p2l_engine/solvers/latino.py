@@ -11,6 +11,7 @@
 The network is to be a distilled one, whose z_0|t is a sample and not a mean: a consistency model's scalings
 c_skip and c_out are 0 and 1 to a millionth at the timesteps of 8 steps. No gradient, no guidance; a step is a
 call of the network, a decoding and an encoding. LATINO-PRO restores in rounds first, which tune the prompt.
+P2L's prompt tuning (Algorithm 2) may come before the steps instead, which no paper has.
 
 Where text and code of the authors differ: Algorithm 1 ends at x, their code at D(E(x)) (`result`). Their
 delta, set by hand for each operator and scale, is a setting; without it lambda is found such that y - A x is
@@ -20,7 +21,7 @@ hole of a box from around it. Their |y - A u| has noise added anew, which is lef
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -33,6 +34,7 @@ from p2l_engine.schedule import Step, posterior_mean
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
 from p2l_engine.solvers.parts.prompt_ascent import PromptAscent, ascend, direction
+from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding, tuning_at
 
 LEAST_DELTA = 1e-12
 
@@ -62,9 +64,11 @@ class Latino(LatentSampler):
 
     grid: how many evenly spaced timesteps the network was distilled at, of which the steps are taken, such as
     50 for LCM-LoRA; null: any. discrepancy: root mean square of y - A x after each proximal map, in units of
-    sigma_y. delta: takes its place. result: x of the last step, or its latent decoded.
+    sigma_y. delta: takes its place. result: x of the last step, or its latent decoded. prompt_tuning: before
+    each step, in place of the ascent.
     """
 
+    later: ClassVar[frozenset[str]] = LatentSampler.later | {"prompt_tuning"}
     name: Literal["latino", "latino_pro"] = "latino"
     steps: int = Field(default=8, ge=1)
     grid: int | None = Field(default=None, ge=1)
@@ -72,10 +76,17 @@ class Latino(LatentSampler):
     delta: Delta | None = None
     result: Literal["image", "latent"] = "image"
     prompt_ascent: PromptAscent | None = None
+    prompt_tuning: PromptTuning | None = None
 
     @classmethod
     def defaults(cls, name: str) -> dict[str, Any]:
         return {"prompt_ascent": {}} if name == "latino_pro" else {}
+
+    @model_validator(mode="after")
+    def _one_tuning(self) -> "Latino":
+        if self.prompt_ascent is not None and self.prompt_tuning is not None:
+            refuse(["prompt_tuning: got it beside prompt_ascent; allowed: one of them, the other null"])
+        return self
 
     @model_validator(mode="after")
     def _on_the_grid(self) -> "Latino":
@@ -109,7 +120,9 @@ class Latino(LatentSampler):
 
     def step(self, prior: LatentPrior, problem: Problem, state: LatinoState, at: Step) -> LatinoState:
         climbs = self._climbs(at)
-        C, directions = state.C.detach().requires_grad_(climbs), state.directions
+        tuning = tuning_at(self.prompt_tuning, at, self.steps)
+        C = optimize_embedding(prior, problem, state.z, state.C, at, tuning)
+        C, directions = C.detach().requires_grad_(climbs), state.directions
         with torch.set_grad_enabled(climbs):
             z0 = posterior_mean(state.z, prior.predict_noise(state.z, at.t, C), at.alpha_bar)
         with torch.no_grad():
@@ -130,7 +143,10 @@ class Latino(LatentSampler):
         return state.x if self.result == "image" else prior.decode(state.z)
 
     def kind(self, at: Step) -> Hashable:
-        return self._climbs(at)
+        return self._climbs(at), tuning_at(self.prompt_tuning, at, self.steps) is not None
+
+    def brief(self) -> Self:
+        return self.model_copy(update={"prompt_tuning": self.prompt_tuning and self.prompt_tuning.brief()})
 
     def _weight(self, problem: Problem, u: Tensor, at: Step) -> Tensor:
         """lambda (B,)."""

@@ -33,9 +33,9 @@ from torch import Tensor
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
-from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, update
+from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, traced, update
 from p2l_engine.solvers.parts.projection import Projection, project
-from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding
+from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding, tuning_at
 
 PARTS: dict[str, dict[str, Any]] = {
     "p2l": {"prompt_tuning": {}, "projection": {}, "guidance": {}},
@@ -72,11 +72,14 @@ class P2L(LatentSampler):
 
     def step(self, prior: LatentPrior, problem: Problem, state: P2LState, at: Step) -> P2LState:
         """One pass through Algorithm 1 (the line numbers), or 3 where the guidance keeps Adam's history."""
-        z = state.z.detach().requires_grad_(self.guidance is not None)
+        z = traced(state.z, self.guidance)
 
-        C = optimize_embedding(prior, problem, state.z, state.C, at, self.prompt_tuning)  # line 2
+        tuning = tuning_at(self.prompt_tuning, at, self.steps)
+        C = optimize_embedding(prior, problem, state.z, state.C, at, tuning)  # line 2
         eps = prior.predict_noise(z, at.t, C)  # line 3
         z0 = posterior_mean(z, eps, at.alpha_bar)  # line 4, Eq. 14
+        if self.guidance is not None:
+            z0.requires_grad_()
         x0 = prior.decode(z0)
         z0_projected = z0
         if (projection := self._projection_at(at)) is not None:  # line 5
@@ -85,7 +88,7 @@ class P2L(LatentSampler):
         moments = state.moments
         if self.guidance is not None:
             gradient = gradient_at(prior, problem, z, z0, x0, at, self.guidance)
-            change, moments = update(gradient, moments, self.guidance, at.alpha_bar)
+            change, moments = update(gradient, moments, self.guidance, at.alpha_bar, self.steps)
             z_next = z_next - change  # line 12; Alg. 3 lines 11-14
         return P2LState(z_next, C, moments)  # line 13
 
@@ -93,11 +96,13 @@ class P2L(LatentSampler):
         return prior.decode(state.z)
 
     def brief(self) -> Self:
-        tuning = self.prompt_tuning and self.prompt_tuning.model_copy(update={"iterations": 1})
-        return self.model_copy(update={"prompt_tuning": tuning})
+        return self.model_copy(update={"prompt_tuning": self.prompt_tuning and self.prompt_tuning.brief()})
 
     def kind(self, at: Step) -> Hashable:
-        return self._projection_at(at) is not None
+        return (
+            self._projection_at(at) is not None,
+            tuning_at(self.prompt_tuning, at, self.steps) is not None,
+        )
 
     def doubts(self) -> list[str]:
         if self.projection is None or self.projection.every <= self.steps:

@@ -25,7 +25,7 @@ from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
-from p2l_engine.solvers.parts.guidance import Guidance, Moments, fidelity, gradient_at, update
+from p2l_engine.solvers.parts.guidance import Guidance, Moments, fidelity, gradient_at, traced, update
 
 PATIENCE = 200  # iterations, after which an optimisation that gained nothing ends
 
@@ -75,11 +75,11 @@ class ReSample(LatentSampler):
         return ReSampleState(z, problem.C, Moments.zeros(z))
 
     def step(self, prior: LatentPrior, problem: Problem, state: ReSampleState, at: Step) -> ReSampleState:
-        z, stage = state.z.detach().requires_grad_(), self._stage(at)
+        z, stage = traced(state.z, self.guidance), self._stage(at)
         eps = prior.predict_noise(z, at.t, state.C)
-        z0 = posterior_mean(z, eps, at.alpha_bar)
+        z0 = posterior_mean(z, eps, at.alpha_bar).requires_grad_()
         gradient = gradient_at(prior, problem, z, z0, prior.decode(z0), at, self.guidance)
-        change, moments = update(gradient, state.moments, self.guidance, at.alpha_bar)
+        change, moments = update(gradient, state.moments, self.guidance, at.alpha_bar, self.steps)
         z = ddim_step(z0, eps, at.alpha_bar_prev).detach() - change
         if stage in ("pixel", "latent"):
             z0 = self._further_on(prior, state.C, z, at)

@@ -27,7 +27,7 @@ from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
 from p2l_engine.solvers.parts.classifier_free import predict_guided
-from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, update
+from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, traced, update
 from p2l_engine.solvers.parts.negation import Negation, negate
 
 
@@ -74,15 +74,13 @@ class TReg(LatentSampler):
         return TRegState(z, problem.C, null, Moments.zeros(z))
 
     def step(self, prior: LatentPrior, problem: Problem, state: TRegState, at: Step) -> TRegState:
-        z, null, moments = (
-            state.z.detach().requires_grad_(self.guidance is not None),
-            state.null,
-            state.moments,
-        )
+        z, null, moments = traced(state.z, self.guidance), state.null, state.moments
         after = 1.0 if at.number == 1 else at.alpha_bar_prev
         with torch.set_grad_enabled(self.guidance is not None):
             eps = predict_guided(prior, z, at.t, state.C, null, self.guidance_scale)
             z0 = posterior_mean(z, eps, at.alpha_bar)
+            if self.guidance is not None:
+                z0.requires_grad_()
             x0 = prior.decode(z0) if self.guidance or self._has_data(at) else None  # Eq. 46
         z_next = ddim_step(z0, eps, after).detach()
         if x0 is not None and self._has_data(at):
@@ -96,7 +94,7 @@ class TReg(LatentSampler):
                 z_next = after**0.5 * mean + (1 - after) * eps + spread * problem.noise(z)
         if x0 is not None and self.guidance is not None:  # Eq. 50
             gradient = gradient_at(prior, problem, z, z0, x0, at, self.guidance)
-            change, moments = update(gradient, moments, self.guidance, at.alpha_bar)
+            change, moments = update(gradient, moments, self.guidance, at.alpha_bar, self.steps)
             z_next = z_next - change
         return TRegState(z_next.detach(), state.C, null.detach(), moments)
 

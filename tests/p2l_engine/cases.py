@@ -30,6 +30,38 @@ def blur(rows: slice) -> LinearOperator:
     return operators.build("blur", kernels=(kernels / kernels.sum(dim=(2, 3), keepdim=True))[rows])
 
 
+def tuned_prompt(
+    model: LatentDiffusion,
+    A: LinearOperator,
+    y: Tensor,
+    z: Tensor,
+    C: Tensor,
+    t: int,
+    iterations: int,
+    learning_rate: float,
+    through: str = "decoder",
+) -> Tensor:
+    """Algorithm 2 for one image, written from the paper apart from the library."""
+    abar = model.process.alphas_cumprod[t]
+    first, second, slope = torch.zeros_like(C), torch.zeros_like(C), None
+    for k in range(1, iterations + 1):
+        C = C.detach().requires_grad_()
+        z0 = (z.detach() - (1 - abar).sqrt() * model.predict_noise(z.detach(), t, C)) / abar.sqrt()
+        leaf = z0.detach().requires_grad_()
+        square = (y - A(model.decode(leaf))).square().sum()
+        if through == "decoder":
+            inner = torch.autograd.grad(square.sqrt(), leaf)[0]
+            loss = (y - A(model.decode(z0 - inner))).square().sum()
+        else:
+            slope = torch.autograd.grad(square, leaf)[0] if slope is None else slope
+            loss = (slope * z0).sum()
+        g = torch.autograd.grad(loss, C)[0]
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
+        unbiased = first / (1 - 0.9**k), second / (1 - 0.999**k)
+        C = (C - learning_rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)).detach()
+    return C
+
+
 CASES = [(pooling, 2), (mask, 3), (blur, 2)]  # each with its number of images
 
 

@@ -34,13 +34,17 @@ class FixedPoint(Settings):
 class Guidance(Grown):
     """The measurement gradient. step_size: rho, times alpha_bar_t where the schedule says so.
 
+    for_steps: the number of steps rho was chosen for; with fewer it grows in proportion. null: for any.
+    variable: z_t, or z_0 (Eq. 35), for which nothing passes back through the network.
     state_subspace: what it is projected onto before it is used (DiffStateGrad).
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"state_subspace"})
+    later: ClassVar[frozenset[str]] = frozenset({"for_steps", "variable", "state_subspace"})
     rule: Literal["gd", "adam"] = "gd"
     step_size: float = Field(default=1.0, ge=0)
     step_schedule: Literal["constant", "alpha_bar"] = "constant"
+    for_steps: int | None = Field(default=None, ge=1)
+    variable: Literal["z_t", "z_0"] = "z_t"
     residual: Literal["norm", "squared"] = "norm"
     fixed_point: FixedPoint | None = None
     state_subspace: StateSubspace | None = None
@@ -64,11 +68,17 @@ def fidelity(A: LinearOperator, y: Tensor, x: Tensor, residual: str) -> Tensor:
     return norm if residual == "norm" else norm.square()
 
 
+def traced(z: Tensor, guidance: Guidance | None) -> Tensor:
+    """z_t apart from the steps before it, to be differentiated in where `guidance` asks for that."""
+    return z.detach().requires_grad_(guidance is not None and guidance.variable == "z_t")
+
+
 def gradient_at(
     prior: LatentPrior, problem: Problem, z: Tensor, z0: Tensor, x0: Tensor, at: Step, guidance: Guidance
 ) -> Tensor:
-    """The gradient in z_t of what `guidance` asks of z0 and x0 = D(z0), which hang on z: of its shape."""
-    (gradient,) = torch.autograd.grad(_loss(prior, problem, z0, x0, guidance).sum(), z)
+    """The gradient, in z_t or z_0|t, of what `guidance` asks of z0 and x0 = D(z0): of the shape of z."""
+    variable = z if guidance.variable == "z_t" else z0
+    (gradient,) = torch.autograd.grad(_loss(prior, problem, z0, x0, guidance).sum(), variable)
     return onto_state_subspace(gradient, z.detach(), at, guidance.state_subspace)
 
 
@@ -83,10 +93,15 @@ def _loss(prior: LatentPrior, problem: Problem, z0: Tensor, x0: Tensor, guidance
 
 
 def update(
-    gradient: Tensor, moments: Moments, guidance: Guidance, alpha_bar: float
+    gradient: Tensor, moments: Moments, guidance: Guidance, alpha_bar: float, steps: int
 ) -> tuple[Tensor, Moments]:
-    """What is taken from z'_{t-1} (Alg. 1 line 12, Alg. 3 lines 12-14), and the history after it."""
+    """What is taken from z'_{t-1} (Alg. 1 line 12, Alg. 3 lines 12-14), and the history after it.
+
+    steps: of the whole restoration.
+    """
     rho = guidance.step_size * (alpha_bar if guidance.step_schedule == "alpha_bar" else 1.0)
+    if guidance.for_steps is not None:
+        rho *= guidance.for_steps / steps
     if guidance.rule == "gd":
         return rho * gradient, moments
     m = BETA_1 * moments.m + (1 - BETA_1) * gradient

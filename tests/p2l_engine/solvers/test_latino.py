@@ -16,7 +16,7 @@ from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
 from p2l_engine.solvers.latino import Latino
 from p2l_engine.solvers.parts.prompt_ascent import PromptAscent, ascend
-from tests.p2l_engine.cases import CASES, follows, independent
+from tests.p2l_engine.cases import CASES, follows, independent, tuned_prompt
 from tests.p2l_engine.gaussian_prior import matrix
 
 SHAPE = (3, 16, 16)
@@ -30,6 +30,9 @@ METHODS: dict[str, Any] = {
     ),
     "delta alone": methods.build(
         "latino", steps=4, delta={"early": 1e-4, "late": 5e-5, "split": 500, "of": "one"}
+    ),
+    "latino, P2L's prompt": methods.build(
+        "latino", steps=4, discrepancy=50.0, prompt_tuning={"iterations": 2, "learning_rate": 0.01}
     ),
     "latino_pro": methods.build(
         "latino_pro", steps=4, discrepancy=50.0, prompt_ascent={"rounds": 2, "step_size": 2.0, "radius": 3.0}
@@ -116,9 +119,11 @@ def reference(
                 away = C[:, token] - first[:, token]
                 if float(away.norm()) > ascent.radius:
                     C[:, token] = first[:, token] + away / away.norm() * ascent.radius
-    times = TIMES[method.steps, method.grid]
-    with torch.no_grad():
-        for k, t in enumerate(times):
+    times, tuning = TIMES[method.steps, method.grid], method.prompt_tuning
+    for k, t in enumerate(times):
+        if tuning is not None:
+            C = tuned_prompt(model, A, y, z, C, t, tuning.iterations, tuning.learning_rate)
+        with torch.no_grad():
             z = data_step(predicted(z, t, C), t)
             if k + 1 < len(times):
                 z = noised(z, times[k + 1], draw())
@@ -137,10 +142,11 @@ def test_the_loop_is_the_authors_algorithm(
     monkeypatch.setattr(discrepancy, "ITERATIONS", 80)  # to the end
     method = METHODS[name]
     rounds = 2 * 4 if method.prompt_ascent else 0
-    assert follows(reference, random_model, method, make, count) == rounds + method.steps
+    tuned = 2 * method.steps if method.prompt_tuning else 0
+    assert follows(reference, random_model, method, make, count) == rounds + tuned + method.steps
 
 
-@pytest.mark.parametrize("name", ["latino", "the authors' delta", "latino_pro"])
+@pytest.mark.parametrize("name", ["latino", "the authors' delta", "latino, P2L's prompt", "latino_pro"])
 def test_an_image_does_not_depend_on_its_neighbours(random_model: LatentDiffusion, name: str) -> None:
     independent(random_model, METHODS[name])
 

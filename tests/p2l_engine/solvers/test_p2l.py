@@ -12,7 +12,7 @@ from p2l_engine.operators.base import LinearOperator
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
 from p2l_engine.solvers.p2l import P2L
-from tests.p2l_engine.cases import CASES
+from tests.p2l_engine.cases import CASES, tuned_prompt
 
 METHODS: dict[str, Any] = {
     "P2L, gradient descent": methods.build(
@@ -33,6 +33,12 @@ METHODS: dict[str, Any] = {
         prompt_tuning={"iterations": 1, "learning_rate": 0.01},
         projection={"every": 2, "weight": 0.1},
         guidance={"residual": "squared", "step_size": 0.01},
+    ),
+    "P2L, fewer steps, tuned early, no way back through the network": methods.build(
+        "p2l",
+        prompt_tuning={"iterations": 2, "learning_rate": 0.01, "between": [0.5, 1.0], "through": "network"},
+        projection={"every": 2, "weight": 0.3},
+        guidance={"step_size": 0.1, "for_steps": 30, "variable": "z_0"},
     ),
     "LDPS": methods.build("ldps"),
     "GML-DPS": methods.build("gml_dps"),
@@ -58,20 +64,9 @@ def reference(
 
     for i, t in enumerate(times):
         step, before = T - i, table[times[i + 1]] if i + 1 < T else table[0]
-        if method.prompt_tuning:
-            first, second = torch.zeros_like(C), torch.zeros_like(C)
-            for k in range(1, method.prompt_tuning.iterations + 1):
-                C = C.detach().requires_grad_()
-                _, z0 = clean(z, C, t)
-                leaf = z0.detach().requires_grad_()
-                inner = torch.autograd.grad(norm(y - A(model.decode(leaf))), leaf)[0]
-                outer = (y - A(model.decode(z0 - inner))).square().sum()
-                g = torch.autograd.grad(outer, C)[0]
-                first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
-                unbiased = first / (1 - 0.9**k), second / (1 - 0.999**k)
-                C = (
-                    C - method.prompt_tuning.learning_rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
-                ).detach()
+        tuning = method.prompt_tuning
+        if tuning and tuning.between[0] * T <= step <= tuning.between[1] * T:
+            C = tuned_prompt(model, A, y, z, C, t, tuning.iterations, tuning.learning_rate, tuning.through)
         z = z.detach().requires_grad_()
         eps, z0 = clean(z, C, t)
         assert method.guidance is not None
@@ -82,7 +77,7 @@ def reference(
             if term.onto == "gluing":
                 x0 = A.glue(y, x0)
             value = value + term.weight * norm(z0 - model.encode(x0))
-        g = torch.autograd.grad(value, z)[0]
+        g = torch.autograd.grad(value, z0 if method.guidance.variable == "z_0" else z)[0]
         with torch.no_grad():
             tilde = z0
             if method.projection and step % method.projection.every == 0:
@@ -96,6 +91,8 @@ def reference(
             rho = method.guidance.step_size * (
                 table[t] if method.guidance.step_schedule == "alpha_bar" else 1
             )
+            if method.guidance.for_steps:
+                rho = rho * method.guidance.for_steps / T
             if method.guidance.rule == "adam":
                 m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
                 g = (m / 0.1) / (v / 0.001 + 1e-8).sqrt()
@@ -121,7 +118,8 @@ def test_the_loop_is_the_papers_algorithm(
     for row in (slice(place, place + 1) for place in range(count)):
         expected = reference(random_model, make(row), y[row], z[row], C[row], METHODS[name], steps)
         torch.testing.assert_close(out.latents[row], expected, rtol=0, atol=1e-7)
-    assert out.nfe == steps * (1 + (tuning.iterations if tuning else 0))
+    tuned = sum(tuning.between[0] <= number / steps for number in (1, 2, 3)) if tuning else 0
+    assert out.nfe == steps + (tuning.iterations * tuned if tuning else 0)
 
 
 def _masked_batch() -> tuple[Tensor, Tensor, list[str], list[int]]:
