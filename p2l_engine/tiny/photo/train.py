@@ -30,10 +30,11 @@ from p2l_engine.tiny.train import Training, draw, encode, random_crops, save, to
 
 VOCABULARY = 1000  # tokens
 CAPTIONS_DROPPED = 0.10
-PASSES = 4  # over the images of an epoch before others are drawn
+PASSES = 8  # over the images of an epoch before others are drawn
 PROGRESS = "progress.json"  # beside a snapshot: the U-Net's steps so far
 
 Pools = tuple[Pool, Pool]
+Captioned = list[tuple[Tensor, Tensor]]  # latents and token numbers of scenes, and of crops of photographs
 Prepared = TypeVar("Prepared")
 
 
@@ -66,7 +67,7 @@ def train_vae(recipe: Recipe, photographs: list[Photograph], work: Path, device:
     pools = _epochs(recipe, photographs, lambda drawn: drawn)
 
     def images(step: int, batch: int, side: int, generator: torch.Generator) -> Tensor:
-        drawn = pools(_epoch(recipe, step, batch))
+        drawn = pools(epoch_of(recipe, step, batch))
         x = torch.cat([pool.batch(draw(pool, batch // 2, generator)) for pool in drawn])
         x = x if side == x.shape[-1] else random_crops(x, side, generator)
         return x.to(device, memory_format=torch.channels_last)
@@ -134,29 +135,14 @@ def train_unet(
     unet.to(device, memory_format=torch.channels_last)
     training = _unet_training(recipe, unet, text.to(device), work)
     training.step = max(training.step, first_step)
-    empty = token_ids(tokenizer, [""])[0]
     alpha_bar = architecture.new_scheduler().alphas_cumprod
-
-    def encoded(reduced: int) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
-        return _epochs(
-            recipe,
-            photographs,
-            lambda drawn: [
-                (encode(vae, pool, device, reduced), token_ids(tokenizer, pool.captions)) for pool in drawn
-            ],
-        )
-
-    whole, half_side = encoded(1), encoded(2)
+    whole, half_side = (
+        latents_by_epoch(recipe, photographs, vae, tokenizer, device, reduced) for reduced in (1, 2)
+    )
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         latents = half_side if step < recipe.unet_half_side * recipe.unet_steps else whole
-        chosen = [
-            (z[index], ids[index])
-            for z, ids in latents(_epoch(recipe, step, recipe.unet_batch))
-            for index in [torch.randint(len(z), (recipe.unet_batch // 2,), generator=generator)]
-        ]
-        z, ids = (torch.cat(parts) for parts in zip(*chosen, strict=True))
-        ids[torch.rand(len(z), generator=generator) < CAPTIONS_DROPPED] = empty
+        z, ids = batch_of(latents(epoch_of(recipe, step, recipe.unet_batch)), recipe, tokenizer, generator)
         t = torch.randint(len(alpha_bar), (len(z),), generator=generator)
         noise = torch.randn(z.shape, generator=generator)
         a = alpha_bar[t].view(-1, 1, 1, 1)
@@ -169,6 +155,46 @@ def train_unet(
 
     training.run(loss, "unet")
     training.averaged()
+
+
+def read_snapshot(folder: Path, device: str) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
+    """A model's networks, in float32; the auto-encoder frozen, the others to be trained further."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    return vae.to(device).requires_grad_(False), unet.to(device).train(), text.to(device).train()
+
+
+def latents_by_epoch(
+    recipe: Recipe,
+    photographs: list[Photograph],
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    device: str,
+    reduced: int = 1,
+) -> Callable[[int], Captioned]:
+    """The latents of an epoch's images, reduced by averaging, and their captions, by its number."""
+    return _epochs(
+        recipe,
+        photographs,
+        lambda drawn: [
+            (encode(vae, pool, device, reduced), token_ids(tokenizer, pool.captions)) for pool in drawn
+        ],
+    )
+
+
+def batch_of(
+    latents: Captioned, recipe: Recipe, tokenizer: CLIPTokenizer, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Latents (B, C, h, w) and token numbers (B, L), half of scenes; some captions are the empty one."""
+    chosen = [
+        (z[index], ids[index])
+        for z, ids in latents
+        for index in [torch.randint(len(z), (recipe.unet_batch // 2,), generator=generator)]
+    ]
+    z, ids = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+    ids[torch.rand(len(z), generator=generator) < CAPTIONS_DROPPED] = token_ids(tokenizer, [""])[0]
+    return z, ids
 
 
 def _unet_training(recipe: Recipe, unet: UNet2DConditionModel, text: CLIPTextModel, work: Path) -> Training:
@@ -192,7 +218,7 @@ def _epochs(
     return prepared
 
 
-def _epoch(recipe: Recipe, step: int, batch: int) -> int:
+def epoch_of(recipe: Recipe, step: int, batch: int) -> int:
     return step * batch // (PASSES * 2 * recipe.epoch)
 
 
@@ -263,10 +289,7 @@ def run(
         vae = train_vae(recipe, photographs, work, device)
         unet, text, first_step = architecture.new_unet(), new_text_encoder(tokenizer), 0
     else:
-        vae = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
-        vae = vae.to(device).requires_grad_(False)
-        unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32).train()
-        text = CLIPTextModel.from_pretrained(start / "text_encoder", torch_dtype=torch.float32).train()
+        vae, unet, text = read_snapshot(start, device)
         first_step = json.loads((start / PROGRESS).read_text())["unet_steps"]
     if snapshot is None:
         train_unet(recipe, photographs, vae, text, unet, tokenizer, first_step, work, device)
