@@ -1,17 +1,17 @@
 """Distil the small model of photographs to a few steps: ``python -m p2l_engine.tiny.photo.distill``.
 
-Latent consistency distillation (Luo et al., 2023) into a low-rank adapter of the U-Net, as LCM-LoRA is for Stable
-Diffusion: the student's clean latent is to be the same anywhere along the teacher's path to it.
+Latent consistency distillation (Luo et al., 2023) into a low-rank adapter of the U-Net, as LCM-LoRA is for
+Stable Diffusion: the student's clean latent is to be the same anywhere along the teacher's path to it.
 
 | symbol | code | meaning |
 |---|---|---|
-| t, t' | t, before | a timestep of a grid of N, and the one before it; before the first stands the clean latent |
+| t, t' | t, before | a timestep of a grid of N, and the one before it, which for the first is no noise |
 | f(z, t) | clean | the student's posterior mean z_0|t (Eq. 14), its consistency function |
 | z_t' | z_before | the teacher's DDIM step (Eq. 15) from z_t |
 | c | HUBER | of the pseudo-Huber distance, (|d|^2 + c^2)^1/2 - c |
 
-The scalings by which a consistency function is the identity at t = 0 are left out: at the first timestep of the
-grid they are 0 and 1 to a millionth, and there the target is the clean latent itself.
+The scalings by which a consistency function is the identity at t = 0 are left out: at the first timestep of
+the grid they are 0 and 1 to a hundred-thousandth, and there the target is the clean latent itself.
 """
 
 import argparse

@@ -219,6 +219,7 @@ def _epochs(
 
 
 def epoch_of(recipe: Recipe, step: int, batch: int) -> int:
+    """The number of the epoch that a step of so many images belongs to."""
     return step * batch // (PASSES * 2 * recipe.epoch)
 
 

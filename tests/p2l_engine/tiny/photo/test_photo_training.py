@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from p2l_engine import load_model
-from p2l_engine.tiny.photo import train, yardstick
+from p2l_engine.tiny.photo import distill, train, yardstick
 from p2l_engine.tiny.photo.collection import held_out_photographs
 from p2l_engine.tiny.photo.stream import held_out_crops
 from p2l_engine.tiny.photo.train import Recipe, run
@@ -59,6 +59,23 @@ def test_training_goes_on_from_a_snapshot_and_keeps_its_auto_encoder(
     assert all(torch.equal(before[key], after[key]) for key in before)
     before, after = (load_file(folder / "unet" / weights) for folder in (snapshot, tmp_path / "model"))
     assert not all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_file_of_an_adapter_makes_the_networks_weights_those_it_was_trained_to(
+    snapshot: Path, tmp_path: Path
+) -> None:
+    sizes = distill.Distillation(steps=2, rank=4)
+    few = Recipe(epoch=8, unet_batch=2)
+    adapter = distill.distil(few, sizes, held_out_photographs("tuning"), snapshot, tmp_path, "cpu")
+    adapter.save(tmp_path / "adapter")
+    before, after = (load_model(str(snapshot), lora=lora)._unet for lora in (None, str(tmp_path / "adapter")))
+    expected = adapter.weights(before)
+    assert len(expected) > 100
+    moved = 0.0
+    for name, weight in expected.items():
+        torch.testing.assert_close(after.get_parameter(name), weight, atol=1e-5, rtol=1e-3)
+        moved += (weight - before.get_parameter(name)).abs().sum().item()
+    assert moved > 0
 
 
 @torch.no_grad()
