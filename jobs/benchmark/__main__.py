@@ -22,6 +22,7 @@ from jobs.faults import fuzz as fuzzing
 from jobs.faults import preemptions as preemption_benchmark
 from jobs.tables import figures, held_out
 from jobs.tables import grid as grids
+from jobs.tables import pareto as curve
 from pipeline.prices import load_prices
 from pipeline.stores import storage
 
@@ -55,6 +56,26 @@ def quality(
     storage.write_text(storage.join(out, "quality.csv"), figures.records(grid, out, seeds))
     table = figures.read(grid, out, seeds)
     print(figures.overview(grid, table), figures.every_figure(grid, table), sep="\n\n")
+
+
+@app.command()
+def pareto(
+    out: Out = "pareto",
+    images: Images = 16,
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    task: Tasks = None,
+    way: Annotated[
+        list[str] | None, typer.Option(help=f"One of: {', '.join(curve.WAYS)}. Default: all.")
+    ] = None,
+) -> None:
+    """Restore held-out images in ways of every cost; print and draw quality against cost (pareto.png)."""
+    chosen = {name: curve.WAYS[name] for name in _known("way", way, list(curve.WAYS))}
+    grid = _table(_tasks(task), chosen | {curve.FIRST: curve.WAYS[curve.FIRST]}, out, images, seeds, None)
+    for said in grids.score(grid, out, seeds):
+        print(said, flush=True)
+    found = curve.points(grid, out, seeds)
+    curve.draw(storage.join(out, "pareto.png"), found)
+    print(curve.table(found))
 
 
 @app.command()

@@ -26,7 +26,9 @@ class Bicubic(Solver):
 
 
 def _enlarged(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, h, w) to (3, *size), by Pillow in float32, channel by channel."""
+    """(3, h, w) to (3, *size), by Pillow in float32, channel by channel. On `meta`, the shape alone."""
+    if picture.is_meta:
+        return picture.new_empty(len(picture), *size)
     channels = [
         np.asarray(Image.fromarray(channel).resize(size[::-1], Image.Resampling.BICUBIC))
         for channel in picture.float().cpu().numpy()

@@ -45,6 +45,13 @@ def measured(model: LatentDiffusion, **settings: Any) -> Measurement:
     return measure_steps(model, A, torch.zeros(1, 3, 4, 4), method)
 
 
+@pytest.mark.parametrize("method", ["adjoint", "bicubic", "tv"])
+def test_a_method_without_a_network_costs_no_product(method: str) -> None:
+    config = {"input": "a", "output": "b", "model": "tiny", "method": method}
+    found = count(load_config({**config, "operator": {"name": "super_resolution", "factor": 4}}))
+    assert (found.nfe, found.teraflop) == (0, 0)
+
+
 def test_operations_of_products_are_counted_forward_and_backward() -> None:
     a = torch.ones(8, 16, requires_grad=True)
     with OperationCounter() as counter:

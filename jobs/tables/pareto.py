@@ -1,0 +1,152 @@
+"""Quality against cost: P2L, the ways in which it is made cheaper, and what needs no network.
+
+Every way is a row that is compared with P2L as the preset has it; all tasks together are one figure,
+paired by image.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from jobs.console import BadRequest
+from jobs.tables.figures import line
+from jobs.tables.grid import Cell, Grid, Part
+from p2l_engine.counting import count_solver
+from p2l_engine.priors.architecture import read_architecture
+from p2l_engine.priors.load import Model, without_weights
+from pipeline.results.compare import PairedMean, paired_runs
+from pipeline.stores import storage
+
+COUNTED = ("CompVis/stable-diffusion-v1-4", 512)  # whose cost the table has: a model and a side in pixels
+FIRST = "P2L, K=1"  # what all others are compared with
+PERCEPTUAL = "perceptual_efficientnet"
+FEW = 10  # steps
+
+
+def _way(name: str = "p2l", lora: str | None = None, **settings: Any) -> Part:
+    method = {"method": {"name": name, "preset": "tiny", **settings}}
+    return Part(method if lora is None else {**method, "model": {"id": "tiny", "lora": lora}}, FIRST)
+
+
+def _fewer(steps: int, of: int, **settings: Any) -> dict[str, Any]:
+    return {"steps": steps, "guidance": {"for_steps": of}, **settings}
+
+
+Block = dict[str, Any]
+IN_Z0: Block = {"guidance": {"variable": "z_0"}}
+EARLY: Block = {"prompt_tuning": {"between": [0.5, 1.0]}}
+BY_NETWORK: Block = {"prompt_tuning": {"through": "network"}}
+NO_TUNING: Block = {"prompt_tuning": None}
+
+WAYS: dict[str, Part] = {
+    "bicubic": _way("bicubic"),
+    "total variation": _way("tv"),
+    FIRST: Part({"method": {"name": "p2l", "preset": "tiny"}}),
+    "P2L, K=3": _way(prompt_tuning={"iterations": 3}),
+    "P2L, K=0": _way(**NO_TUNING),
+    "K=0, half the steps": _way(**_fewer(FEW, 2 * FEW, **NO_TUNING)),
+    "K=0, gradient in z_0": _way(**IN_Z0, **NO_TUNING),
+    "K=0, projection alone": _way(guidance=None, **NO_TUNING),
+    "K=0, projection alone, at every step": _way(guidance=None, projection={"every": 1}, **NO_TUNING),
+    "K=1, first half of the steps": _way(**EARLY),
+    "K=1, through the network alone": _way(**BY_NETWORK),
+    "K=1, through the network alone, gradient in z_0": _way(**IN_Z0, **BY_NETWORK),
+    "LATINO": _way("latino"),
+    "LATINO, P2L's prompt": _way("latino", prompt_tuning={"iterations": 1, "learning_rate": 0.05}),
+    "LATINO-PRO": _way("latino_pro"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """teraflop: an image of COUNTED; 0 without a network. gains: over the row that it is compared with."""
+
+    name: str
+    teraflop: float
+    means: Mapping[str, float]
+    gains: Mapping[str, PairedMean]
+
+
+def points(grid: Grid, out: str, seeds: int) -> list[Point]:
+    """One of each finished row, the cheapest first."""
+    found, counted = [], without_weights(read_architecture(COUNTED[0]))
+    for name, row in grid.rows.items():
+        others = _folders(grid, row.against or name, out, seeds)
+        paired = paired_runs(others, _folders(grid, name, out, seeds))
+        means = {metric: of.mean for metric, of in paired.items()}
+        found.append(Point(name, teraflop(grid, name, counted), means, paired if row.against else {}))
+    return sorted(found, key=lambda point: point.teraflop)
+
+
+def _folders(grid: Grid, row: str, out: str, seeds: int) -> list[str]:
+    return [Cell(row, column, seed).folder(out) for column in grid.columns for seed in range(seeds)]
+
+
+def teraflop(grid: Grid, row: str, prior: Model, side: int = COUNTED[1]) -> float:
+    """An image of so many pixels a side by a row's method with another prior, the mean over the tasks."""
+    methods = [grid.job(Cell(row, column, 0), "counted").method for column in grid.columns]
+    image = (3, side, side)
+    flop = {
+        method: count_solver(prior, image, image, 1, method).flop if method.prior else 0.0
+        for method in dict.fromkeys(methods)
+    }
+    return fmean(flop[method] for method in methods) / 1e12
+
+
+def frontier(found: Sequence[Point], metric: str = "psnr") -> list[str]:
+    """The names of those than which none is cheaper, or as cheap, and better."""
+    best, names = float("-inf"), []
+    for point in found:
+        if point.means[metric] > best:
+            best = point.means[metric]
+            names.append(point.name)
+    return names
+
+
+def table(found: Sequence[Point]) -> str:
+    """Markdown: a line a way, the cheapest first, with its paired gains; bold on the curve of the best."""
+    best = frontier(found)
+    heading = ["way", "TFLOP at 512", "PSNR, dB", "gain", "SSIM", "gain", "perceptual", "gain", "residual"]
+    lines = [line(heading), line(["---", *["---:"] * (len(heading) - 1)])]
+    for point in found:
+        shown = [f"**{point.name}**" if point.name in best else point.name, f"{point.teraflop:.3g}"]
+        for metric, digits in (("psnr", 2), ("ssim", 3), (PERCEPTUAL, 3)):
+            mean, gain = point.means.get(metric), point.gains.get(metric)
+            shown.append("" if mean is None else f"{mean:.{digits}f}")
+            shown.append(
+                ""
+                if gain is None or gain.standard_error is None
+                else f"{gain.difference:+.{digits}f} ± {gain.standard_error:.{digits}f}"
+            )
+        lines.append(line([*shown, f"{point.means['residual']:.3g}"]))
+    return "\n".join(lines)
+
+
+def draw(url: str, found: Sequence[Point]) -> None:
+    """PSNR against TFLOP as a PNG; what needs no network are levels. Raises BadRequest without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise BadRequest("curves need matplotlib: pip install 'p2l[figures]'") from None
+    best = frontier(found)
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    plot = figure.subplots()
+    for point in found:
+        level = point.means["psnr"]
+        if point.teraflop == 0:
+            plot.axhline(level, color="0.5", linestyle="--", linewidth=1)
+            plot.annotate(point.name, (1, level), xycoords=("axes fraction", "data"), ha="right", fontsize=7)
+            continue
+        plot.plot(point.teraflop, level, "o", color="C0" if point.name in best else "0.6", markersize=4)
+        plot.annotate(point.name, (point.teraflop, level), (4, 3), textcoords="offset points", fontsize=7)
+    curve = [point for point in found if point.name in best and point.teraflop]
+    plot.plot([point.teraflop for point in curve], [point.means["psnr"] for point in curve], linewidth=1)
+    plot.set(xscale="log", xlabel="TFLOP an image with Stable Diffusion v1.4 at 512", ylabel="PSNR, dB")
+    plot.grid(alpha=0.3)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    storage.write_bytes(url, png.getvalue())
