@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from p2l_engine.priors import layout
-from p2l_engine.priors.checkpointing import checkpoint_blocks
 from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
+from p2l_engine.priors.networks.frozen import keep_less
 from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, noise_of, read_forward_process
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class LatentDiffusion:
             torch.nn.Module.to(network, self.device, self.dtype).eval().requires_grad_(False)
             for network in (vae, unet, text_encoder)
         )
+        keep_less(self._vae)
+        keep_less(self._unet)
         self._tokenizer: Any = tokenizer
         self.weight_bytes = sum(
             weight.numel() * weight.element_size()
@@ -101,7 +104,7 @@ class LatentDiffusion:
         return make_schedule(self.process, steps)
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Whether gradients keep little and compute the rest again, see `priors/checkpointing.py`."""
+        """Whether gradients keep little and compute the rest again, see `networks/checkpointing.py`."""
         for network in (self._vae, self._unet):
             checkpoint_blocks(network, on)
 

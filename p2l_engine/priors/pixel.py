@@ -13,8 +13,9 @@ from torch import Tensor
 
 from p2l_engine.priors import layout
 from p2l_engine.priors.architecture import LINEAR_BETAS
-from p2l_engine.priors.checkpointing import checkpoint_blocks
 from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
+from p2l_engine.priors.networks.frozen import keep_less
 from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, noise_of, read_forward_process
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class PixelDiffusion:
         self.name = name
         moved = torch.nn.Module.to(unet, self.device, self.dtype)
         self._unet: Any = moved.eval().requires_grad_(False)
+        keep_less(self._unet)
         self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in self._unet.parameters())
         self._outer_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.classes: int | None = unet.config.num_class_embeds
@@ -72,7 +74,7 @@ class PixelDiffusion:
         return make_schedule(self.process, steps)
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Whether gradients keep little and compute the rest again, see `priors/checkpointing.py`."""
+        """Whether gradients keep little and compute the rest again, see `networks/checkpointing.py`."""
         checkpoint_blocks(self._unet, on)
 
     def predict_noise(self, x: Tensor, t: int, label: int | None = None) -> Tensor:

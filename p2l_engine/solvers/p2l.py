@@ -9,7 +9,7 @@ LDPS, GML-DPS, PSLD and LDIR are the same loop with parts taken out.
 | C_t | C | text embedding |
 | eps_t | eps | predicted noise |
 | z_0|t | z0 | posterior mean of the clean latent (Eq. 14) |
-| x_0 = D(z_0|t) | x0 | its image, decoded once a step, shared by gradient and projection |
+| x_0 = D(z_0|t) | x0 | its image, decoded once a step for gradient and projection, where one reads it |
 | z~_0|t | z0_projected | the same on the range of the encoder (Eq. 20) |
 | alpha_bar_t | at.alpha_bar | share of signal variance at timestep t |
 | m, v | moments | Adam's history |
@@ -73,6 +73,7 @@ class P2L(LatentSampler):
     def step(self, prior: LatentPrior, problem: Problem, state: P2LState, at: Step) -> P2LState:
         """One pass through Algorithm 1 (the line numbers), or 3 where the guidance keeps Adam's history."""
         z = traced(state.z, self.guidance)
+        projection, moments = self._projection_at(at), state.moments
 
         tuning = tuning_at(self.prompt_tuning, at, self.steps)
         C = optimize_embedding(prior, problem, state.z, state.C, at, tuning)  # line 2
@@ -80,16 +81,16 @@ class P2L(LatentSampler):
         z0 = posterior_mean(z, eps, at.alpha_bar)  # line 4, Eq. 14
         if self.guidance is not None:
             z0.requires_grad_()
-        x0 = prior.decode(z0)
-        z0_projected = z0
-        if (projection := self._projection_at(at)) is not None:  # line 5
-            z0_projected = project(prior, problem, x0.detach(), projection)  # lines 6-7, Eq. 19, 20
-        z_next = ddim_step(z0_projected, eps, at.alpha_bar_prev).detach()  # line 11, Eq. 15
-        moments = state.moments
-        if self.guidance is not None:
+        x0 = prior.decode(z0) if self.guidance or projection else None
+        change: Tensor | float = 0.0
+        if x0 is not None and self.guidance is not None:  # of line 12: its graph goes before more is computed
             gradient = gradient_at(prior, problem, z, z0, x0, at, self.guidance)
             change, moments = update(gradient, moments, self.guidance, at.alpha_bar, self.steps)
-            z_next = z_next - change  # line 12; Alg. 3 lines 11-14
+        z0_projected = z0
+        if x0 is not None and projection is not None:  # line 5
+            z0_projected = project(prior, problem, x0.detach(), projection)  # lines 6-7, Eq. 19, 20
+        z_next = ddim_step(z0_projected, eps, at.alpha_bar_prev).detach()  # line 11, Eq. 15
+        z_next = z_next - change  # line 12; Alg. 3 lines 11-14
         return P2LState(z_next, C, moments)  # line 13
 
     def images(self, prior: LatentPrior, problem: Problem, state: P2LState) -> Tensor:

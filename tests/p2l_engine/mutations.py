@@ -85,7 +85,7 @@ MUTATIONS = (
     Mutation(_P2L, "z_next = z_next - change", "z_next = z_next + change", _LOOP),
     Mutation(_P2L, "eps, at.alpha_bar_prev).detach()", "eps, at.alpha_bar).detach()", _LOOP),
     Mutation(_P2L, "at.number % self.projection.every", "at.t % self.projection.every", _LOOP),
-    Mutation(_P2L, "self.guidance, at.alpha_bar)", "self.guidance, at.alpha_bar_prev)", _LOOP),
+    Mutation(_P2L, "self.guidance, at.alpha_bar,", "self.guidance, at.alpha_bar_prev,", _LOOP),
     Mutation(
         _P2L, "eps = prior.predict_noise(z, at.t, C)", "eps = prior.predict_noise(z, at.t, state.C)", _LOOP
     ),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine import methods, operators, restore
+from p2l_engine.counting import OperationCounter
 from p2l_engine.operators.base import LinearOperator
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
@@ -190,6 +191,34 @@ def test_progress_counts_the_steps(random_model: LatentDiffusion) -> None:
     y = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
     restore(random_model, operators.build("denoising"), y, "ldps", 3, progress=lambda *at: seen.append(at))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_what_no_part_reads_is_not_decoded(
+    random_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without guidance: the images of the steps that project, and the result."""
+    decoded: list[Tensor] = []
+    genuine = random_model.decode
+
+    def decode(z: Tensor) -> Tensor:
+        decoded.append(z)
+        return genuine(z)
+
+    monkeypatch.setattr(random_model, "decode", decode)
+    method = methods.build("p2l", prompt_tuning=None, guidance=None, projection={"every": 3})
+    restore(random_model, operators.build("denoising"), torch.zeros(1, 3, 16, 16), method, 7)
+    assert len(decoded) == 2 + 1
+
+
+def test_a_projection_adds_nothing_to_what_a_step_holds(random_model: LatentDiffusion) -> None:
+    A, y = operators.build("denoising"), torch.zeros(1, 3, 32, 32)
+
+    def peak(projection: dict[str, Any] | None) -> int:
+        with OperationCounter() as counter:
+            restore(random_model, A, y, methods.build("ldps", projection=projection), 1)
+        return counter.peak_bytes
+
+    assert peak({"every": 1}) == pytest.approx(peak(None), rel=0.02)
 
 
 def test_a_seed_names_its_first_latent(random_model: LatentDiffusion) -> None:
