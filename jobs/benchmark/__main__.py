@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.benchmark import busy as busy_benchmark
 from jobs.benchmark import memory as memory_benchmark
 from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import packing as packing_benchmark
@@ -243,6 +244,17 @@ def speed(
     )
     for line in speed_benchmark.run(request):
         print(line, flush=True)
+
+
+@app.command()
+def busy(
+    seconds: Annotated[float, typer.Option(min=0, help="Of a micro-batch.")] = 1.0,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a micro-batch.")] = 8,
+    count: Annotated[int, typer.Option(min=2, help="Micro-batches.")] = 40,
+    side: Annotated[int, typer.Option(min=16, help="Of the images, in pixels.")] = 512,
+) -> None:
+    """Run the pipeline with a solver that sleeps in a device's stead, and print how busy it is kept."""
+    print(busy_benchmark.run(seconds, batch, count, side))
 
 
 @app.command()

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pipeline.input.rows import Reading
 from pipeline.input.sources import Shard
 from pipeline.run import graph
+from pipeline.run.pool import IN_FLIGHT
 from pipeline.worker.items import Work
 
 SHARD_ROWS = 1000
-IN_FLIGHT = 2  # items of an actor, the one at work included
 JITTER = 0.05
 SEEDS = 20
 

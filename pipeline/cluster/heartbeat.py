@@ -42,6 +42,7 @@ class Heartbeat:
         self._took: deque[float] = deque(maxlen=RECENT)
         self._since: float | None = None  # the last step ended, or the restoration began; None between two
         self._images, self._finished, self._all_steps = 0, 0, 0
+        self._counting = threading.Lock()
         self.done, self.steps = 0, 0
         self.ready = False  # for work: the model is loaded
 
@@ -52,13 +53,17 @@ class Heartbeat:
         try:
             yield
             if self.done == self.steps:
-                self._finished += images
+                self._finish(images)
         finally:
             self._since = None
 
-    def begin(self) -> None:
-        """Another item: what was finished before is in the output."""
-        self._finished = 0
+    def committed(self, images: int) -> None:
+        """So many of those that are finished are in the output."""
+        self._finish(-images)
+
+    def _finish(self, images: int) -> None:
+        with self._counting:  # one thread restores, others commit
+            self._finished += images
 
     def step(self, done: int, steps: int) -> None:
         """A step has ended; as `p2l_engine.restore` tells it."""
@@ -80,7 +85,7 @@ class Heartbeat:
     def state(self) -> dict[str, Any]:
         """loading, idle or at work, and the step and steps of the images at work.
 
-        images: worth of the steps that are done and not in a receipt. moves: all steps so far, and storage
+        images: worth of the steps that are done and not in the output. moves: all steps so far, and storage
         calls tried again: a store that does not answer is waited for.
         """
         at_work = self._since is not None

@@ -1,6 +1,6 @@
 """Commits: small Parquet files of finished rows that appear whole or not at all.
 
-An actor commits a block of rows before it takes the next one, so what a kill loses is the block in work.
+What a kill loses is what an actor has restored since its last commit.
 """
 
 from __future__ import annotations

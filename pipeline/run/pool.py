@@ -21,6 +21,7 @@ from pipeline.worker.options import ActorOptions
 ACTOR_CPUS = 0.5
 STEPS_TO_TUNE = 50  # of a method; measuring takes four of each size
 QUICK_BATCHES = 4  # to a commit, of a method that costs nothing
+IN_FLIGHT = 2  # items of an actor: the one on its device, and one that is read or committed meanwhile
 UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
 
 
@@ -92,10 +93,15 @@ def wanted(config: JobConfig, device: str) -> int:
 
 
 def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
-    """The pool of actors, each with one item more than it works on."""
+    """The pool of actors, each with as many items as it has threads for."""
     least, first, most = pool_size(config, device)
     return ActorPoolStrategy(
-        min_size=least, initial_size=first, max_size=most, max_tasks_in_flight_per_actor=2
+        min_size=least,
+        initial_size=first,
+        max_size=most,
+        max_tasks_in_flight_per_actor=IN_FLIGHT,
+        max_concurrent_calls_per_actor=IN_FLIGHT,
+        enable_true_multi_threading=True,
     )
 
 

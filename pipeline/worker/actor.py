@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import lru_cache, partial
+from threading import Lock
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ from pipeline.worker.items import Item
 from pipeline.worker.options import ActorOptions
 from pipeline.worker.receipts import RECEIPT_SCHEMA, Worker
 from pipeline.worker.restore import Restorer
+from pipeline.worker.room import Room
 from pipeline.worker.tries import Try
 
 log = logging.getLogger(__name__)
@@ -45,8 +47,10 @@ TARS_KEPT = 2  # whose headers are in memory: an actor's next item is mostly of 
 class RestoreAndCommit:
     """What Ray Data runs: reads an item's rows, restores and commits them, and hands on receipts.
 
-    An item is committed before the next one is taken, so that a kill loses what an actor restored since its
-    last commit. Rows of an item begun before that stand in the output are not restored again.
+    Two threads call it, each with an item: while one is restored, the other is encoded and committed, or
+    read. Each commits its item before it takes the next one, so that a kill loses the item on the device and
+    what is encoded at that moment. Rows of an item begun before that stand in the output are not restored
+    again.
     """
 
     def __init__(self, config: JobConfig, options: ActorOptions, retry_errors: bool, lease_id: str) -> None:
@@ -64,6 +68,7 @@ class RestoreAndCommit:
             lambda: Restorer(config, options, self._heartbeat), options.device, lease_id, self.worker.node
         )
         self._heartbeat.ready = True
+        self._room, self._telling, self._leaving = Room(), Lock(), Lock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._samples = lru_cache(TARS_KEPT)(tar_samples)
 
@@ -71,8 +76,10 @@ class RestoreAndCommit:
     def __call__(self, block: pa.Table) -> pa.Table:
         item = Item.of(block)
         lease.check(self.output, self.lease_id)  # before work that could not be committed
-        self._heartbeat.begin()
-        found = self._finished(item, {})
+        before = tries.before(self.output, item)
+        # What ended its process may do so again, which must not count as another's doing.
+        with self._room.entered(alone=bool(before)):
+            found = self._finished(item, before, {})
         if len(found) != len(item.wanted):
             raise SourceError(
                 f"{item.shard.url}: has other rows than when the run began; give the same command again"
@@ -84,16 +91,18 @@ class RestoreAndCommit:
             "retries": [],
         }
         receipts = [row | shared | self.worker.columns() for row in found]
-        receipts[0]["retries"] = self.retried.names()
+        with self._telling:
+            receipts[0]["retries"] = self.retried.names()
         return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
 
-    def _finished(self, item: Item, done: Mapping[str, Row]) -> list[Row]:
+    def _finished(self, item: Item, before: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
         """The item's rows, once they are in the output; those in `done` are known to be there.
 
+        before: tries that did not end.
         An item that took its process down again and again is done row by row, and a row that did is an error.
         """
-        before = tries.begin(self.output, item, self.worker.node)
         number = len(before) + 1
+        tries.note(self.output, item, number, Try(self.worker.node))
         done = self._committed(item.shard.name) if before else done
         alive = {self.worker.node, *(node["NodeID"] for node in nodes.alive())} if before else set()
         try:
@@ -101,7 +110,11 @@ class RestoreAndCommit:
                 found = list(self._restored(item, done))
                 nodes.absolve(self.lease_id, self.worker.node)
             elif len(item.wanted) > 1:
-                found = [row for single in item.rows_alone() for row in self._finished(single, done)]
+                found = [
+                    row
+                    for single in item.rows_alone()
+                    for row in self._finished(single, tries.before(self.output, single), done)
+                ]
             else:
                 found = self._condemned(item, tries.deaths(before, alive), done)
         except SystemExit:  # SIGTERM: the machine is taken away, or the run has ended
@@ -125,6 +138,7 @@ class RestoreAndCommit:
 
     def _leave(self, item: Item, number: int, message: str) -> NoReturn:
         """Ends this process, whose device failed, before it commits; Ray begins the item again elsewhere."""
+        self._leaving.acquire()  # for good: what the other thread meets now is the same fault
         log.error("device failed", extra={"error": message})
         with suppress(Exception):  # of a store or of Ray: this process ends in any case
             tries.note(self.output, item, number, Try(self.worker.node, message))
@@ -150,11 +164,12 @@ class RestoreAndCommit:
 
         held: list[Row] = []
         last = time.monotonic()
-        for rows in self.restorer.stream(todo()):
-            held += rows
-            if time.monotonic() - last >= COMMIT_SECONDS:
-                yield from self._commit(item.shard.name, held)
-                held, last = [], time.monotonic()
+        with closing(self.restorer.stream(todo())) as restored:
+            for rows in restored:
+                held += rows
+                if time.monotonic() - last >= COMMIT_SECONDS:
+                    yield from self._commit(item.shard.name, held)
+                    held, last = [], time.monotonic()
         yield from self._commit(item.shard.name, held)
         yield from passed
 
@@ -164,4 +179,5 @@ class RestoreAndCommit:
             lease.check(self.output, self.lease_id)
             commits.commit(self.output, shard, rows)
             self.metrics.committed(rows)
+            self._heartbeat.committed(sum("seconds" in row for row in rows))
         return [{name: row.get(name) for name in ("key", "status", "error")} for row in rows]

@@ -6,11 +6,14 @@ import gc
 import json
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from itertools import cycle
+from functools import partial
+from itertools import chain, cycle, islice
+from threading import Lock
 from typing import Any
 
 import torch
@@ -36,19 +39,27 @@ from pipeline.worker.options import ActorOptions
 
 log = logging.getLogger(__name__)
 
+READY = 1  # micro-batches that wait for the device beside the one on it
 UNUSED = "caption not used: the row has a prompt of its own"
+
+
+Measured = tuple[LinearOperator, torch.Tensor]
+Finish = Callable[[], list[Row]]  # what is left to do for images once they are restored: output rows
 
 
 class Restorer:
     """Restores rows with one model; after memory ran out twice, with half as many at a time.
 
-    heartbeat: told of each step of a micro-batch.
+    One thread, the device's, computes; those that call prepare images for it and encode what it gives, so
+    that with two of them it never waits. heartbeat: told of each step of a micro-batch.
     """
 
     def __init__(self, config: JobConfig, options: ActorOptions, heartbeat: Heartbeat | None = None) -> None:
         torch.set_num_threads(options.threads)
         self.config = config
         self._heartbeat = heartbeat or Heartbeat()
+        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._turn = Lock()  # of one caller's rows to be restored; another's wait, or both would end late
         self._to_be_tuned = options.tune
         self._ran_out: Counter[int] = Counter()  # of memory: how often, by the number of images
         self.micro_batch = options.batch_size
@@ -77,27 +88,40 @@ class Restorer:
         done = {row["key"]: row for found in self.stream(given) for row in found}
         return [done[row.key] for row in given]
 
-    def stream(self, rows: Iterable[InputRow]) -> Iterator[list[Row]]:
+    def stream(self, rows: Iterable[InputRow]) -> Generator[list[Row]]:
         """An output row for each input row as soon as it is restored, so not in their order.
 
         Images of one shape are restored together; what waits for its like is held up to a limit of pixels.
         """
+        groups = self._groups(rows)
+        first = list(islice(groups, 1))  # prepared before its turn
+        under_way = deque[Future[list[Finish]]]()
+        with self._turn:
+            for begun in chain.from_iterable(map(self._begun, chain(first, groups))):
+                under_way.append(begun)
+                if len(under_way) > READY:
+                    yield from _finished(under_way.popleft())
+        while under_way:
+            yield from _finished(under_way.popleft())
+
+    def _groups(self, rows: Iterable[InputRow]) -> Iterator[list[Prepared] | Row]:
+        """Images that can be restored together, and output rows of what cannot be restored."""
         groups: dict[Hashable, list[Prepared]] = defaultdict(list)
         for row in rows:
             try:
                 image = self._prepared(row)
             except (ImageError, LookupError) as error:
-                yield [self.failed(row, str(error))]
+                yield self.failed(row, str(error))
                 continue
             except Exception as error:  # a row never ends the job
-                yield [self.failed(row, f"cannot prepare the row: {describe(error)}")]
+                yield self.failed(row, f"cannot prepare the row: {describe(error)}")
                 continue
             groups[image.group].append(image)
             if len(groups[image.group]) >= self.micro_batch:
-                yield from self._restore_all(groups.pop(image.group))
+                yield groups.pop(image.group)
             elif _pixels(groups) >= limits.RESTORED_PIXELS:
-                yield from self._restore_groups(groups)
-        yield from self._restore_groups(groups)
+                yield from _emptied(groups)
+        yield from _emptied(groups)
 
     def _prepared(self, row: InputRow) -> Prepared:
         """Raises ImageError, and LookupError for one without a caption or embedding that there should be."""
@@ -108,25 +132,35 @@ class Restorer:
             caption=None if self._caption is None else self._caption(row),
         )
 
-    def _restore_groups(self, groups: dict[Hashable, list[Prepared]]) -> Iterator[list[Row]]:
-        """The groups are emptied."""
-        while groups:
-            yield from self._restore_all(groups.popitem()[1])
-
-    def _restore_all(self, images: Sequence[Prepared]) -> Iterator[list[Row]]:
+    def _begun(self, found: list[Prepared] | Row) -> Iterator[Future[list[Finish]]]:
+        """Hands images to the device, a micro-batch at a time; a row that failed goes along in its place."""
+        if isinstance(found, dict):
+            yield self._device_thread.submit(lambda rows: [lambda: rows], [found])
+            return
         if self._to_be_tuned:
-            self._tune(images)
-        while images:
-            now, images = images[: self.micro_batch], images[self.micro_batch :]
-            yield self._restore(now)
+            self._device_thread.submit(self._tune, found).result()
+        while found:
+            now, found = found[: self.micro_batch], found[self.micro_batch :]
+            measured = None
+            with suppress(Exception):  # the device's thread meets it again, and tells which row has it
+                measured = measurements(now, self.config)
+            yield self._device_thread.submit(self._restore_all, now, measured)
 
-    def _restore(self, images: Sequence[Prepared]) -> list[Row]:
+    def _restore_all(self, images: Sequence[Prepared], measured: Measured | None) -> list[Finish]:
+        """Restores a micro-batch, which may be more than there is memory for by now."""
+        if len(images) <= self.micro_batch:
+            return self._restore(images, measured)
+        now, later = images[: self.micro_batch], images[self.micro_batch :]
+        return self._restore(now) + self._restore_all(later, None)
+
+    def _restore(self, images: Sequence[Prepared], measured: Measured | None = None) -> list[Finish]:
         """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error.
 
+        measured: what `measurements` gives for it, where that is known.
         Raises what `devices.is_fault`.
         """
         try:
-            return self._solve(images)
+            return [self._solve(images, *(measured or measurements(images, self.config)))]
         except Exception as error:
             if devices.is_fault(error):
                 raise
@@ -143,18 +177,30 @@ class Restorer:
             if len(images) == 1 and devices.is_held_by_others(self.device):
                 raise devices.DeviceFault(f"{message}; other processes hold its memory")
         if len(images) == 1:
-            return [self.failed(images[0].row, message)]
+            return [lambda: [self.failed(images[0].row, message)]]
         middle = len(images) // 2
         return self._restore(images[:middle]) + self._restore(images[middle:])
 
-    def _solve(self, images: Sequence[Prepared]) -> list[Row]:
+    def _solve(self, images: Sequence[Prepared], operator: LinearOperator, y: torch.Tensor) -> Finish:
         start = time.perf_counter()
-        operator, y = measurements(images, self.config)
         with self._heartbeat.restoring(len(images)):
-            restored = self._restored(images, operator, y, self._heartbeat.step)
+            restored = _on_the_cpu(self._restored(images, operator, y, self._heartbeat.step))
         seconds = (time.perf_counter() - start) / len(images)
-        shared = {"seconds": seconds, "nfe": restored.nfe}
+        unread = [models.unread(self.model, self._prompt(image)) for image in images]
         measured = operator.entries(y).tolist()
+        return partial(self._rows, images, y, restored, seconds, measured, unread)
+
+    def _rows(
+        self,
+        images: Sequence[Prepared],
+        y: torch.Tensor,
+        restored: Restored,
+        seconds: float,
+        measured: Sequence[float],
+        unread: Sequence[str | None],
+    ) -> list[Row]:
+        """The output rows of a micro-batch. seconds: an image took."""
+        shared = {"seconds": seconds, "nfe": restored.nfe}
         rows = []
         for index, image in enumerate(images):
             if (error := restored.errors[index]) is not None:
@@ -170,10 +216,9 @@ class Restorer:
             row["residual"] = float(restored.residual[index])
             row["measured"] = int(measured[index])
             unused = UNUSED if image.caption is not None and image.row.prompt is not None else None
-            doubts = (image.doubt, unused, models.unread(self.model, self._prompt(image)))
-            row["warning"] = "; ".join(filter(None, doubts)) or None
+            row["warning"] = "; ".join(filter(None, (image.doubt, unused, unread[index]))) or None
             if "prompt_embedding" in self.config.keep and restored.prompt_embeddings is not None:
-                row["prompt_embedding"] = restored.prompt_embeddings[index].float().cpu().numpy().tolist()
+                row["prompt_embedding"] = restored.prompt_embeddings[index].float().numpy().tolist()
             rows.append(row)
         return rows
 
@@ -268,6 +313,29 @@ class Restorer:
     def failed(self, row: InputRow, message: str) -> Row:
         """The output row of one that cannot be restored."""
         return self._row(row, "error") | {"error": readable(message)}
+
+
+def _finished(begun: Future[list[Finish]]) -> Iterator[list[Row]]:
+    """The output rows of a micro-batch, once the device has done it. Raises what that raised."""
+    for finish in begun.result():
+        yield finish()
+
+
+def _emptied(groups: dict[Hashable, list[Prepared]]) -> Iterator[list[Prepared]]:
+    while groups:
+        yield groups.popitem()[1]
+
+
+def _on_the_cpu(restored: Restored) -> Restored:
+    """What rows are made of; here, since a copy asked for later would wait for what the device then does."""
+    return replace(
+        restored,
+        images=restored.images.cpu(),
+        latents=None,
+        prompt_embeddings=None if restored.prompt_embeddings is None else restored.prompt_embeddings.cpu(),
+        residual=restored.residual.cpu(),
+        deviation=None if restored.deviation is None else restored.deviation.cpu(),
+    )
 
 
 def _pixels(groups: Mapping[Hashable, Sequence[Prepared]]) -> int:

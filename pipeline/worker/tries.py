@@ -7,7 +7,7 @@ how it ended. Ray repeats what a lost machine or process had in work without end
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import count, takewhile
 
@@ -26,12 +26,10 @@ class Try:
     cause: str = ""
 
 
-def begin(output: OutputFolder, item: Item, node: str) -> list[Try]:
-    """Notes a try on this node; gives the tries before it that did not end."""
+def before(output: OutputFolder, item: Item) -> list[Try]:
+    """The tries that did not end."""
     urls = (_url(output, item, number) for number in count(1))
-    before = [Try(**json.loads(storage.read_text(url))) for url in takewhile(storage.exists, urls)]
-    note(output, item, len(before) + 1, Try(node))
-    return before
+    return [Try(**json.loads(storage.read_text(url))) for url in takewhile(storage.exists, urls)]
 
 
 def note(output: OutputFolder, item: Item, number: int, content: Try) -> None:
@@ -50,12 +48,12 @@ def end(output: OutputFolder, item: Item, number: int) -> None:
         storage.remove(_url(output, item, one))
 
 
-def deaths(before: list[Try], alive: Set[str]) -> list[Try]:
+def deaths(before: Sequence[Try], alive: Set[str]) -> list[Try]:
     """Those that the item is to blame for. alive: the nodes; one that was lost took its processes along."""
     return [one for one in before if one.node in alive]
 
 
-def is_deadly(before: list[Try], alive: Set[str]) -> bool:
+def is_deadly(before: Sequence[Try], alive: Set[str]) -> bool:
     """Whether the item took down so many processes that it is not tried as a whole again."""
     return len(deaths(before, alive)) >= DEADLY
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from threading import Event
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from p2l_engine.restore import Restored
+from pipeline.input.rows import InputRow
 from pipeline.input.sources import list_shards
 from pipeline.output import commits, lease
+from pipeline.output.columns import Row
 from pipeline.output.compact import compact
 from pipeline.output.folder import OutputFolder
-from pipeline.worker import actor, tries
+from pipeline.worker import actor, restore, tries
 from pipeline.worker.actor import RestoreAndCommit
 from pipeline.worker.items import Item, Work
 from pipeline.worker.options import ActorOptions
@@ -108,15 +117,66 @@ def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
     (shard,) = list_shards([str(output.parent / "in")])
     folder = OutputFolder(str(output))
     one, other = Item(shard, 5, (0, 1)), Item(shard, 5, (2, 3))
-    nodes = [tries.begin(folder, one, f"node {number}") for number in range(3)]
-    assert nodes == [[], [Try("node 0")], [Try("node 0"), Try("node 1")]]
+    for number in range(1, 4):
+        tries.note(folder, one, number, Try(f"node {number}"))
+    assert tries.before(folder, one) == [Try("node 1"), Try("node 2"), Try("node 3")]
     tries.withdraw(folder, one, 3)
-    assert tries.begin(folder, one, "node 3") == nodes[2]
-    assert tries.begin(folder, other, "node 9") == []
-    tries.end(folder, one, 3)
-    assert tries.begin(folder, one, "node 4") == []
+    assert tries.before(folder, one) == [Try("node 1"), Try("node 2")]
+    assert tries.before(folder, other) == []
+    tries.end(folder, one, 2)
+    assert tries.before(folder, one) == []
+    for item in (one, other):
+        tries.note(folder, item, 1, Try("node 4"))
     assert commits.remove_leftovers(folder) == 2
     assert not list((output / "unfinished" / "s").iterdir())
+
+
+def test_an_item_is_encoded_while_the_next_one_is_restored(
+    output: Path, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_restored, met, calls = Event(), list[bool](), count()
+    encode, solve = restore.encode_png, restore.restore
+
+    def waiting(pixels: np.ndarray) -> bytes:
+        met.append(second_restored.wait(30))
+        return encode(pixels)
+
+    def noting(*arguments: Any, **settings: Any) -> Restored:
+        if next(calls):
+            second_restored.set()
+        return solve(*arguments, **settings)
+
+    monkeypatch.setattr(restore, "encode_png", waiting)
+    monkeypatch.setattr(restore, "restore", noting)
+    one = worker(output, held)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(one, (block(output, 0), block(output, 1))))
+    assert [receipts["key"].to_pylist() for receipts in found] == [["a"], ["b"]]
+    assert all(met) and sorted(committed_keys(output)) == [["a"], ["b"]]
+
+
+def test_an_item_that_ended_a_process_is_begun_again_with_no_other_beside_it(
+    output: Path, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is in work beside it would be blamed with it, again and again."""
+    (shard,) = list_shards([str(output.parent / "in")])
+    one, folder = worker(output, held), OutputFolder(str(output))
+    tries.note(folder, Item(shard, len(KEYS), (0,)), 1, Try(one.worker.node))
+    stream, beside = one.restorer.stream, Event()
+
+    def with_another(rows: Iterable[InputRow]) -> Generator[list[Row]]:
+        if not beside.is_set():
+            beside.set()
+            other.submit(one, block(output, 1))
+            deadline = time.monotonic() + 0.3
+            while time.monotonic() < deadline:
+                assert tries.before(folder, Item(shard, len(KEYS), (1,))) == []
+        return stream(rows)
+
+    monkeypatch.setattr(one.restorer, "stream", with_another)
+    with ThreadPoolExecutor(2) as other:
+        one(block(output, 0))
+    assert sorted(committed_keys(output)) == [["a"], ["b"]]
 
 
 def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(output: Path) -> None:
@@ -211,7 +271,7 @@ def test_a_shard_that_becomes_one_file_leaves_no_try_behind(output: Path, held: 
     first = worker(output, held)
     first(block(output, 0, 1, 2, 3, 4))
     (shard,) = list_shards([str(output.parent / "in")])
-    tries.begin(OutputFolder(str(output)), Item(shard, 5, (0,)), "elsewhere")
+    tries.note(OutputFolder(str(output)), Item(shard, 5, (0,)), 1, Try("elsewhere"))
     compact(OutputFolder(str(output)), "s", KEYS)
     assert not (output / "unfinished" / "s").exists()
     assert pq.read_table(output / "restored" / "s.parquet")["key"].to_pylist() == KEYS
