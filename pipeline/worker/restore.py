@@ -62,7 +62,8 @@ class Restorer:
         self._turn = Lock()  # of one caller's rows to be restored; another's wait, or both would end late
         self._to_be_tuned = options.tune
         self._ran_out: Counter[int] = Counter()  # of memory: how often, by the number of images
-        self.micro_batch = options.batch_size
+        self._most = options.batch_size
+        self._fits: dict[Hashable, int] = {}  # images of a group for which there is memory
         self.device = options.device
         self.solver = config.method
         self.model = None
@@ -117,7 +118,7 @@ class Restorer:
                 yield self.failed(row, f"cannot prepare the row: {describe(error)}")
                 continue
             groups[image.group].append(image)
-            if len(groups[image.group]) >= self.micro_batch:
+            if len(groups[image.group]) >= self._at_once(image.group):
                 yield groups.pop(image.group)
             elif _pixels(groups) >= limits.RESTORED_PIXELS:
                 yield from _emptied(groups)
@@ -137,10 +138,11 @@ class Restorer:
         if isinstance(found, dict):
             yield self._device_thread.submit(lambda rows: [lambda: rows], [found])
             return
-        if self._to_be_tuned:
-            self._device_thread.submit(self._tune, found).result()
+        group = found[0].group
+        if group not in self._fits:
+            self._device_thread.submit(self._choose, found).result()
         while found:
-            now, found = found[: self.micro_batch], found[self.micro_batch :]
+            now, found = found[: self._at_once(group)], found[self._at_once(group) :]
             measured = None
             with suppress(Exception):  # the device's thread meets it again, and tells which row has it
                 measured = measurements(now, self.config)
@@ -148,10 +150,10 @@ class Restorer:
 
     def _restore_all(self, images: Sequence[Prepared], measured: Measured | None) -> list[Finish]:
         """Restores a micro-batch, which may be more than there is memory for by now."""
-        if len(images) <= self.micro_batch:
+        most = self._at_once(images[0].group)
+        if len(images) <= most:
             return self._restore(images, measured)
-        now, later = images[: self.micro_batch], images[self.micro_batch :]
-        return self._restore(now) + self._restore_all(later, None)
+        return self._restore(images[:most]) + self._restore_all(images[most:], None)
 
     def _restore(self, images: Sequence[Prepared], measured: Measured | None = None) -> list[Finish]:
         """Restores a micro-batch; when that fails, its halves, so that only what fails alone is an error.
@@ -170,7 +172,7 @@ class Restorer:
         if message.startswith("out of memory"):
             self._ran_out[len(images)] += 1
             if self._ran_out[len(images)] > 1:  # once may be another's doing
-                self.micro_batch = min(self.micro_batch, max(1, len(images) // 2))
+                self._most = min(self._most, max(1, len(images) // 2))
             log.warning("memory ran out", extra={"images": len(images), "next": self.micro_batch})
             gc.collect()
             torch.cuda.empty_cache()
@@ -254,11 +256,30 @@ class Restorer:
         if images > fit.images:
             raise torch.OutOfMemoryError(f"{images} images of {shape[1]}x{shape[2]} need more than there is")
 
+    @property
+    def micro_batch(self) -> int:
+        """Images that are restored together at most, of those that take the most memory."""
+        return min([self._most, *self._fits.values()])
+
+    def _at_once(self, group: Hashable) -> int:
+        return min(self._most, self._fits.get(group, self._most))
+
+    def _choose(self, images: Sequence[Prepared]) -> None:
+        """Finds how many images like these are restored together: as many as fit, or fewer as fast."""
+        fitting = self._most
+        if self._memory is not None:
+            with suppress(Exception):  # the images' own restoration tells of it
+                operator, y = measurements(images[:1], self.config)
+                fitting = self._memory.fit(operator.image_shape(tuple(y.shape[1:]))[1:], fitting).images
+        self._fits[images[0].group] = min(self._most, fitting)
+        if self._to_be_tuned:
+            self._tune(images)
+
     def _tune(self, images: Sequence[Prepared]) -> None:
         """Chooses the micro-batch by the first steps of more and more of these images together."""
         rates: dict[int, float] = {}
-        size = 1
-        while size <= self.micro_batch:
+        size, most = 1, self._at_once(images[0].group)
+        while size <= most:
             try:
                 seconds = self._seconds_of_a_step([image for image, _ in zip(cycle(images), range(size))])
             except Exception as error:  # of memory, or of these images, which their own restoration tells of
@@ -266,11 +287,11 @@ class Restorer:
                     raise
                 break
             rates[size] = size / seconds
-            size *= 2
+            size = min(2 * size, most) if size < most else most + 1
         if rates:
             self._to_be_tuned = False
-            self.micro_batch = micro_batch.smallest_fast(rates)
-            log.info("micro-batch chosen", extra={"images": self.micro_batch, "rates": rates})
+            self._most = micro_batch.smallest_fast(rates)
+            log.info("micro-batch chosen", extra={"images": self._most, "rates": rates})
 
     def _seconds_of_a_step(self, images: Sequence[Prepared]) -> float:
         clock = micro_batch.Clock(torch.cuda.synchronize if self.device == "cuda" else lambda: None)
