@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
+from scipy.ndimage import correlate1d
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SSIM_WINDOW = 11  # pixels; both sides of an image must be at least this long
+_EDGE = SSIM_WINDOW // 2  # pixels whose window is not in the image, on each side
+_INNER = (slice(_EDGE, -_EDGE),) * 2
+_GAUSSIAN = np.exp(-0.5 / 1.5**2 * np.arange(-_EDGE, _EDGE + 1) ** 2)  # standard deviation 1.5
+_WINDOW = _GAUSSIAN / _GAUSSIAN.sum()
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
@@ -38,22 +43,31 @@ def psnr(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float:
 def ssim(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float | None:
     """Structural similarity in [-1, 1] of two uint8 arrays (H, W, 3); None when a side is below 11 pixels.
 
-    Raises ValueError when they are not two uint8 RGB images of one size.
+    Wang et al. (2004), Eq. 13, with their Gaussian window; the mean over the channels and the pixels whose
+    window is in the image. Raises ValueError when they are not two uint8 RGB images of one size.
     """
     check_pair(reference, image)
     if min(image.shape[:2]) < SSIM_WINDOW:
         return None
-    return float(
-        structural_similarity(
-            reference,
-            image,
-            channel_axis=-1,
-            data_range=255,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
+    return float(np.mean([_similarity(reference[..., channel], image[..., channel]) for channel in range(3)]))
+
+
+def _similarity(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> float:
+    """Of one channel (H, W)."""
+    x, y = reference.astype(np.float64), image.astype(np.float64)
+    ux, uy, uxx, uyy, uxy = (_local_mean(values) for values in (x, y, x * x, y * y, x * y))
+    luminance = ux**2 + uy**2 + _C1
+    contrast = (uxx - ux * ux) + (uyy - uy * uy) + _C2
+    similar = np.empty(x.shape)[_INNER]  # a part of an array, which is summed row by row
+    np.divide((2 * ux * uy + _C1) * (2 * (uxy - ux * uy) + _C2), luminance * contrast, out=similar)
+    return float(similar.mean())
+
+
+def _local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted by the window around each pixel whose window is in the image: (H - 10, W - 10) of (H, W)."""
+    for axis in (0, 1):
+        values = correlate1d(values, _WINDOW, axis)
+    return values[_INNER]
 
 
 def check_pair(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:

@@ -212,7 +212,7 @@ MUTATIONS = (
         _in(f"{_ENGINE}/distances", "sums"),
     ),
     Mutation(_PIXELS, "np.log10(255.0**2 / error)", "np.log10(1 / error)", _in(f"{_ENGINE}/metrics")),
-    Mutation(_PIXELS, "sigma=1.5,", "sigma=1.0,", _in(f"{_ENGINE}/metrics")),
+    Mutation(_PIXELS, "0.5 / 1.5**2", "0.5 / 1.0**2", _in(f"{_ENGINE}/metrics")),
     Mutation("p2l_engine/metrics/frechet.py", "- 2 * cross", "- cross", _in(f"{_ENGINE}/metrics")),
 )
 
