@@ -6,20 +6,18 @@ paired by image.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from jobs.console import BadRequest
+from jobs.tables import plots
 from jobs.tables.figures import line
 from jobs.tables.grid import Cell, Grid, Part
 from p2l_engine.counting import count_solver
 from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.load import Model, without_weights
 from pipeline.results.compare import PairedMean, paired_runs
-from pipeline.stores import storage
 
 COUNTED = ("CompVis/stable-diffusion-v1-4", 512)  # whose cost the table has: a model and a side in pixels
 FIRST = "P2L, K=1"  # what all others are compared with
@@ -128,25 +126,10 @@ def table(found: Sequence[Point]) -> str:
 
 def draw(url: str, found: Sequence[Point]) -> None:
     """PSNR against TFLOP as a PNG; what needs no network are levels. Raises BadRequest without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise BadRequest("curves need matplotlib: pip install 'p2l[figures]'") from None
     best = frontier(found)
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    plot = figure.subplots()
-    for point in found:
-        level = point.means["psnr"]
-        if point.teraflop == 0:
-            plot.axhline(level, color="0.5", linestyle="--", linewidth=1)
-            plot.annotate(point.name, (1, level), xycoords=("axes fraction", "data"), ha="right", fontsize=7)
-            continue
-        plot.plot(point.teraflop, level, "o", color="C0" if point.name in best else "0.6", markersize=4)
-        plot.annotate(point.name, (point.teraflop, level), (4, 3), textcoords="offset points", fontsize=7)
-    curve = [point for point in found if point.name in best and point.teraflop]
-    plot.plot([point.teraflop for point in curve], [point.means["psnr"] for point in curve], linewidth=1)
-    plot.set(xscale="log", xlabel="TFLOP an image with Stable Diffusion v1.4 at 512", ylabel="PSNR, dB")
-    plot.grid(alpha=0.3)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    storage.write_bytes(url, png.getvalue())
+    plots.costs(
+        url,
+        ("TFLOP an image with Stable Diffusion v1.4 at 512", "PSNR, dB"),
+        {point.name: (point.teraflop, point.means["psnr"]) for point in found},
+        [point.name for point in found if point.name in best and point.teraflop],
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,7 @@ def curves(
     url: str, title: str, axes: tuple[str, str], x: Sequence[float], series: Mapping[str, Curve]
 ) -> None:
     """One line a series with its deviation as a band. Raises BadRequest where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise BadRequest("curves need matplotlib: pip install 'p2l[figures]'") from None
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = _figure()
     plot = figure.subplots()
     for name, (mean, deviation) in series.items():
         (drawn,) = plot.plot(x, mean, marker="o", markersize=3, label=name)
@@ -33,6 +29,39 @@ def curves(
     plot.set(title=title, xlabel=axes[0], ylabel=axes[1])
     plot.grid(alpha=0.3)
     plot.legend()
+    _save(url, figure)
+
+
+def costs(
+    url: str, axes: tuple[str, str], points: Mapping[str, tuple[float, float]], curve: Sequence[str]
+) -> None:
+    """Named points (cost, quality) by the logarithm of the cost, a curve through some; of no cost, levels."""
+    figure = _figure()
+    plot = figure.subplots()
+    for name, (cost, quality) in points.items():
+        if cost == 0:
+            plot.axhline(quality, color="0.5", linestyle="--", linewidth=1)
+            plot.annotate(
+                name, (1, quality), (0, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=7
+            )
+            continue
+        plot.plot(cost, quality, "o", color="C0" if name in curve else "0.6", markersize=4)
+        plot.annotate(name, (cost, quality), (4, 3), textcoords="offset points", fontsize=7)
+    plot.plot(*zip(*(points[name] for name in curve), strict=True), linewidth=1)
+    plot.set(xscale="log", xlabel=axes[0], ylabel=axes[1])
+    plot.grid(alpha=0.3)
+    _save(url, figure)
+
+
+def _figure() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise BadRequest("curves need matplotlib: pip install 'p2l[figures]'") from None
+    return Figure(figsize=(7.2, 4.4), layout="constrained")
+
+
+def _save(url: str, figure: Any) -> None:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
     storage.write_bytes(url, png.getvalue())

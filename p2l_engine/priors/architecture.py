@@ -36,6 +36,11 @@ class LatentArchitecture:
         return 2 ** (len(self.vae["block_out_channels"]) - 1)
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of z."""
+        return int(self.vae["latent_channels"])
+
+    @property
     def native_size(self) -> int:
         """Side in pixels of the images that the model was trained on."""
         return self.factor * int(self.unet["sample_size"])

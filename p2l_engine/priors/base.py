@@ -44,17 +44,20 @@ class LatentPrior(Prior, Protocol):
     """A prior over latents z (B, C, h, w) of images x (B, 3, H, W), given text embeddings C (B, L, D).
 
     factor: pixels to a latent cell's side. latent_channels: channels of z. text_width: D.
-    embedding_shape: (L, D).
+    embedding_shape: (L, D). sketches: whether `sketch` is not `decode`, but only near it.
     """
 
     factor: int
     latent_channels: int
     text_width: int
     embedding_shape: tuple[int, int]
+    sketches: bool
 
     def encode(self, x: Tensor) -> Tensor: ...
 
     def decode(self, z: Tensor) -> Tensor: ...
+
+    def sketch(self, z: Tensor) -> Tensor: ...
 
     def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor: ...
 

@@ -229,6 +229,23 @@ def snapshot(repository: str, revision: str | None, names: Collection[str], what
         ) from error
 
 
+def component(name: str, files: Sequence[str], allowed: str) -> Path:
+    """The local folder of a network beside a model, with those files; a hub id's are fetched first.
+
+    Raises ValueError where there is none, or it lacks one of them; ConnectionError as `snapshot`.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if not is_hub_id(name):
+            raise ValueError(f"got {name!r}; allowed: {allowed}")
+        folder = snapshot(name, None, files)
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        raise ValueError(
+            f"got {name!r}, which lacks {missing[0]}; allowed: {' and '.join(files)} in a folder"
+        )
+    return folder
+
+
 def _listed(url: str) -> tuple[fsspec.AbstractFileSystem, dict[str, Mapping[str, Any]]]:
     """The store of a remote folder, and what is known of each file by its path in the folder."""
     filesystem, root = fsspec.core.url_to_fs(url)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(str(importlib.resources.files("p2l_engine").joinpath("tiny", "weights", "image_tower")))
 FILES = ("config.json", "model.safetensors")
+ALLOWED = "tiny, a folder of a CLIPVisionModelWithProjection on this machine, or a hub id (owner/name)"
 KINDS = ("clip_vision_model", "clip")
 # Of the pixels in [0, 1] that CLIP was trained on, by channel.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -101,16 +102,4 @@ def _vision(name: str) -> dict[str, Any]:
 
 def _folder(name: str, files: Sequence[str]) -> Path:
     """The local folder of a tower with those files, fetched from the hub first where they have to be."""
-    folder = SHIPPED if name == "tiny" else Path(name).expanduser()
-    if not folder.is_dir():
-        if not fetch.is_hub_id(name):
-            raise ValueError(
-                f"got {name!r}; allowed: tiny, a folder of a CLIPVisionModelWithProjection on this machine, "
-                "or a hub id (owner/name)"
-            )
-        folder = fetch.snapshot(name, None, files)
-    if missing := [file for file in FILES if not (folder / file).is_file()]:
-        raise ValueError(
-            f"got {name!r}, which lacks {missing[0]}; allowed: {' and '.join(FILES)} in a folder"
-        )
-    return folder
+    return fetch.component(str(SHIPPED) if name == "tiny" else name, files, ALLOWED)

@@ -98,6 +98,7 @@ class LatentDiffusion:
 
         self.process: ForwardProcess = read_forward_process(scheduler_config)
         self.evaluations = 0
+        self.sketches = False
 
     def schedule(self, steps: int) -> Schedule:
         """The timesteps to visit in `steps` steps, spaced as the model's scheduler configuration says."""
@@ -125,6 +126,10 @@ class LatentDiffusion:
         """Scaled latents (B, C, h, w) to images (B, 3, h factor, w factor), about [-1, 1], not clamped."""
         unscaled = z.to(self.device, self._outer_dtype) / self._scaling_factor
         return self._vae.decode(unscaled.to(self.dtype)).sample.to(self._outer_dtype)
+
+    def sketch(self, z: Tensor) -> Tensor:
+        """What gradients look at for D(z): here itself, see `networks/small_decoder.py`."""
+        return self.decode(z)
 
     def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor:
         """The noise in z (B, C, h, w) at training timestep t, given text embeddings C (B, L, D)."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from p2l_engine.operators.base import ImageShape, LinearOperator
 from p2l_engine.operators.discrepancy import Weight, discrepancy_weight
 from p2l_engine.priors.base import LatentPrior, Prior
+from p2l_engine.priors.networks.small_decoder import ALLOWED, Sketching, check_small_decoder, weight_bytes
 from p2l_engine.priors.patched import Patched, Patches
 from p2l_engine.schedule import Step
 from p2l_engine.seeding import generator, sample_seed
@@ -230,23 +231,46 @@ class Sampler(Solver, Grown):
 
 
 class LatentSampler(Sampler):
-    """A sampler over latents. patches: how the noise of latents larger than the model's own is predicted."""
+    """A sampler over latents.
+
+    patches: how the noise of latents larger than the model's own is predicted. small_decoder: a decoder that
+    stands for the model's own in gradients alone.
+    """
 
     prior: ClassVar[Literal["latent"]] = "latent"
-    later: ClassVar[frozenset[str]] = frozenset({"samples", "finish", "patches"})
+    later: ClassVar[frozenset[str]] = frozenset({"samples", "finish", "patches", "small_decoder"})
     patches: Patches | None = None
+    small_decoder: str | None = Field(default=None, min_length=1, description=f"{ALLOWED}, or null")
 
     def misfits(self, model: Any) -> list[str]:
-        return [] if self.patches is None else self.patches.misfits(model)
+        found = [] if self.patches is None else self.patches.misfits(model)
+        if self.small_decoder is not None:
+            problems = check_small_decoder(self.small_decoder, model.latent_channels, model.factor)
+            found += [f"small_decoder: {problem}" for problem in problems]
+        return found
 
     def asks_of_model(self) -> bool:
-        return self.patches is not None
+        return self.patches is not None or self.small_decoder is not None
 
     def too_small(self, model: Any, size: tuple[int, int]) -> list[str]:
         return [] if self.patches is None else self.patches.too_small(model, size)
 
     def around(self, prior: LatentPrior) -> Any:
+        if self.small_decoder is not None:
+            prior = Sketching(prior, self.small_decoder)
         return prior if self.patches is None else Patched(prior, self.patches)
+
+    def differentiates(self) -> bool:
+        """Whether anything is differentiated through the decoder."""
+        return True
+
+    def doubts(self) -> list[str]:
+        if self.small_decoder is None or self.differentiates():
+            return []
+        return [f"small_decoder is {self.small_decoder!r}, but no gradient passes through the decoder"]
+
+    def load(self, prior: LatentPrior) -> int:
+        return 0 if self.small_decoder is None else weight_bytes(self.small_decoder, prior)
 
 
 S = TypeVar("S")

@@ -110,7 +110,7 @@ class DAPS(LatentSampler):
         z, v = z0, problem.noise(z0)
         for _ in range(setting.iterations):
             z = z.detach().requires_grad_()
-            distance = fidelity(problem.A, problem.y, prior.decode(z), "squared")
+            distance = fidelity(problem.A, problem.y, prior.sketch(z), "squared")
             (gradient,) = torch.autograd.grad(distance.sum(), z)
             score = (z0 - z) / variance - gradient / setting.tau**2
             kick = (2 * (1 - setting.momentum)) ** 0.5 * problem.noise(z)

@@ -142,6 +142,9 @@ class Latino(LatentSampler):
     def images(self, prior: LatentPrior, problem: Problem, state: LatinoState) -> Tensor:
         return state.x if self.result == "image" else prior.decode(state.z)
 
+    def differentiates(self) -> bool:
+        return self.prompt_tuning is not None
+
     def kind(self, at: Step) -> Hashable:
         return self._climbs(at), tuning_at(self.prompt_tuning, at, self.steps) is not None
 

@@ -28,6 +28,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor
 
 from p2l_engine.priors.base import LatentPrior
@@ -79,16 +80,15 @@ class P2L(LatentSampler):
         C = optimize_embedding(prior, problem, state.z, state.C, at, tuning)  # line 2
         eps = prior.predict_noise(z, at.t, C)  # line 3
         z0 = posterior_mean(z, eps, at.alpha_bar)  # line 4, Eq. 14
-        if self.guidance is not None:
-            z0.requires_grad_()
-        x0 = prior.decode(z0) if self.guidance or projection else None
-        change: Tensor | float = 0.0
-        if x0 is not None and self.guidance is not None:  # of line 12: its graph goes before more is computed
+        x0, change = None, torch.zeros_like(z0)
+        if self.guidance is not None:  # for line 12: its graph goes before more is computed
+            x0 = prior.sketch(z0.requires_grad_())
             gradient = gradient_at(prior, problem, z, z0, x0, at, self.guidance)
             change, moments = update(gradient, moments, self.guidance, at.alpha_bar, self.steps)
         z0_projected = z0
-        if x0 is not None and projection is not None:  # line 5
-            z0_projected = project(prior, problem, x0.detach(), projection)  # lines 6-7, Eq. 19, 20
+        if projection is not None:  # line 5
+            decoded = prior.decode(z0.detach()) if x0 is None or prior.sketches else x0.detach()
+            z0_projected = project(prior, problem, decoded, projection)  # lines 6-7, Eq. 19, 20
         z_next = ddim_step(z0_projected, eps, at.alpha_bar_prev).detach()  # line 11, Eq. 15
         z_next = z_next - change  # line 12; Alg. 3 lines 11-14
         return P2LState(z_next, C, moments)  # line 13
@@ -105,11 +105,15 @@ class P2L(LatentSampler):
             tuning_at(self.prompt_tuning, at, self.steps) is not None,
         )
 
+    def differentiates(self) -> bool:
+        return self.guidance is not None or self.prompt_tuning is not None
+
     def doubts(self) -> list[str]:
         if self.projection is None or self.projection.every <= self.steps:
-            return []
+            return super().doubts()
         every = self.projection.every
-        return [f"projection.every is {every}, above the {self.steps} steps: the projection is never made"]
+        never = f"projection.every is {every}, above the {self.steps} steps: the projection is never made"
+        return [*super().doubts(), never]
 
     def _projection_at(self, at: Step) -> Projection | None:
         return self.projection if self.projection and at.number % self.projection.every == 0 else None

@@ -78,7 +78,7 @@ class ReSample(LatentSampler):
         z, stage = traced(state.z, self.guidance), self._stage(at)
         eps = prior.predict_noise(z, at.t, state.C)
         z0 = posterior_mean(z, eps, at.alpha_bar).requires_grad_()
-        gradient = gradient_at(prior, problem, z, z0, prior.decode(z0), at, self.guidance)
+        gradient = gradient_at(prior, problem, z, z0, prior.sketch(z0), at, self.guidance)
         change, moments = update(gradient, state.moments, self.guidance, at.alpha_bar, self.steps)
         z = ddim_step(z0, eps, at.alpha_bar_prev).detach() - change
         if stage in ("pixel", "latent"):
@@ -127,7 +127,7 @@ class ReSample(LatentSampler):
             return prior.encode(x_y)
 
     def _fitted(self, prior: LatentPrior, problem: Problem, z0: Tensor) -> Tensor:
-        return minimise(lambda z: mismatch(problem, prior.decode(z)), z0, self.latent)
+        return minimise(lambda z: mismatch(problem, prior.sketch(z)), z0, self.latent)
 
     def _resampled(self, problem: Problem, z_y: Tensor, z: Tensor, at: Step) -> Tensor:
         """A draw from what z_0(y) and z'_{t-1} say of the latent at t - 1."""

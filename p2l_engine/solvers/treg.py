@@ -81,11 +81,12 @@ class TReg(LatentSampler):
             z0 = posterior_mean(z, eps, at.alpha_bar)
             if self.guidance is not None:
                 z0.requires_grad_()
-            x0 = prior.decode(z0) if self.guidance or self._has_data(at) else None  # Eq. 46
+            x0 = prior.sketch(z0) if self.guidance else None  # Eq. 46
         z_next = ddim_step(z0, eps, after).detach()
-        if x0 is not None and self._has_data(at):
+        if self._has_data(at):
             with torch.no_grad():
-                x_y = fit_measurement(problem, x0.detach(), self.data)
+                decoded = prior.decode(z0) if x0 is None or prior.sketches else x0
+                x_y = fit_measurement(problem, decoded.detach(), self.data)
                 z_y = prior.encode(x_y)  # Eq. 48
                 if self.negation is not None:
                     null = negate(self.negation.loaded(prior), x_y, null, self.negation)  # Eq. 49
@@ -109,7 +110,11 @@ class TReg(LatentSampler):
         return super().asks_of_model() or self.negation is not None
 
     def load(self, prior: LatentPrior) -> int:
-        return 0 if self.negation is None else self.negation.loaded(prior).weight_bytes
+        tower = 0 if self.negation is None else self.negation.loaded(prior).weight_bytes
+        return super().load(prior) + tower
+
+    def differentiates(self) -> bool:
+        return self.guidance is not None
 
     def kind(self, at: Step) -> Hashable:
         return self._has_data(at)

@@ -139,6 +139,9 @@ class GaussianLatents:
     def decode(self, z: Tensor) -> Tensor:
         return z.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1) / 2
 
+    def sketch(self, z: Tensor) -> Tensor:
+        return self.decode(z)
+
     def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor:
         self.evaluations += len(z)
         return exact_noise(self.gaussian, z, self.process.alphas_cumprod[t].item())

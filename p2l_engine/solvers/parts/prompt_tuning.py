@@ -80,12 +80,12 @@ def optimize_embedding(
 def _loss(prior: LatentPrior, problem: Problem, z0: Tensor) -> Tensor:
     """|y - A D(z_0)|^2 (B,) of z0 after one gradient step, whose gradient is a constant."""
     z0 = z0 - RHO * _slope(prior, problem, z0, "norm")  # line 5
-    return fidelity(problem.A, problem.y, prior.decode(z0), "squared")  # line 6
+    return fidelity(problem.A, problem.y, prior.sketch(z0), "squared")  # line 6
 
 
 def _slope(prior: LatentPrior, problem: Problem, z0: Tensor, residual: str) -> Tensor:
     """The gradient in z_0 of |y - A D(z_0)|, or its square: of the shape of z0, without a graph."""
     fixed = z0.detach().requires_grad_()
-    distance = fidelity(problem.A, problem.y, prior.decode(fixed), residual)
+    distance = fidelity(problem.A, problem.y, prior.sketch(fixed), residual)
     (gradient,) = torch.autograd.grad(distance.sum(), fixed)
     return gradient

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from p2l_engine import load_model
-from p2l_engine.tiny.photo import distill, train, yardstick
+from p2l_engine.tiny.photo import distill, small_decoder, train, yardstick
 from p2l_engine.tiny.photo.collection import held_out_photographs
 from p2l_engine.tiny.photo.stream import held_out_crops
 from p2l_engine.tiny.photo.train import Recipe, run
@@ -76,6 +76,18 @@ def test_the_file_of_an_adapter_makes_the_networks_weights_those_it_was_trained_
         torch.testing.assert_close(after.get_parameter(name), weight, atol=1e-5, rtol=1e-3)
         moved += (weight - before.get_parameter(name)).abs().sum().item()
     assert moved > 0
+
+
+def test_a_small_decoder_comes_nearer_to_the_decoder(
+    snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs, few = held_out_photographs("tuning"), Recipe(epoch=8, unet_batch=4)
+    small = small_decoder.train(few, photographs, snapshot, tmp_path, "cpu", steps=12)
+    for one in (small_decoder.new_small_decoder(), small):
+        small_decoder.print_figures(snapshot, one, "cpu")
+    printed = capsys.readouterr().out.splitlines()
+    before, after = (float(line.split()[2]) for line in printed if line.startswith("against"))
+    assert after > before + 1
 
 
 @torch.no_grad()

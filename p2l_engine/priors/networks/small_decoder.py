@@ -1,0 +1,96 @@
+"""A small decoder for gradients, such as TAESD: near D(z) at a fraction of its cost.
+
+A folder is one of diffusers' `AutoencoderTiny`, of which the decoder is read.
+"""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2l_engine.priors import fetch
+
+FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+KIND = "AutoencoderTiny"
+ALLOWED = f"a folder of diffusers' {KIND} on this machine, or a hub id (owner/name)"
+
+
+class Sketching:
+    """A latent prior whose `sketch` is a small decoder's; in all else the prior itself."""
+
+    sketches = True
+
+    def __init__(self, prior: Any, name: str) -> None:
+        self._prior = prior
+        self._small = load_small_decoder(name, prior.device, prior.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prior, name)
+
+    def sketch(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W) near D(z) of scaled latents (B, C, h, w), differentiable; not clamped."""
+        return self._small.decode(z.to(self.device, self._small.dtype)).sample.to(z.dtype)
+
+
+def check_small_decoder(name: str, latent_channels: int, factor: int) -> list[str]:
+    """Why the decoder of that name cannot stand for that of a model; empty if it can."""
+    try:
+        config = _config(name)
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    enlarges = config["upsampling_scaling_factor"] ** (len(config["decoder_block_out_channels"]) - 1)
+    if (config["latent_channels"], enlarges) == (latent_channels, factor):
+        return []
+    return [
+        f"got {name!r}, for latents of {config['latent_channels']} channels, which it enlarges {enlarges} "
+        f"times; allowed: of {latent_channels} channels, enlarged {factor} times, as the model's are"
+    ]
+
+
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)
+def load_small_decoder(name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The auto-encoder of that name (see `check_small_decoder`), kept; on `meta` without its weights.
+
+    Raises ValueError where there is none or its weights lack some; OSError where it cannot be fetched.
+    """
+    from diffusers import AutoencoderTiny
+
+    if device.type == "meta":
+        with torch.device("meta"):
+            network = AutoencoderTiny.from_config(_config(name))
+    else:
+        network, report = AutoencoderTiny.from_pretrained(
+            fetch.component(name, FILES, ALLOWED),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        if absent := sorted(report["missing_keys"]):
+            raise ValueError(f"{name!r}: its weights lack {len(absent)} tensors, such as {absent[0]}")
+    return network.to(device, dtype).eval().requires_grad_(False)
+
+
+def weight_bytes(name: str, prior: Any) -> int:
+    """Of the decoder of that name beside a prior; it is loaded."""
+    weights = load_small_decoder(name, prior.device, prior.dtype).parameters()
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def _config(name: str) -> dict[str, Any]:
+    """The configuration, with diffusers' defaults. ValueError where it is none, with what is allowed."""
+    try:
+        config = json.loads((fetch.component(name, FILES[:1], ALLOWED) / FILES[0]).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"got {name!r}, whose config.json is not JSON ({error})") from None
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if kind != KIND:
+        raise ValueError(f"got {name!r}, a {kind}; allowed: {ALLOWED}")
+    return {
+        "latent_channels": 4,
+        "upsampling_scaling_factor": 2,
+        "decoder_block_out_channels": [64] * 4,
+        **config,
+    }
