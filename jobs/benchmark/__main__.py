@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from jobs.benchmark import busy as busy_benchmark
 from jobs.benchmark import memory as memory_benchmark
 from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import packing as packing_benchmark
@@ -18,6 +17,9 @@ from jobs.benchmark import speed as speed_benchmark
 from jobs.benchmark import store as store_benchmark
 from jobs.benchmark import tail as tail_benchmark
 from jobs.benchmark import tune as tuning
+from jobs.benchmark.overhead import busy as busy_benchmark
+from jobs.benchmark.overhead import rows as rows_benchmark
+from jobs.benchmark.overhead import start as start_benchmark
 from jobs.faults import chaos as chaos_benchmark
 from jobs.faults import fuzz as fuzzing
 from jobs.faults import preemptions as preemption_benchmark
@@ -193,6 +195,15 @@ def preemptions(
 
 
 @app.command()
+def rows(
+    count: Annotated[int, typer.Option(min=64)] = 512,
+    side: Annotated[int, typer.Option(min=16, help="Of the images, in pixels.")] = 64,
+) -> None:
+    """Print what rows that cost nothing to restore cost, by what is done with them."""
+    print(rows_benchmark.run(count, side))
+
+
+@app.command()
 def scale(
     rows: Annotated[int, typer.Option(min=100)] = 10_000,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows to a shard.")] = 1000,
@@ -255,6 +266,13 @@ def busy(
 ) -> None:
     """Run the pipeline with a solver that sleeps in a device's stead, and print how busy it is kept."""
     print(busy_benchmark.run(seconds, batch, count, side))
+
+
+@app.command()
+def start() -> None:
+    """Time what passes before the first image of a run with the shipped model, and the parts of it."""
+    for line in start_benchmark.run():
+        print(line, flush=True)
 
 
 @app.command()

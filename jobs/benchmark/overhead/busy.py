@@ -87,6 +87,7 @@ def run(seconds: float, batch: int, count: int, side: int) -> str:
     figures = {
         "micro-batches, images of each, their side": f"{count}, {batch}, {side}",
         "busy, of the time from the first to the last": f"{seconds * count / whole:.1%}",
+        "busy, were each wait the median one": f"{seconds / (seconds + median(waits)):.1%}",
         "s between two micro-batches: median, most": f"{median(waits):.3f}, {max(waits):.3f}",
         "s of a micro-batch: asked for, median": f"{seconds:g}, {took:.3f}",
     }

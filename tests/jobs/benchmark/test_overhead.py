@@ -1,0 +1,30 @@
+"""What the pipeline's overhead is measured with."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from jobs.benchmark.overhead import rows
+from jobs.benchmark.overhead.busy import Sleeper
+from p2l_engine import operators, restore
+
+
+def test_the_sleeper_takes_its_time_and_restores_as_the_adjoint_does(tmp_path: Path) -> None:
+    A = operators.build("super_resolution", factor=4, image_shape=(3, 16, 16))
+    y = torch.rand(2, 3, 4, 4)
+    begun = time.time()
+    found = restore(None, A, y, Sleeper(seconds=0.2, log=str(tmp_path / "log")))
+    assert torch.equal(found.images, restore(None, A, y, "adjoint").images)
+    ((start, end),) = (json.loads(text) for text in (tmp_path / "log").read_text().splitlines())
+    assert begun <= start <= end - 0.2 and end <= time.time()
+
+
+def test_the_parts_of_a_row_are_told_with_the_whole() -> None:
+    head, _, *lines = rows.run(64, 16).splitlines()
+    assert "64 rows of 16x16" in head
+    figures = {name: float(value) for _, name, value, _ in (text.split("|") for text in lines)}
+    assert len(figures) == 10 and figures[" SSIM "] > 0 and figures[" all of these, by the actor's code "] > 0
