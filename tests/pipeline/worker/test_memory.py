@@ -71,9 +71,16 @@ def test_what_fits_only_with_checkpointing_is_restored_with_it_and_what_does_not
     assert large["error"].endswith("and there are 0.0293; allowed: at most 80x80")
 
 
+@pytest.mark.parametrize(("mib", "together"), [(120, [2, 2]), (160, [3, 1])])
 def test_no_more_are_restored_together_than_fit(
-    tmp_path: Path, free: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    free: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    mib: int,
+    together: list[int],
 ) -> None:
+    """By what is counted before: nothing runs out of memory."""
     sizes = []
     genuine = restore.restore
 
@@ -82,10 +89,12 @@ def test_no_more_are_restored_together_than_fit(
         return genuine(model, A, y, **settings)
 
     monkeypatch.setattr(restore, "restore", listening)
-    free(120)
+    free(mib)
     worker = restorer(tmp_path)
+    assert worker.micro_batch == 4
     assert [row["status"] for row in worker(rows(*[SIDE] * 4))] == ["ok"] * 4
-    assert sizes == [2, 2] and not worker.checkpointing
+    assert sizes == together and not worker.checkpointing
+    assert worker.micro_batch == together[0] and "memory ran out" not in caplog.text
 
 
 def test_nothing_fits_where_the_weights_alone_do_not(tmp_path: Path, free: Callable[[int], None]) -> None:
