@@ -19,7 +19,7 @@ TWO_CPUS = """
 import json, sys
 import ray
 from pipeline.config import load_config
-from pipeline.run import run
+from pipeline.run.run import run
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 sys.exit(run(load_config(json.loads(sys.argv[1]))).exit_status)
 """

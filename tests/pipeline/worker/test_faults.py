@@ -105,7 +105,7 @@ SMALL_STORE = """
 import json, sys
 import ray
 from pipeline.config import load_config
-from pipeline.run import run
+from pipeline.run.run import run
 ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=78 * 2**20)
 sys.exit(run(load_config(json.loads(sys.argv[1]))).exit_status)
 """
