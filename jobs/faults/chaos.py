@@ -33,6 +33,7 @@ from pipeline.output.folder import OutputFolder
 from pipeline.output.rows import all_rows
 from pipeline.pictures.images import encode_png
 from pipeline.results.verify import verify
+from pipeline.run.pool import IN_FLIGHT
 
 KINDS = {
     "driver": "SIGKILL to `p2l restore`",
@@ -252,8 +253,8 @@ def check(job: Job, lines: Sequence[Line], undisturbed: Path) -> Iterator[str]:
         if again:
             yield f"restored again though committed at kill {number} ({kill.kind}): {sorted(again)}"
     for process, count in Counter(line.process for line in dropped(lines[job.first :])).items():
-        if count > COMMIT:
-            yield f"process {process}: {count} of its rows were restored again, more than one commit"
+        if count > IN_FLIGHT * COMMIT:
+            yield f"process {process}: {count} of its rows were begun again, more than {IN_FLIGHT} items"
 
 
 def dropped(lines: Sequence[Line]) -> list[Line]:
