@@ -35,7 +35,7 @@ from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, traced, update
-from p2l_engine.solvers.parts.projection import Projection, project
+from p2l_engine.solvers.parts.projection import Projection, project, renewed
 from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding, tuning_at
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -89,6 +89,7 @@ class P2L(LatentSampler):
         if projection is not None:  # line 5
             decoded = prior.decode(z0.detach()) if x0 is None or prior.sketches else x0.detach()
             z0_projected = project(prior, problem, decoded, projection)  # lines 6-7, Eq. 19, 20
+            eps = renewed(problem, eps, at, projection)
         z_next = ddim_step(z0_projected, eps, at.alpha_bar_prev).detach()  # line 11, Eq. 15
         z_next = z_next - change  # line 12; Alg. 3 lines 11-14
         return P2LState(z_next, C, moments)  # line 13

@@ -41,6 +41,12 @@ METHODS: dict[str, Any] = {
         projection={"every": 2, "weight": 0.3},
         guidance={"step_size": 0.1, "for_steps": 30, "variable": "z_0"},
     ),
+    "P2L, fresh noise": methods.build(
+        "p2l",
+        prompt_tuning=None,
+        projection={"every": 1, "weight": 0.3, "fresh_noise": 0.75},
+        guidance={"step_size": 0.1},
+    ),
     "LDPS": methods.build("ldps"),
     "GML-DPS": methods.build("gml_dps"),
     "PSLD": methods.build("psld"),
@@ -49,12 +55,12 @@ METHODS: dict[str, Any] = {
 
 
 def reference(
-    model: LatentDiffusion, A: LinearOperator, y: Tensor, z: Tensor, C: Tensor, method: P2L, T: int
+    model: LatentDiffusion, A: LinearOperator, y: Tensor, z: Tensor, C: Tensor, method: P2L, T: int, seed: int
 ) -> Tensor:
     """Algorithms 1, 2, 3 and Eq. 44, 45 for one image, written from the paper apart from the library."""
     table = model.process.alphas_cumprod
     times = [i * (1000 // T) + 1 for i in range(T)][::-1]
-    m, v = torch.zeros_like(z), torch.zeros_like(z)
+    m, v, source = torch.zeros_like(z), torch.zeros_like(z), generator(seed, "solver")
 
     def clean(z: Tensor, C: Tensor, t: int) -> tuple[Tensor, Tensor]:
         eps = model.predict_noise(z, t, C)
@@ -89,6 +95,9 @@ def reference(
                 elif method.projection.onto == "gluing":
                     x0 = A.glue(y, x0)
                 tilde = model.encode(x0)
+                if step > 1 and (share := method.projection.fresh_noise):
+                    fresh = torch.randn(z.shape[1:], generator=source).to(z)[None]
+                    eps = (1 - share) ** 0.5 * eps + share**0.5 * fresh
             rho = method.guidance.step_size * (
                 table[t] if method.guidance.step_schedule == "alpha_bar" else 1
             )
@@ -107,17 +116,21 @@ def test_the_loop_is_the_papers_algorithm(
     random_model: LatentDiffusion, name: str, make: Callable[[slice], LinearOperator], count: int
 ) -> None:
     """In float64, to the latents of each image of a batch; the reference sees one image at a time."""
-    steps, tuning = 3, METHODS[name].prompt_tuning
+    steps, tuning, seeds = 3, METHODS[name].prompt_tuning, [5, 6, 7][:count]
     source = torch.Generator().manual_seed(0)
     x = torch.rand(count, 3, 16, 16, dtype=torch.float64, generator=source) * 2 - 1
     z = torch.randn(count, 4, 4, 4, dtype=torch.float64, generator=source)
     A = make(slice(None))
     y = A(x)
     C = random_model.embed_prompts(["a red square", "", "blue stripes"][:count])
-    out = restore(random_model, A, y, METHODS[name], steps=steps, initial_latents=z, prompt_embeddings=C)
+    out = restore(
+        random_model, A, y, METHODS[name], steps, seeds=seeds, initial_latents=z, prompt_embeddings=C
+    )
     assert out.latents is not None
     for row in (slice(place, place + 1) for place in range(count)):
-        expected = reference(random_model, make(row), y[row], z[row], C[row], METHODS[name], steps)
+        expected = reference(
+            random_model, make(row), y[row], z[row], C[row], METHODS[name], steps, seeds[row.start]
+        )
         torch.testing.assert_close(out.latents[row], expected, rtol=0, atol=1e-7)
     tuned = sum(tuning.between[0] <= number / steps for number in (1, 2, 3)) if tuning else 0
     assert out.nfe == steps + (tuning.iterations * tuned if tuning else 0)
