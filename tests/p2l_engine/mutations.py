@@ -94,7 +94,7 @@ MUTATIONS = (
     Mutation(_GUIDANCE, "BETA_1, BETA_2, EPSILON = 0.9,", "BETA_1, BETA_2, EPSILON = 0.8,", _LOOP),
     Mutation(_GUIDANCE, "m_hat, v_hat = m / (1 - BETA_1)", "m_hat, v_hat = m", _LOOP),
     Mutation(_TUNING, "RHO = 1.0", "RHO = 0.5", _LOOP),
-    Mutation(_TUNING, 'prior.decode(z0), "squared")', 'prior.decode(z0), "norm")', _LOOP),
+    Mutation(_TUNING, 'prior.sketch(z0), "squared")', 'prior.decode(z0), "norm")', _LOOP),
     Mutation(
         "p2l_engine/solvers/latino.py", "(delta * (1 - at.alpha_bar))", "(delta * at.alpha_bar)", _LATINO
     ),
