@@ -10,6 +10,7 @@ import typer
 from jobs.benchmark import memory as memory_benchmark
 from jobs.benchmark import motion as motion_benchmark
 from jobs.benchmark import packing as packing_benchmark
+from jobs.benchmark import precision as precision_benchmark
 from jobs.benchmark import prompts as prompts_benchmark
 from jobs.benchmark import quality as quality_benchmark
 from jobs.benchmark import scale as scale_benchmark
@@ -273,6 +274,21 @@ def start() -> None:
     """Time what passes before the first image of a run with the shipped model, and the parts of it."""
     for line in start_benchmark.run():
         print(line, flush=True)
+
+
+@app.command()
+def precision(
+    images: Images = 8,
+    steps: Steps = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Default: all. {', '.join(precision_benchmark.METHODS)}."),
+    ] = None,
+) -> None:
+    """Restore held-out images with networks in float32 and both half types, and print their PSNR."""
+    names = _known("method", method, list(precision_benchmark.METHODS))
+    for row in precision_benchmark.table(names, images, steps):
+        print(row, flush=True)
 
 
 @app.command()

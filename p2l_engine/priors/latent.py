@@ -16,6 +16,7 @@ from torch import Tensor
 
 from p2l_engine.priors import layout
 from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.priors.networks import half
 from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
 from p2l_engine.priors.networks.frozen import keep_less
 from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, noise_of, read_forward_process
@@ -29,7 +30,8 @@ class LatentDiffusion:
     """A latent diffusion model with frozen parameters.
 
     The networks compute in `dtype`; what goes in and comes out is float32 (float64 when `dtype` is float64).
-    Every function is differentiable with respect to its tensors.
+    In a half type texts stay float32 up to their keys and values in the U-Net (`networks/half.py`). Every
+    function is differentiable with respect to its tensors.
 
     name: the id it was loaded by.
     device, dtype: where and in what precision the networks compute.
@@ -39,7 +41,7 @@ class LatentDiffusion:
     text_width: the last dimension of text embeddings (768).
     native_size: side in pixels of the images that the model was trained on.
     embedding_shape: (L, D) of a prompt's embedding.
-    weight_bytes: of all three networks, in `dtype`.
+    weight_bytes: of all three networks. The text encoder's are on a GPU only while it embeds.
     prompt_length: tokens of a prompt that are read (77); what is beyond is cut.
     process: how it was trained; its alphas_cumprod are (N,) float64 on the CPU.
     evaluations: noise predictions made so far, one for each image of each call.
@@ -71,9 +73,12 @@ class LatentDiffusion:
         if problems:
             raise ValueError(f"model {name!r}: " + "; ".join(problems))
         self.name = name
+        self._outer_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        half.convert(unet, self.device, self.dtype)
+        torch.nn.Module.to(vae, self.device, self.dtype)
+        torch.nn.Module.to(text_encoder, self._text_place, self._outer_dtype)
         self._vae, self._unet, self._text_encoder = (
-            torch.nn.Module.to(network, self.device, self.dtype).eval().requires_grad_(False)
-            for network in (vae, unet, text_encoder)
+            network.eval().requires_grad_(False) for network in (vae, unet, text_encoder)
         )
         keep_less(self._vae)
         keep_less(self._unet)
@@ -83,7 +88,6 @@ class LatentDiffusion:
             for network in (self._vae, self._unet, self._text_encoder)
             for weight in network.parameters()
         )
-        self._outer_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._scaling_factor: float = vae.config.scaling_factor
 
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -119,13 +123,14 @@ class LatentDiffusion:
             raise ValueError(
                 f"image of {height}x{width} pixels: allowed are multiples of {self.factor}; pad or crop it"
             )
-        mean = self._vae.encode(x.to(self.device, self.dtype)).latent_dist.mean
-        return mean.to(self._outer_dtype) * self._scaling_factor
+        given = half.into(x.to(self.device, self._outer_dtype), self.dtype)
+        mean = self._vae.encode(given).latent_dist.mean
+        return half.out_of(mean, self._outer_dtype) * self._scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (B, C, h, w) to images (B, 3, h factor, w factor), about [-1, 1], not clamped."""
         unscaled = z.to(self.device, self._outer_dtype) / self._scaling_factor
-        return self._vae.decode(unscaled.to(self.dtype)).sample.to(self._outer_dtype)
+        return half.out_of(self._vae.decode(half.into(unscaled, self.dtype)).sample, self._outer_dtype)
 
     def sketch(self, z: Tensor) -> Tensor:
         """What gradients look at for D(z): here itself, see `networks/small_decoder.py`."""
@@ -136,8 +141,9 @@ class LatentDiffusion:
         self.evaluations += len(z)
         z = z.to(self.device, self._outer_dtype)
         timestep = torch.tensor(t, device=self.device)
-        prediction = self._unet(z.to(self.dtype), timestep, C.to(self.device, self.dtype)).sample
-        return noise_of(self.process, prediction.to(self._outer_dtype), z, t)
+        C = C.to(self.device, self._outer_dtype)
+        prediction = self._unet(half.into(z, self.dtype), timestep, C).sample
+        return noise_of(self.process, half.out_of(prediction, self._outer_dtype), z, t)
 
     def words(self) -> list[str]:
         """The whole words of the tokenizer's vocabulary, in its order: prompts of one token."""
@@ -171,4 +177,12 @@ class LatentDiffusion:
             truncation=True,
             return_tensors="pt",
         ).input_ids
-        return self._text_encoder(tokens.to(self.device)).last_hidden_state.to(self._outer_dtype)
+        encoder = self._text_encoder.to(self.device)
+        C: Tensor = encoder(tokens.to(self.device)).last_hidden_state
+        self._text_encoder.to(self._text_place)
+        return C
+
+    @property
+    def _text_place(self) -> torch.device:
+        """Where the text encoder waits: not on a GPU, whose memory gradients need."""
+        return torch.device("cpu") if self.device.type == "cuda" else self.device

@@ -35,7 +35,7 @@ def load_model(
 
     model_id: "tiny", "tiny-pixel", a hub id, a folder, or an fsspec URL of one (see `fetch`).
     revision: branch, tag or commit of a hub id.
-    dtype: "float32", "float64", "float16" or "bfloat16"; with float16, gradients below 6e-8 vanish.
+    dtype: "float32", "float64", "float16" or "bfloat16"; see `networks/half.py` for the half types.
     kind: that it has to be of.
     lora: an adapter that is fused into a latent model's U-Net (see `lora.read_adapter`), such as LCM-LoRA.
 
@@ -127,12 +127,14 @@ def adapter_misfits(adapter: Adapter, architecture: Architecture) -> list[str]:
         return adapter.misfits(UNet2DConditionModel.from_config(dict(architecture.unet)))
 
 
-def without_weights(architecture: Architecture, name: str = "without weights") -> Model:
-    """The networks of an architecture on torch's device `meta`: shapes of tensors and no numbers, in float32.
+def without_weights(
+    architecture: Architecture, name: str = "without weights", dtype: str = "float32"
+) -> Model:
+    """The networks of an architecture on torch's device `meta`: shapes of tensors and no numbers.
 
     Its functions on tensors give tensors of the same device; it has no tokenizer.
     """
-    return _of_architecture(architecture, name=name, device="meta")
+    return _of_architecture(architecture, name=name, device="meta", dtype=dtype)
 
 
 def with_random_weights(architecture: Architecture, *, device: str = "cpu", dtype: str = "float32") -> Model:

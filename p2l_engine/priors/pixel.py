@@ -14,6 +14,7 @@ from torch import Tensor
 from p2l_engine.priors import layout
 from p2l_engine.priors.architecture import LINEAR_BETAS
 from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.priors.networks import half
 from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
 from p2l_engine.priors.networks.frozen import keep_less
 from p2l_engine.schedule import ForwardProcess, Schedule, make_schedule, noise_of, read_forward_process
@@ -86,5 +87,6 @@ class PixelDiffusion:
         x = x.to(self.device, self._outer_dtype)
         timestep = torch.tensor(t, device=self.device)
         labels = None if label is None else torch.full((len(x),), label, device=self.device)
-        prediction = self._unet(x.to(self.dtype), timestep, class_labels=labels).sample[:, :3]
-        return noise_of(self.process, prediction.to(self._outer_dtype), x, t)
+        given = half.into(x, self.dtype)
+        prediction = self._unet(given, timestep, class_labels=labels).sample[:, :3]
+        return noise_of(self.process, half.out_of(prediction, self._outer_dtype), x, t)

@@ -25,10 +25,10 @@ class ModelConfig(Grown):
     """The model, with an adapter fused into it, and what it computes in.
 
     dtype auto: bfloat16 on GPUs of compute capability 8.0 (A100) and later, where 16-bit products have the
-    highest rate and tensors half the bytes; float32 on older GPUs and on the CPU. A bfloat16 has 8 bits: a
-    change of a text embedding's number by less than 1/256 of it does not reach the network, so that prompt
-    tuning with a learning rate of 1e-5 is better served by tf32 or float32. tf32: float32 whose products and
-    convolutions take their factors with 10 bits on GPUs that can; float32: with all 23.
+    highest rate and tensors half the bytes; float32 on older GPUs and on the CPU. float16: its gradients are
+    ten times as exact, but an activation above 65504 makes an image an error. In both half types texts, state
+    and residuals are float32. tf32: float32 whose products and convolutions take their factors with 10 bits
+    on GPUs that can; float32: with all 23.
     """
 
     later: ClassVar[frozenset[str]] = frozenset({"lora"})

@@ -46,7 +46,9 @@ class Memory:
         self._architecture = feasible.architecture_of(config.model, config.storage)
         self._margin = MARGIN[device]
         self._patched = getattr(self._solver, "patches", None) is not None
-        self._scale = ITEM_BYTES[dtype_here(config.model.dtype, device)] / ITEM_BYTES["float32"]
+        dtype = dtype_here(config.model.dtype, device)
+        self._item_bytes = ITEM_BYTES[dtype]
+        self._dtype = "float32" if dtype == "tf32" else dtype
         self._room = USABLE * devices.memory(device) / share - PROCESS
         self._counted: dict[tuple[int, int, bool], float] = {}
 
@@ -68,7 +70,7 @@ class Memory:
 
     def _enough(self, height: int, width: int) -> float:
         numbers = ENOUGH * self._architecture.features * height * width
-        return self._margin * numbers * ITEM_BYTES["float32"] * self._scale
+        return self._margin * numbers * self._item_bytes
 
     def _needed(self, height: int, width: int, checkpointing: bool) -> float:
         """Bytes of a step on one image, on the canvas that it gets."""
@@ -78,7 +80,7 @@ class Memory:
             self._model.checkpoint_activations(checkpointing)
             image = (3, height, width)
             found = count_solver(self._model, image, image, 1, self._solver)
-            self._counted[height, width, checkpointing] = self._margin * found.step_bytes * self._scale
+            self._counted[height, width, checkpointing] = self._margin * found.step_bytes
         return self._counted[height, width, checkpointing]
 
     def _largest(self, height: int, width: int, needed: float) -> str:
@@ -94,9 +96,9 @@ class Memory:
 
     @cached_property
     def _model(self) -> Model:
-        return without_weights(self._architecture)
+        return without_weights(self._architecture, dtype=self._dtype)
 
     @cached_property
     def _left(self) -> float:
         """Bytes beside the weights."""
-        return self._room - self._scale * self._model.weight_bytes - self._solver.load(self._model)
+        return self._room - self._model.weight_bytes - self._solver.load(self._model)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine.priors import fetch
+from p2l_engine.priors.networks import half
 
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 KIND = "AutoencoderTiny"
@@ -31,7 +32,8 @@ class Sketching:
 
     def sketch(self, z: Tensor) -> Tensor:
         """Images (B, 3, H, W) near D(z) of scaled latents (B, C, h, w), differentiable; not clamped."""
-        return self._small.decode(z.to(self.device, self._small.dtype)).sample.to(z.dtype)
+        given = half.into(z.to(self.device), self._small.dtype)
+        return half.out_of(self._small.decode(given).sample, z.dtype)
 
 
 def check_small_decoder(name: str, latent_channels: int, factor: int) -> list[str]:

@@ -24,8 +24,6 @@ class PromptTuning(Grown):
     between: at which steps, as shares of all that are left: 1 at the first, nearly 0 at the last.
     through: of each iteration's loss, the decoder (Algorithm 2) or the network alone: then the gradient of
     |y - A D(z_0|t)|^2 in z_0|t is taken once, at the first iteration.
-
-    A network in bfloat16 does not see a change of an embedding's number by less than 1/256 of it.
     """
 
     later: ClassVar[frozenset[str]] = frozenset({"between", "through"})
