@@ -17,7 +17,7 @@ from pipeline.worker.models import dtype_here
 
 USABLE = 0.95  # of a machine's memory; above that Ray ends workers
 PROCESS = 2**30  # bytes that a worker holds beside tensors: the interpreter, torch, a GPU's context
-MARGIN = {"cpu": 2.0, "cuda": 1.25}  # over the count, for kernels' workspaces; docs/large_images.md
+MARGIN = {"cpu": 2.5, "cuda": 1.25}  # over the count, for kernels' workspaces; docs/large_images.md
 # Numbers to a pixel and channel that no method needs as many of, but for patches, which may overlap. Where
 # half of the room holds these, and half is left to the weights, nothing is counted, which takes seconds.
 ENOUGH = 128
