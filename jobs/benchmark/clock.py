@@ -18,6 +18,7 @@ _OPERATOR = "operator"
 PRIOR: Mapping[str, tuple[str, Sequence[str]]] = {
     "predict_noise": ("U-Net", ("U-Net backward to z", REST, "U-Net backward to the embedding")),
     "decode": ("decoder", ("decoder backward",)),
+    "sketch": ("decoder", ("decoder backward",)),
     "encode": ("encoder", ("encoder",)),
 }
 OPERATOR: Mapping[str, tuple[str, Sequence[str]]] = dict.fromkeys(

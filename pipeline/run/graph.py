@@ -27,6 +27,7 @@ def receipts(
     config: JobConfig, part: Sequence[Item], options: ActorOptions, retry_errors: bool, lease_id: str
 ) -> Generator[pa.Table]:
     """Restores some items; the receipts of each as soon as its rows are in the output."""
+    pool.grow_when_busy()
     dataset = ray.data.from_items(
         [item.packed() for item in part], override_num_blocks=len(part)
     ).map_batches(

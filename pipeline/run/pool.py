@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.context import AutoscalingConfig
 
 from p2l_engine.priors.architecture import is_near
 from p2l_engine.solvers import Sampler
@@ -22,6 +23,7 @@ ACTOR_CPUS = 0.5
 STEPS_TO_TUNE = 50  # of a method; measuring takes four of each size
 QUICK_BATCHES = 4  # to a commit, of a method that costs nothing
 IN_FLIGHT = 2  # items of an actor: the one on its device, and one that is read or committed meanwhile
+GROW_AT, SHRINK_AT = 1.75, 0.5  # items in hand of an actor, at which its pool gets larger or smaller
 UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
 
 
@@ -102,6 +104,18 @@ def pool(config: JobConfig, device: str) -> ActorPoolStrategy:
         max_tasks_in_flight_per_actor=IN_FLIGHT,
         max_concurrent_calls_per_actor=IN_FLIGHT,
         enable_true_multi_threading=True,
+    )
+
+
+def grow_when_busy() -> None:
+    """Has Ray add actors to pools whose actors all have their items in hand, and end those that have few.
+
+    It compares the items in hand with the calls that actors can make at a time, and its own bounds are for
+    one call: with two, no pool would ever reach them.
+    """
+    DataContext.get_current().autoscaling_config = AutoscalingConfig(
+        actor_pool_util_upscaling_threshold=GROW_AT / IN_FLIGHT,
+        actor_pool_util_downscaling_threshold=SHRINK_AT / IN_FLIGHT,
     )
 
 
