@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from p2l_engine.priors.computing import check_device
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.priors.load import Model, load_model
 from pipeline.accelerators import own_dtype
@@ -38,10 +39,13 @@ def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) ->
 def computing(config: ModelConfig) -> tuple[str, str]:
     """The device and the dtype of the networks here, as names of torch.
 
+    Raises ValueError for a device that is not to be had here.
+
     Sets for this process, whatever torch's own default is, whether GPUs may round the factors of float32
     products to TF32's 10 bits: where the dtype is tf32, and nowhere else.
     """
     device = device_here(config.device)
+    check_device(device)  # what it can is asked of it below
     torch.backends.cuda.matmul.allow_tf32 = config.dtype == "tf32"
     torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
     return device, "float32" if config.dtype == "tf32" else dtype_here(config.dtype, device)

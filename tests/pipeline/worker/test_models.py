@@ -21,6 +21,12 @@ def test_auto_is_bfloat16_on_gpus_that_multiply_it(capability: tuple[int, int] |
     assert own_dtype(capability) == expected
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
+def test_a_gpu_that_is_not_there_is_named_before_it_is_asked_what_it_can() -> None:
+    with pytest.raises(ValueError, match="device: got 'cuda', which is not to be had here"):
+        load(ModelConfig.model_validate({"id": "tiny", "device": "cuda"}))
+
+
 def test_the_adapter_of_a_job_is_in_the_model(tmp_path: Path) -> None:
     """Its last convolution, of 6 channels from 64, made 0 by half its own weight's two."""
     plain = load_latent(ModelConfig.model_validate({"id": "tiny", "device": "cpu"}))
