@@ -119,4 +119,4 @@ def test_demanding_cuda_brings_a_gpu_node_to_a_cluster_that_has_none(head: Head,
     told = run.stderr.read()
     assert came, told
     assert "1 actor on cuda to begin with; one more for each GPU that joins" in told
-    assert run.returncode == 1 and "device: got 'cuda', which is not to be had here" in told
+    assert run.returncode == 1 and "device: 'cuda' is not to be had here" in told
