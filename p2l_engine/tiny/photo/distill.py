@@ -14,7 +14,6 @@ The scalings by which a consistency function is the identity at t = 0 are left o
 the grid they are 0 and 1 to a hundred-thousandth, and there the target is the clean latent itself.
 """
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,14 @@ from p2l_engine.priors.lora import FILE
 from p2l_engine.schedule import ddim_step
 from p2l_engine.tiny.photo import architecture
 from p2l_engine.tiny.photo.collection import Photograph, training_photographs
-from p2l_engine.tiny.photo.train import Recipe, batch_of, epoch_of, latents_by_epoch, read_snapshot
+from p2l_engine.tiny.photo.train import (
+    Recipe,
+    batch_of,
+    epoch_of,
+    latents_by_epoch,
+    read_arguments,
+    read_snapshot,
+)
 from p2l_engine.tiny.train import Training
 
 HUBER = 0.03
@@ -144,17 +150,7 @@ def _shares(alpha_bar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     """Distil the model that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path, help="folder of the model in diffusers' layout")
-    parser.add_argument("--packages", type=Path, required=True, help="folder of the unpacked Debian packages")
-    parser.add_argument("--work", type=Path, default=Path("photo-training"), help="folder of the checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the finished adapter")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=Distillation.steps)
-    arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    arguments = read_arguments(str(__doc__), Distillation.steps)
     photographs = training_photographs(arguments.packages)
     sizes = Distillation(arguments.steps)
     distil(Recipe(), sizes, photographs, arguments.model, arguments.work, arguments.device).save(

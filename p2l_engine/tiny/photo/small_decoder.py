@@ -4,7 +4,6 @@ It imitates D(z) of the model of photographs at a quarter of its cost. Its class
 Stable Diffusion's; the encoder, which nothing here uses, is as small as can be.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -16,7 +15,14 @@ from transformers import CLIPTokenizer
 from p2l_engine.tiny.photo.architecture import LATENT_CHANNELS
 from p2l_engine.tiny.photo.collection import Photograph, training_photographs
 from p2l_engine.tiny.photo.stream import held_out_crops
-from p2l_engine.tiny.photo.train import Recipe, batch_of, epoch_of, latents_by_epoch, read_snapshot
+from p2l_engine.tiny.photo.train import (
+    Recipe,
+    batch_of,
+    epoch_of,
+    latents_by_epoch,
+    read_arguments,
+    read_snapshot,
+)
 from p2l_engine.tiny.photo.yardstick import psnr
 from p2l_engine.tiny.train import Training, encode
 
@@ -78,17 +84,7 @@ def print_figures(model: Path, small: AutoencoderTiny, device: str) -> None:
 
 def main() -> None:
     """Train it for the model that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path, help="folder of the model in diffusers' layout")
-    parser.add_argument("--packages", type=Path, required=True, help="folder of the unpacked Debian packages")
-    parser.add_argument("--work", type=Path, default=Path("photo-training"), help="folder of the checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the finished decoder")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
+    given = read_arguments(str(__doc__), STEPS)
     photographs = training_photographs(given.packages)
     small = train(Recipe(), photographs, given.model, given.work, given.device, given.steps)
     print_figures(given.model, small, given.device)

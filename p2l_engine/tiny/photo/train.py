@@ -251,6 +251,22 @@ def _tokenizer(photographs: list[Photograph], folder: Path) -> CLIPTokenizer:
     return train_tokenizer(captions, folder, VOCABULARY)
 
 
+def read_arguments(description: str, steps: int) -> argparse.Namespace:
+    """Of the commands that train something beside a finished model; the folder of checkpoints is made."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="folder of the model in diffusers' layout")
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the unpacked Debian packages")
+    parser.add_argument("--work", type=Path, default=Path("photo-training"), help="folder of the checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder of what was trained")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=steps)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
 def main() -> None:
     """Train, or write a snapshot, as the command line says."""
     parser = argparse.ArgumentParser(
