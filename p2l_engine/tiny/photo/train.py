@@ -55,7 +55,7 @@ class Recipe:
     decoder_learning_rate: float = 5e-4
     unet_steps: int = 48_000
     unet_batch: int = 32
-    unet_half_side: float = 0.75  # the first share of the steps sees the images at half the side
+    unet_whole_every: int = 4  # one step of so many sees whole images, the others those of half the side
     unet_learning_rate: float = 6e-4
     unet_decay: float = 0.9995
 
@@ -141,8 +141,9 @@ def train_unet(
     )
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        latents = half_side if step < recipe.unet_half_side * recipe.unet_steps else whole
-        z, ids = batch_of(latents(epoch_of(recipe, step, recipe.unet_batch)), recipe, tokenizer, generator)
+        wholes, apart = divmod(step, recipe.unet_whole_every)
+        latents, seen = (half_side, step) if apart else (whole, wholes)
+        z, ids = batch_of(latents(epoch_of(recipe, seen, recipe.unet_batch)), recipe, tokenizer, generator)
         t = torch.randint(len(alpha_bar), (len(z),), generator=generator)
         noise = torch.randn(z.shape, generator=generator)
         a = alpha_bar[t].view(-1, 1, 1, 1)

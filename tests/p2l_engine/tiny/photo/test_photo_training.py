@@ -15,7 +15,7 @@ from p2l_engine.tiny.photo.train import Recipe, run
 
 RECIPE = Recipe(epoch=8, linear_steps=1, linear_batch=2, vae_steps=1, vae_batch=6, decoder_steps=1,
                 decoder_batch=2, unet_steps=2, unet_batch=2,
-                unet_half_side=0.5)  # fmt: skip
+                unet_whole_every=2)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
