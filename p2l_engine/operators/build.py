@@ -9,8 +9,9 @@ from torch import Tensor
 
 from p2l_engine.mistakes import Mistakes, did_you_mean
 from p2l_engine.operators.base import LinearOperator, Shape
-from p2l_engine.operators.blur import GaussianBlur, GivenBlur
+from p2l_engine.operators.blur import GivenBlur
 from p2l_engine.operators.denoising import Denoising
+from p2l_engine.operators.gaussian import GaussianBlur
 from p2l_engine.operators.linear import Linear
 from p2l_engine.operators.masks import Inpainting
 from p2l_engine.operators.motion import MotionBlur

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from jobs.benchmark import motion
 from jobs.benchmark.__main__ import app
-from p2l_engine.operators.blur import gaussian_kernel
+from p2l_engine.operators.gaussian import gaussian_profile
 
 # The figures of 96 kernels of the reference generator at intensity 0.5, 61 pixels.
 EXTENT, LOST, RESTORED = 10.6, 0.69, 27.1
@@ -27,7 +27,8 @@ def test_a_straight_line_is_the_hardest_and_each_step_from_it_easier() -> None:
 
 
 def test_the_figures_of_a_bell_are_its_own() -> None:
-    found = motion.hardness(gaussian_kernel(61, 3.0).expand(2, -1, -1))
+    bell = gaussian_profile(61, 3.0)
+    found = motion.hardness(torch.outer(bell, bell).expand(2, -1, -1))
     assert found.extent == pytest.approx(3 * 2**0.5, rel=1e-6)
     # exp(-18 (pi f)^2) < 0.05 outside a circle of radius 0.1298 cycles a pixel
     assert found.lost == pytest.approx(1 - torch.pi * 0.1298**2, abs=0.001)

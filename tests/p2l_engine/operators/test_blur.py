@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from p2l_engine import operators
-from p2l_engine.operators.blur import gaussian_kernel
+from p2l_engine.operators.gaussian import gaussian_profile
 from p2l_engine.operators.motion import motion_kernel
 
 
@@ -43,10 +43,22 @@ def test_each_image_is_convolved_with_its_own_kernel(padding: str, mode: str, si
 
 
 def test_gaussian_kernels_have_their_sum_width_and_symmetry() -> None:
-    kernel = gaussian_kernel(61, 3.0)
-    assert float(kernel.sum()) == pytest.approx(1, abs=1e-12)
-    assert extent(kernel) == pytest.approx(3.0 * math.sqrt(2), rel=1e-6)
-    torch.testing.assert_close(kernel, kernel.flip(1, 2))
+    bell = gaussian_profile(61, 3.0)
+    assert float(bell.sum()) == pytest.approx(1, abs=1e-12)
+    assert extent(torch.outer(bell, bell)[None]) == pytest.approx(3.0 * math.sqrt(2), rel=1e-6)
+    torch.testing.assert_close(bell, bell.flip(0))
+
+
+@pytest.mark.parametrize("padding", ["reflect", "circular"])
+@pytest.mark.parametrize("size", [(12, 12), (11, 18)], ids=str)
+def test_gaussian_blur_is_convolution_with_its_kernel(padding: str, size: tuple[int, int]) -> None:
+    bell = gaussian_profile(9, 1.5)
+    A = operators.build("gaussian_blur", size=9, sigma=1.5, padding=padding)
+    same = operators.build("blur", padding=padding, kernels=torch.outer(bell, bell)[None, None])
+    x, y = torch.randn(2, 2, 3, *size, generator=generator(1), dtype=torch.float64)
+    torch.testing.assert_close(A(x), same(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(A.adjoint(y), same.adjoint(y), rtol=0, atol=1e-12)
+    torch.testing.assert_close(A.proximal(y, x, 0.1), same.proximal(y, x, 0.1), rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("intensity", [0.0, 0.5, 1.0])
