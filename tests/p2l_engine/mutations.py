@@ -176,8 +176,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_OPERATORS}/blur.py",
-        "F.pad(y, (right, right, down, down)), conjugate=True)",
-        "F.pad(y, (right, right, down, down)))",
+        "_beyond(padded)), conjugate=True)",
+        "_beyond(padded)))",
         _in(f"{_OPERATORS}/operators", "adjoint"),
     ),
     Mutation(
