@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +11,10 @@ from jobs import configs
 from jobs.console import output, readable_errors, run_alone, table
 
 if TYPE_CHECKING:
-    from p2l_engine.tiny.photographs import Photograph
+    from p2l_engine.tiny.collection import Photograph
 
+SHOWN = ("mansion", "pool", "hallway_outdoors", "chalkboard")  # of the held-out photographs
 DRAWN = "-whole"  # the crops that the picture shows
-SIDE = 64  # pixels; the size that the small model was trained at
 SCALES = {"whole": 1.0, "half": 0.5, "third": 1 / 3}  # of the photograph's shorter side
 
 
@@ -46,15 +45,13 @@ def demo(
 
 
 def write_photographs(path: Path) -> None:
-    """One Parquet shard of squares from the middle of each held-out photograph, at several scales."""
+    """One Parquet shard of squares from the middle of some held-out photographs, at several scales."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from p2l_engine.tiny.photographs import held_out_photographs
-
     rows = [
-        {"key": f"{name}-{scale}", "image": _middle(photograph, share), "prompt": caption}
-        for name, (photograph, caption) in held_out_photographs().items()
+        {"key": f"{name}-{scale}", "image": _middle(photograph, share), "prompt": photograph.caption}
+        for name, photograph in _photographs().items()
         for scale, share in SCALES.items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,25 +60,27 @@ def write_photographs(path: Path) -> None:
 
 def write_photograph(path: Path) -> None:
     """One held-out photograph whole, to try `p2l image` on."""
-    from p2l_engine.tiny.photographs import held_out_photographs
     from pipeline.pictures.images import encode_png
 
-    photograph, _ = next(iter(held_out_photographs().values()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_png(photograph))
+    path.write_bytes(encode_png(_photographs()[SHOWN[0]].pixels))
+
+
+def _photographs() -> dict[str, Photograph]:
+    from p2l_engine.tiny.collection import held_out_photographs
+
+    known = held_out_photographs("test")
+    return {name: known[name] for name in SHOWN}
 
 
 def _middle(photograph: Photograph, share: float) -> bytes:
-    """The middle square, `share` of the shorter side long, reduced to SIDE; PNG."""
-    from PIL import Image
+    """The middle square, `share` of the shorter side long, reduced to the small model's side; PNG."""
+    from p2l_engine.tiny.data import reduced
+    from pipeline.pictures.images import encode_png
 
-    height, width = photograph.shape[:2]
+    height, width = photograph.pixels.shape[:2]
     side = round(min(height, width) * share)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = Image.fromarray(photograph[top : top + side, left : left + side])
-    png = io.BytesIO()
-    square.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(png, format="PNG")
-    return png.getvalue()
+    return encode_png(reduced(photograph.pixels, (height - side) // 2, (width - side) // 2, side))
 
 
 def _show(url: str) -> None:

@@ -27,6 +27,7 @@ from jobs.faults import preemptions as preemption_benchmark
 from jobs.tables import figures, held_out
 from jobs.tables import grid as grids
 from jobs.tables import pareto as curve
+from p2l_engine.tiny.collection import Half
 from pipeline.prices import load_prices
 from pipeline.stores import storage
 
@@ -131,7 +132,7 @@ def _table(
     images: int,
     seeds: int,
     steps: int | None,
-    which: str = held_out.REPORTED,
+    which: Half = held_out.REPORTED,
 ) -> grids.Grid:
     """Computes what is missing of a table of held-out images."""
     grid = quality_benchmark.grid(tasks, rows, quality_benchmark.shards(out, images, which), steps)

@@ -14,7 +14,7 @@ from skimage.transform import resize
 from torch import Tensor
 
 from p2l_engine.operators.motion import motion_kernel
-from p2l_engine.tiny.photographs import held_out_photographs
+from p2l_engine.tiny.collection import held_out_photographs
 
 SIDE = 256  # pixels of the photographs that are blurred
 LOST = 0.05  # a frequency that a kernel scales to less counts as lost
@@ -89,9 +89,9 @@ def _restored(x: Tensor, response: Tensor, source: torch.Generator) -> Tensor:
 
 
 def _photographs() -> Tensor:
-    """Grey photographs (4, SIDE, SIDE) in [-1, 1]: the middle squares of those that training never saw."""
+    """Grey photographs (N, SIDE, SIDE) in [-1, 1]: the middle squares of those that training never saw."""
     squares = []
-    for picture, _ in held_out_photographs().values():
+    for picture, _ in held_out_photographs("test").values():
         side = min(picture.shape[:2])
         top, left = ((length - side) // 2 for length in picture.shape[:2])
         square = picture[top : top + side, left : left + side]

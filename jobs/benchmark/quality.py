@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.tables import held_out
 from jobs.tables.grid import PROMPTED, Grid, Part
+from p2l_engine.tiny.collection import Half
 from pipeline.stores import storage
 
 TASKS: dict[str, dict[str, Any]] = {  # `operator:` blocks
@@ -65,7 +66,7 @@ def grid(tasks: Sequence[str], rows: dict[str, Part], images: str, steps: int | 
     return Grid(rows, {task: Part({"operator": TASKS[task]}) for task in tasks}, settings)
 
 
-def shards(out: str, images: int, which: str = held_out.REPORTED) -> str:
+def shards(out: str, images: int, which: Half = held_out.REPORTED) -> str:
     """The folder of the held-out images below that of a table, written where it is missing."""
     folder = storage.join(out, f"{images} images")
     file = storage.join(folder, "held_out.parquet")

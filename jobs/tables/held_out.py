@@ -7,38 +7,45 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p2l_engine.tiny import data
-from p2l_engine.tiny.photographs import held_out_photographs, random_crop
+from p2l_engine.tiny.collection import Half, held_out_photographs
 from pipeline.pictures.images import encode_png
 from pipeline.stores import storage
 
-REPORTED, TUNED_ON = "reported", "tuned on"  # the two sets of held-out images; they share nothing
-PHOTOGRAPHS = {REPORTED: ("astronaut", "chelsea", "coffee"), TUNED_ON: ("rocket",)}
+REPORTED: Half = "test"
+TUNED_ON: Half = "tuning"
 FIRST_SEED = {REPORTED: data.HELD_OUT_SEED + 1, TUNED_ON: data.HELD_OUT_SEED + 2}
 
 Example = tuple[str, np.ndarray, str]  # key, pixels (64, 64, 3) uint8, caption
 
 
-def examples(count: int, which: str = REPORTED) -> list[Example]:
+def examples(count: int, which: Half = REPORTED) -> list[Example]:
     """``count`` images, scenes and crops in turn."""
     some = zip(scenes((count + 1) // 2, which), photographs((count + 1) // 2, which), strict=True)
     return [example for pair in some for example in pair][:count]
 
 
-def scenes(count: int, which: str = REPORTED) -> list[Example]:
+def scenes(count: int, which: Half = REPORTED) -> list[Example]:
     """``count`` drawn scenes with their exact captions."""
     drawn = data.scenes(count, FIRST_SEED[which])
     return [(f"scene-{i}", drawn.images[i], drawn.captions[i]) for i in range(count)]
 
 
-def photographs(count: int, which: str = REPORTED, side: int = data.SIDE) -> list[Example]:
-    """``count`` random crops (side, side, 3) of photographs that training never saw."""
-    first, known, names = FIRST_SEED[which], held_out_photographs(), PHOTOGRAPHS[which]
+def photographs(count: int, which: Half = REPORTED, side: int = data.SIDE) -> list[Example]:
+    """``count`` squares of photographs that training never saw, reduced to (side, side, 3).
+
+    They go through the photographs in turn, and of each through the whole scene, half of it and a detail,
+    as far as these have ``side`` pixels; a side beyond the whole scene's is enlarged to.
+    """
+    known = list(held_out_photographs(which).items())
+    extents = [extent for extent in data.HELD_OUT_EXTENTS if extent >= side] or data.HELD_OUT_EXTENTS[:1]
     found = []
     for i in range(count):
-        name = names[i % len(names)]
-        photograph, caption = known[name]
-        crop = random_crop(photograph, np.random.default_rng([first, 2 * i + 1]), side)
-        found.append((f"{name}-{i}", crop, caption))
+        turn, place = divmod(i, len(known))
+        name, (pixels, caption) = known[place]
+        extent = extents[(turn + place) % len(extents)]
+        generator = np.random.default_rng([FIRST_SEED[which], i])
+        top, left = (int(generator.integers(length - extent + 1)) for length in pixels.shape[:2])
+        found.append((f"{name}-{i}", data.reduced(pixels, top, left, extent, side), caption))
     return found
 
 

@@ -8,42 +8,41 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-LATENT_CHANNELS = 6
+LATENT_CHANNELS = 12
 LATENT_NOISE = 0.05  # standard deviation of the encoder's posterior, before the scaling factor
+VOCABULARY = 1000  # tokens
 TEXT_LENGTH = 24  # tokens
 TEXT_WIDTH = 128
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def new_vae(
-    channels: int = LATENT_CHANNELS, widths: tuple[int, int, int] = (24, 48, 96), groups: int = 8
-) -> AutoencoderKL:
-    """An auto-encoder: so many latent channels, a quarter of the side, a posterior of constant variance."""
+def new_vae() -> AutoencoderKL:
+    """An auto-encoder: 12 latent channels, a quarter of the side, a posterior of constant variance."""
     vae = AutoencoderKL(
-        block_out_channels=widths,
+        block_out_channels=(32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
-        norm_num_groups=groups,
+        norm_num_groups=4,
         mid_block_add_attention=False,
-        latent_channels=channels,
+        latent_channels=LATENT_CHANNELS,
         sample_size=64,
     )
     with torch.no_grad():
-        vae.quant_conv.weight[channels:] = 0
-        vae.quant_conv.bias[channels:] = 2 * torch.tensor(LATENT_NOISE).log()
+        vae.quant_conv.weight[LATENT_CHANNELS:] = 0
+        vae.quant_conv.bias[LATENT_CHANNELS:] = 2 * torch.tensor(LATENT_NOISE).log()
     return vae
 
 
 def new_unet() -> UNet2DConditionModel:
-    """A U-Net on 16x16 latents with cross-attention to the text at its two finer levels and in the middle."""
+    """A U-Net on 16x16 latents; attention, to itself and to the text, at 8x8, 4x4 and in the middle."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 96, 128),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128, 160),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
@@ -69,8 +68,8 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def new_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
-    """Stable Diffusion's noise schedule."""
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule; the network predicts v (Salimans and Ho, 2022)."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -79,11 +78,11 @@ def new_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type=prediction_type,
+        prediction_type="v_prediction",
     )
 
 
-def train_tokenizer(captions: Iterable[str], folder: Path, vocabulary: int = 400) -> CLIPTokenizer:
+def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     """Learn a byte-pair encoding with CLIP's conventions from the captions and save it in ``folder``."""
     bpe = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
@@ -91,7 +90,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path, vocabulary: int = 400
     bpe.decoder = decoders.BPEDecoder(suffix="</w>")
     letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"-()")
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
         end_of_word_suffix="</w>",
         special_tokens=[START, END],
         initial_alphabet=letters,

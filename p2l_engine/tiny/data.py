@@ -1,17 +1,20 @@
-"""Pools of training images: drawn scenes, and crops of photographs."""
+"""Images to train on, drawn anew from the seed of each epoch, and those held out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from p2l_engine.tiny.photographs import held_out_photographs, random_crop, training_photographs
+from p2l_engine.tiny.collection import Half, Photograph, held_out_photographs
 from p2l_engine.tiny.scenes import SIDE, draw_scene
 
-HELD_OUT_SEED = 1_000_000  # scenes and crops drawn from seeds at or above this one are never trained on
+HELD_OUT_SEED = 1_000_000  # what is drawn from seeds at or above this one is never trained on
+HELD_OUT_SCENES = 48
+HELD_OUT_EXTENTS = (360, 200, 110)  # pixels of a 480x360 photograph that become 64
 ANY_PHOTOGRAPH = "a photograph"
 
 
@@ -38,22 +41,52 @@ def scenes(count: int, seed: int) -> Pool:
     return Pool(np.stack([image for image, _ in drawn]), [caption for _, caption in drawn])
 
 
-def training_crops(count: int, seed: int, mate_folder: Path) -> Pool:
-    """``count`` crops of the training photographs, half mirrored; one caption in four names no subject."""
-    return _crops(training_photographs(mate_folder), count, seed, mirror=True)
+def epoch(photographs: Sequence[Photograph], count: int, index: int) -> tuple[Pool, Pool]:
+    """``count`` drawn scenes and as many crops of photographs, the same whenever ``index`` is the same."""
+    return scenes(count, index), crops(photographs, count, index)
 
 
-def held_out_crops(count: int, seed: int = HELD_OUT_SEED) -> Pool:
-    """``count`` crops of the photographs that training never sees."""
-    return _crops(list(held_out_photographs().values()), count, seed, mirror=False)
+def crops(photographs: Sequence[Photograph], count: int, seed: int) -> Pool:
+    """Random squares of photographs, half of them mirrored, reduced to (64, 64, 3).
 
-
-def _crops(photographs: list[tuple[NDArray[np.uint8], str]], count: int, seed: int, mirror: bool) -> Pool:
+    A square's side lies between 64 pixels and the whole of the photograph, uniform in its logarithm. One
+    caption in four names no subject.
+    """
     images, captions = [], []
-    for i in range(count):
-        generator = np.random.default_rng([seed, i])
-        photograph, caption = photographs[i % len(photographs)]
-        crop = random_crop(photograph, generator, SIDE)
-        images.append(crop[:, ::-1] if mirror and generator.random() < 0.5 else crop)
+    generator = np.random.default_rng([seed, 1])
+    order = generator.permutation(count) % len(photographs)
+    for which in order:
+        pixels, caption = photographs[which]
+        height, width = pixels.shape[:2]
+        largest = min(height, width)
+        extent = round(SIDE * (largest / SIDE) ** generator.random())
+        top, left = generator.integers(height - extent + 1), generator.integers(width - extent + 1)
+        image = reduced(pixels, top, left, extent)
+        images.append(image[:, ::-1] if generator.random() < 0.5 else image)
         captions.append(ANY_PHOTOGRAPH if generator.random() < 0.25 else caption)
     return Pool(np.stack(images), captions)
+
+
+def held_out_scenes() -> Pool:
+    """Scenes drawn from a seed that training never uses."""
+    return scenes(HELD_OUT_SCENES, HELD_OUT_SEED)
+
+
+def held_out_crops(half: Half) -> Pool:
+    """Three squares of each held-out photograph: the whole scene, half of it and a detail, as (64, 64, 3)."""
+    images, captions = [], []
+    for index, (pixels, caption) in enumerate(held_out_photographs(half).values()):
+        generator = np.random.default_rng([HELD_OUT_SEED, index])
+        for extent in HELD_OUT_EXTENTS:
+            top, left = (generator.integers(side - extent + 1) for side in pixels.shape[:2])
+            images.append(reduced(pixels, top, left, extent))
+            captions.append(caption)
+    return Pool(np.stack(images), captions)
+
+
+def reduced(
+    pixels: NDArray[np.uint8], top: int, left: int, extent: int, side: int = SIDE
+) -> NDArray[np.uint8]:
+    """The square of ``extent`` pixels at (top, left), reduced to (side, side, 3)."""
+    square = Image.fromarray(pixels[top : top + extent, left : left + extent])
+    return np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))

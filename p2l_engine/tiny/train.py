@@ -1,276 +1,328 @@
-"""Train the small latent diffusion model: ``python -m p2l_engine.tiny.train``.
+"""Train the small latent diffusion model: ``python -m p2l_engine.tiny.train --packages FOLDER``.
 
-Two stages: the auto-encoder, then the U-Net with its text encoder on the auto-encoder's latents. Each saves
-a checkpoint every two minutes and goes on from it when the command is given again. At the end the model is
-written in diffusers' layout, in half precision, and its figures on held-out images are printed.
+Four stages: the auto-encoder's linear map, the auto-encoder, its decoder alone, then the U-Net with its text
+encoder on the auto-encoder's latents. Each saves a checkpoint every two minutes and goes on from it when the
+command is given again. ``--snapshot FOLDER`` trains nothing: it writes the averaged weights of the
+checkpoints there in diffusers' layout, in half precision, and ``--start FOLDER`` goes on from such weights
+where there is no checkpoint.
 """
 
 import argparse
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from p2l_engine.tiny import architecture, data
-from p2l_engine.tiny.evaluate import print_autoencoding, print_denoising
-from p2l_engine.tiny.photographs import MATE_FOLDER
+from p2l_engine.tiny.architecture import LATENT_NOISE, new_text_encoder, train_tokenizer
+from p2l_engine.tiny.collection import Photograph, training_photographs
+from p2l_engine.tiny.data import Pool
+from p2l_engine.tiny.linear_start import decode_linearly, encode_linearly, start_from_linear_map
+from p2l_engine.tiny.training import (
+    Training,
+    draw,
+    encode,
+    random_crops,
+    read_progress,
+    save,
+    save_progress,
+    token_ids,
+)
 
-WEIGHTS = Path(__file__).parent / "weights"
-SAVE_EVERY = 120.0  # seconds
-EMA_DECAY = 0.998
-CAPTIONS_DROPPED = 0.15
+CAPTIONS_DROPPED = 0.10
+PASSES = 8  # over the images of an epoch before others are drawn
+
+Pools = tuple[Pool, Pool]
+Captioned = list[tuple[Tensor, Tensor]]  # latents and token numbers of scenes, and of crops of photographs
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of the training; the defaults are those of the shipped model."""
+    """Sizes of the training; half of every batch are drawn scenes, half crops of photographs."""
 
-    scenes: int = 24_000
-    crops: int = 16_000
-    vae_steps: int = 4_900
-    vae_learning_rate: float = 2e-3
-    vae_whole_images: float = 0.15  # the last share of the steps sees whole images instead of 32x32 crops
-    unet_steps: int = 2_400
-    unet_learning_rate: float = 1.2e-3
-    unet_batch: tuple[int, int] = (24, 8)  # scenes, crops of photographs
-
-
-class Training:
-    """Parameters, their moving average, the optimiser and the step, saved and found again in one file."""
-
-    def __init__(
-        self,
-        modules: dict[str, nn.Module],
-        learning_rate: float,
-        steps: int,
-        path: Path,
-        share: Callable[[float], float] | None = None,
-        decay: float = EMA_DECAY,
-    ) -> None:
-        """``share``: the part of the learning rate at a progress in [0, 1]; if None, annealed to nought."""
-        self.modules, self.steps, self.path = modules, steps, path
-        self.share, self.decay = share or _annealed, decay
-        self.average = {name: _clone(module) for name, module in modules.items()}
-        parameters = [p for module in modules.values() for p in module.parameters()]
-        self.optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3, fused=True)
-        self.learning_rate, self.step = learning_rate, 0
-        if path.exists():
-            state = torch.load(path, weights_only=True)
-            for name, module in modules.items():
-                module.load_state_dict(state["modules"][name])
-            self.average, self.step = state["average"], state["step"]
-            self.optimiser.load_state_dict(state["optimiser"])
-
-    def run(self, loss: Callable[[int, torch.Generator], Tensor], name: str) -> None:
-        """Descend ``loss(step, generator)`` to the last step; the generator depends on the step alone."""
-        saved = started = time.monotonic()
-        first, mean = self.step, 0.0
-        while self.step < self.steps:
-            value = loss(self.step, torch.Generator().manual_seed(self.step))
-            self._descend(value)
-            mean = value.item() if self.step == first else 0.98 * mean + 0.02 * value.item()
-            self.step += 1
-            if time.monotonic() - saved > SAVE_EVERY or self.step == self.steps:
-                saved = time.monotonic()
-                self._save()
-                pace = (saved - started) / (self.step - first)
-                print(f"{name} step {self.step}/{self.steps}  loss {mean:.4f}  {pace:.3f} s/step", flush=True)
-
-    def averaged(self) -> dict[str, nn.Module]:
-        """The modules with their averaged parameters."""
-        for name, module in self.modules.items():
-            module.load_state_dict(self.average[name])
-            module.eval().requires_grad_(False)
-        return self.modules
-
-    def _descend(self, value: Tensor) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * self.share(self.step / self.steps)
-        self.optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_((p for group in self.optimiser.param_groups for p in group["params"]), 1.0)
-        self.optimiser.step()
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, module in self.modules.items():
-                for key, value in module.state_dict().items():
-                    kept = self.average[name][key]
-                    kept.lerp_(value, 1 - decay) if kept.is_floating_point() else kept.copy_(value)
-
-    def _save(self) -> None:
-        state = {
-            "modules": {name: module.state_dict() for name, module in self.modules.items()},
-            "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-        }
-        unfinished = self.path.with_suffix(".unfinished")
-        torch.save(state, unfinished)
-        unfinished.replace(self.path)
+    epoch: int = 4096  # scenes, and as many crops, that are drawn at a time
+    linear_steps: int = 3_000
+    linear_batch: int = 8
+    linear_learning_rate: float = 3e-3
+    vae_steps: int = 10_000
+    vae_batch: int = 12
+    vae_learning_rate: float = 1.5e-3
+    vae_whole_images: float = 0.15  # the last share of the steps sees a third as many whole images, not 32x32
+    decoder_steps: int = 1_500
+    decoder_batch: int = 6
+    decoder_learning_rate: float = 5e-4
+    unet_steps: int = 48_000
+    unet_batch: int = 32
+    unet_whole_every: int = 4  # one step of so many sees whole images, the others those of half the side
+    unet_learning_rate: float = 6e-4
+    unet_decay: float = 0.9995
 
 
-def _clone(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in module.state_dict().items()}
-
-
-def _annealed(progress: float) -> float:
-    """A short linear rise, then half a cosine to nought."""
-    return min(1.0, progress / 0.02) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def train_vae(recipe: Recipe, pools: tuple[data.Pool, data.Pool], work: Path, device: str) -> AutoencoderKL:
-    """The auto-encoder: absolute and squared error of images, half scenes and half photographs."""
+def train_vae(recipe: Recipe, photographs: list[Photograph], work: Path, device: str) -> AutoencoderKL:
+    """The auto-encoder, from its linear map on."""
     torch.manual_seed(0)
     vae = architecture.new_vae().to(device, memory_format=torch.channels_last)
-    training = Training({"vae": vae}, recipe.vae_learning_rate, recipe.vae_steps, work / "vae.pt")
+    pools = _epochs(recipe, photographs, lambda drawn: drawn)
+
+    def images(step: int, batch: int, side: int, generator: torch.Generator) -> Tensor:
+        drawn = pools(epoch_of(recipe, step, batch))
+        x = torch.cat([pool.batch(draw(pool, batch // 2, generator)) for pool in drawn])
+        x = x if side == x.shape[-1] else random_crops(x, side, generator)
+        return x.to(device, memory_format=torch.channels_last)
+
+    def noisy(mean: Tensor, generator: torch.Generator) -> Tensor:
+        return mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator).to(device)
+
+    def linear_loss(step: int, generator: torch.Generator) -> Tensor:
+        x = images(step, recipe.linear_batch, 32, generator)
+        mean = encode_linearly(vae, x)
+        return _error(decode_linearly(vae, noisy(mean, generator)), x) + _size(mean)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         whole = step >= (1 - recipe.vae_whole_images) * recipe.vae_steps
-        half = 4 if whole else 12
-        x = torch.cat([pool.batch(draw(pool, half, generator)) for pool in pools])
-        x = (x if whole else random_crops(x, 32, generator)).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16):
+        x = images(step, recipe.vae_batch // 3 if whole else recipe.vae_batch, 64 if whole else 32, generator)
+        with _autocast(device):
             mean = vae.encode(x).latent_dist.mean
-            noise = torch.randn(mean.shape, generator=generator).to(device)
-            error = vae.decode(mean + architecture.LATENT_NOISE * noise).sample.float() - x
-        return error.abs().mean() + 2 * error.square().mean() + 1e-3 * mean.float().square().mean()
+            decoded = vae.decode(noisy(mean, generator)).sample.float()
+            # A latent of half the size is to decode to the image of half the size (Skorokhodov et al., 2025):
+            # it keeps out of the latents the fine structure that a denoiser learns last.
+            half = mean[step % 2 :: 2]
+            smaller = vae.decode(noisy(avg_pool2d(half, 2), generator)).sample.float()
+        return (
+            _error(decoded, x) + 0.25 * _error(smaller, avg_pool2d(x[step % 2 :: 2], 2)) + _size(mean.float())
+        )
 
+    linear = Training({"vae": vae}, recipe.linear_learning_rate, recipe.linear_steps, work / "linear.pt")
+    linear.run(linear_loss, "linear map")
+    linear.averaged()
+    start_from_linear_map(vae)
+    vae.train().requires_grad_(True)
+    training = Training({"vae": vae}, recipe.vae_learning_rate, recipe.vae_steps, work / "vae.pt")
     training.run(loss, "vae")
     training.averaged()
-    with torch.no_grad():
-        sample = torch.cat([pool.batch(torch.arange(len(pool.captions))[:256]) for pool in pools]).to(device)
-        vae.register_to_config(scaling_factor=round(1 / vae.encode(sample).latent_dist.mean.std().item(), 5))
+
+    def squared_error(step: int, generator: torch.Generator) -> Tensor:
+        """Of whole images alone, which the encoder no longer follows: what PSNR measures."""
+        x = images(step, recipe.decoder_batch, 64, generator)
+        with torch.no_grad():
+            z = noisy(vae.encode(x).latent_dist.mean, generator)
+        return (vae.decode(z).sample - x).square().mean()
+
+    vae.decoder.train().requires_grad_(True)
+    decoder = Training(
+        {"decoder": vae.decoder}, recipe.decoder_learning_rate, recipe.decoder_steps, work / "decoder.pt"
+    )
+    decoder.run(squared_error, "decoder")
+    decoder.averaged()
+    _scale(vae, pools(0), device)
     return vae
 
 
 def train_unet(
     recipe: Recipe,
-    pools: tuple[data.Pool, data.Pool],
+    photographs: list[Photograph],
     vae: AutoencoderKL,
+    text: CLIPTextModel,
+    unet: UNet2DConditionModel,
     tokenizer: CLIPTokenizer,
+    first_step: int,
     work: Path,
     device: str,
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """The U-Net and its text encoder: weighted noise prediction, some captions dropped for the empty one."""
-    torch.manual_seed(0)
-    unet = architecture.new_unet().to(device, memory_format=torch.channels_last)
-    text = architecture.new_text_encoder(tokenizer).to(device)
-    training = Training(
-        {"unet": unet, "text": text}, recipe.unet_learning_rate, recipe.unet_steps, work / "unet.pt"
+) -> None:
+    """The U-Net and its text encoder: the squared error of v, some captions dropped for the empty one."""
+    unet.to(device, memory_format=torch.channels_last)
+    training = _unet_training(recipe, unet, text.to(device), work)
+    training.step = max(training.step, first_step)
+    alpha_bar = architecture.new_scheduler().alphas_cumprod
+    whole, half_side = (
+        latents_by_epoch(recipe, photographs, vae, tokenizer, device, reduced) for reduced in (1, 2)
     )
-    latents = [encode(vae, pool, device) for pool in pools]
-    tokens = [token_ids(tokenizer, pool.captions) for pool in pools]
-    empty = token_ids(tokenizer, [""])[0]
-    alpha_bar = DDIMScheduler.from_config(architecture.new_scheduler().config).alphas_cumprod
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        chosen = [draw(pool, n, generator) for pool, n in zip(pools, recipe.unet_batch, strict=True)]
-        z = torch.cat([part[index] for part, index in zip(latents, chosen, strict=True)])
-        ids = torch.cat([part[index] for part, index in zip(tokens, chosen, strict=True)])
-        dropped = torch.rand(len(z), generator=generator) < CAPTIONS_DROPPED
-        ids[dropped] = empty
-        t = torch.randint(1000, (len(z),), generator=generator)
+        wholes, apart = divmod(step, recipe.unet_whole_every)
+        latents, seen = (half_side, step) if apart else (whole, wholes)
+        z, ids = batch_of(latents(epoch_of(recipe, seen, recipe.unet_batch)), recipe, tokenizer, generator)
+        t = torch.randint(len(alpha_bar), (len(z),), generator=generator)
         noise = torch.randn(z.shape, generator=generator)
         a = alpha_bar[t].view(-1, 1, 1, 1)
-        noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16):
+        noised = (a.sqrt() * z + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
+        velocity = (a.sqrt() * noise - (1 - a).sqrt() * z).to(device)
+        with _autocast(device):
             embedding = text(ids.to(device)).last_hidden_state
-            predicted = unet(noisy, t.to(device), embedding).sample.float()
-        weight = ((1 - a) / a).clamp(0.2, 25).sqrt().to(device)
-        return (weight * (predicted - noise.to(device)).square()).mean()
+            predicted = unet(noised, t.to(device), embedding).sample.float()
+        return (predicted - velocity).square().mean()
 
     training.run(loss, "unet")
     training.averaged()
-    return unet, text
 
 
-def draw(pool: data.Pool, count: int, generator: torch.Generator) -> Tensor:
-    """Indices (count,) of images of the pool, with repetition."""
-    return torch.randint(len(pool.captions), (count,), generator=generator)
+def read_snapshot(folder: Path, device: str) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
+    """A model's networks, in float32; the auto-encoder frozen, the others to be trained further."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    return vae.to(device).requires_grad_(False), unet.to(device).train(), text.to(device).train()
 
 
-def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """A random square (B, C, side, side) of each image (B, C, H, W)."""
-    places = torch.randint(x.shape[-1] - side + 1, (len(x), 2), generator=generator).tolist()
-    return torch.stack(
-        [image[:, i : i + side, j : j + side] for image, (i, j) in zip(x, places, strict=True)]
+def latents_by_epoch(
+    recipe: Recipe,
+    photographs: list[Photograph],
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    device: str,
+    reduced: int = 1,
+) -> Callable[[int], Captioned]:
+    """The latents of an epoch's images, reduced by averaging, and their captions, by its number."""
+    return _epochs(
+        recipe,
+        photographs,
+        lambda drawn: [
+            (encode(vae, pool, device, reduced), token_ids(tokenizer, pool.captions)) for pool in drawn
+        ],
     )
+
+
+def batch_of(
+    latents: Captioned, recipe: Recipe, tokenizer: CLIPTokenizer, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Latents (B, C, h, w) and token numbers (B, L), half of scenes; some captions are the empty one."""
+    chosen = [
+        (z[index], ids[index])
+        for z, ids in latents
+        for index in [torch.randint(len(z), (recipe.unet_batch // 2,), generator=generator)]
+    ]
+    z, ids = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+    ids[torch.rand(len(z), generator=generator) < CAPTIONS_DROPPED] = token_ids(tokenizer, [""])[0]
+    return z, ids
+
+
+def _unet_training(recipe: Recipe, unet: UNet2DConditionModel, text: CLIPTextModel, work: Path) -> Training:
+    return Training(
+        {"unet": unet, "text": text},
+        recipe.unet_learning_rate,
+        recipe.unet_steps,
+        work / "unet.pt",
+        share=lambda progress: min(1.0, progress / 0.01),
+        decay=recipe.unet_decay,
+    )
+
+
+def _epochs(
+    recipe: Recipe, photographs: list[Photograph], prepare: Callable[[Pools], Prepared]
+) -> Callable[[int], Prepared]:
+    @lru_cache(maxsize=1)
+    def prepared(index: int) -> Prepared:
+        return prepare(data.epoch(photographs, recipe.epoch, index))
+
+    return prepared
+
+
+def epoch_of(recipe: Recipe, step: int, batch: int) -> int:
+    """The number of the epoch that a step of so many images belongs to."""
+    return step * batch // (PASSES * 2 * recipe.epoch)
+
+
+def _error(decoded: Tensor, x: Tensor) -> Tensor:
+    return (decoded - x).abs().mean() + 2 * (decoded - x).square().mean()
+
+
+def _size(mean: Tensor) -> Tensor:
+    return 1e-3 * mean.square().mean()
+
+
+def _autocast(device: str) -> torch.autocast:
+    """bfloat16 where the processor computes in it; where it only stores it, float32 is three times faster."""
+    fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=fast)
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pool: data.Pool, device: str, reduced: int = 1) -> Tensor:
-    """The pool's images, reduced by averaging, as scaled latents (N, C, h, w), the posterior's mean."""
-    batches: Iterator[Tensor] = iter(torch.arange(len(pool.captions)).split(100))
-    return vae.config.scaling_factor * torch.cat(
-        [
-            vae.encode(avg_pool2d(pool.batch(index), reduced).to(device)).latent_dist.mean.cpu()
-            for index in batches
-        ]
+def _scale(vae: AutoencoderKL, pools: Pools, device: str) -> None:
+    """Set the scaling factor: one over the standard deviation of the latents."""
+    sample = torch.cat([pool.batch(torch.arange(len(pool.captions))[:256]) for pool in pools]).to(device)
+    vae.register_to_config(scaling_factor=round(1 / vae.encode(sample).latent_dist.mean.std().item(), 5))
+
+
+def _tokenizer(photographs: list[Photograph], folder: Path) -> CLIPTokenizer:
+    if folder.exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    captions = [caption for _, caption in photographs] + data.scenes(1000, 0).captions
+    return train_tokenizer(captions, folder)
+
+
+def read_arguments(description: str, steps: int) -> argparse.Namespace:
+    """Of the commands that train something beside a finished model; the folder of checkpoints is made."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token numbers (N, 24) of the captions, padded or cut."""
-    encoded = tokenizer(
-        captions,
-        padding="max_length",
-        truncation=True,
-        max_length=architecture.TEXT_LENGTH,
-        return_tensors="pt",
-    )
-    return encoded.input_ids
-
-
-def save(
-    folder: Path,
-    vae: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    text: CLIPTextModel,
-    scheduler: DDIMScheduler,
-) -> None:
-    """Write the parts in diffusers' layout, half precision; the tokenizer stands in the folder already."""
-    for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text)):
-        module.cpu().half().save_pretrained(folder / name)
-    scheduler.save_pretrained(folder / "scheduler")
+    parser.add_argument("model", type=Path, help="folder of the model in diffusers' layout")
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the unpacked Debian packages")
+    parser.add_argument("--work", type=Path, default=Path("tiny-training"), help="folder of the checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder of what was trained")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=steps)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    return arguments
 
 
 def main() -> None:
-    """Read the command line and train."""
+    """Train, or write a snapshot, as the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the finished model")
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the unpacked Debian packages")
     parser.add_argument("--work", type=Path, default=Path("tiny-training"), help="folder of the checkpoints")
-    parser.add_argument("--mate-photographs", type=Path, default=MATE_FOLDER)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--vae-steps", type=int, default=Recipe.vae_steps)
-    parser.add_argument("--unet-steps", type=int, default=Recipe.unet_steps)
-    parser.add_argument("--images", type=int, help="use so many scenes and so many crops (for a quick trial)")
+    parser.add_argument("--start", type=Path, help="folder of a snapshot to go on from without a checkpoint")
+    parser.add_argument(
+        "--snapshot", type=Path, help="write the averaged weights to this folder, train nothing"
+    )
+    for name in ("epoch", "linear_steps", "vae_steps", "decoder_steps", "unet_steps"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe, name))
     arguments = parser.parse_args()
-    recipe = Recipe(
-        scenes=arguments.images or Recipe.scenes,
-        crops=arguments.images or Recipe.crops,
-        vae_steps=arguments.vae_steps,
-        unet_steps=arguments.unet_steps,
-    )
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    print("drawing scenes and cropping photographs", flush=True)
-    pools = (data.scenes(recipe.scenes, 0), data.training_crops(recipe.crops, 0, arguments.mate_photographs))
-    tokenizer = architecture.train_tokenizer(
-        (caption for pool in pools for caption in pool.captions), arguments.out / "tokenizer"
-    )
-    vae = train_vae(recipe, pools, arguments.work, arguments.device)
-    print_autoencoding(vae)
-    unet, text = train_unet(recipe, pools, vae, tokenizer, arguments.work, arguments.device)
-    print_denoising(vae, unet, text, tokenizer)
-    save(arguments.out, vae, unet, text, architecture.new_scheduler())
+    recipe = Recipe(arguments.epoch, linear_steps=arguments.linear_steps, vae_steps=arguments.vae_steps,
+                    decoder_steps=arguments.decoder_steps, unet_steps=arguments.unet_steps)  # fmt: skip
+    run(recipe, arguments.packages, arguments.work, arguments.device, arguments.start, arguments.snapshot)
+
+
+def run(
+    recipe: Recipe, packages: Path, work: Path, device: str, start: Path | None, snapshot: Path | None
+) -> None:
+    """Train to the end of the recipe, or write a snapshot of the checkpoints in ``work``.
+
+    Raises FileNotFoundError when a snapshot is asked for before the U-Net's first checkpoint.
+    """
+    if snapshot is not None and not (work / "unet.pt").exists():
+        raise FileNotFoundError(
+            f"no U-Net to write: {work / 'unet.pt'} is missing; train without --snapshot first"
+        )
+    photographs = training_photographs(packages)
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(photographs, work / "tokenizer" if start is None else start / "tokenizer")
+    torch.manual_seed(0)
+    if start is None:
+        vae = train_vae(recipe, photographs, work, device)
+        unet, text, first_step = architecture.new_unet(), new_text_encoder(tokenizer), 0
+    else:
+        vae, unet, text = read_snapshot(start, device)
+        first_step = read_progress(start)
+    if snapshot is None:
+        train_unet(recipe, photographs, vae, text, unet, tokenizer, first_step, work, device)
+        return
+    training = _unet_training(recipe, unet, text, work)
+    training.averaged()
+    tokenizer.save_pretrained(snapshot / "tokenizer")
+    save(snapshot, vae, unet, text, architecture.new_scheduler())
+    save_progress(snapshot, training.step)
 
 
 if __name__ == "__main__":

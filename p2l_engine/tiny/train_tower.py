@@ -14,16 +14,14 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from p2l_engine import LatentDiffusion, load_model
-from p2l_engine.priors.image_tower import ImageTower
+from p2l_engine.priors.image_tower import SHIPPED, ImageTower
 from p2l_engine.tiny import architecture, data
-from p2l_engine.tiny.evaluate import COUNT, held_out_scenes
-from p2l_engine.tiny.train import WEIGHTS, Training
+from p2l_engine.tiny.training import Training
 
 SCENES = 6_000
 STEPS = 1_000
 BATCH = 64
 LEARNING_RATE = 1e-3
-FOLDER = "image_tower"
 
 
 def new_tower() -> CLIPVisionModelWithProjection:
@@ -81,11 +79,12 @@ def train(model: LatentDiffusion, scenes: int, steps: int, work: Path) -> CLIPVi
 @torch.no_grad()
 def print_retrieval(tower: ImageTower, model: LatentDiffusion) -> None:
     """How often a held-out scene is told its own caption of all, and its caption against another."""
-    pool = held_out_scenes()
-    scores = tower(pool.batch(torch.arange(COUNT))) @ caption_vectors(model, pool.captions).T
-    first = (scores.argmax(dim=1) == torch.arange(COUNT)).float().mean()
-    above = (scores.diag()[:, None] > scores).float().sum() / (COUNT * (COUNT - 1))
-    print(f"held-out scenes: {first:.0%} told of {COUNT} captions, {above:.1%} of pairs", flush=True)
+    pool = data.held_out_scenes()
+    count = len(pool.captions)
+    scores = tower(pool.batch(torch.arange(count))) @ caption_vectors(model, pool.captions).T
+    first = (scores.argmax(dim=1) == torch.arange(count)).float().mean()
+    above = (scores.diag()[:, None] > scores).float().sum() / (count * (count - 1))
+    print(f"held-out scenes: {first:.0%} told of {count} captions, {above:.1%} of pairs", flush=True)
 
 
 def main() -> None:
@@ -93,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=WEIGHTS / FOLDER, help="folder of the finished tower")
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the finished tower")
     parser.add_argument("--work", type=Path, default=Path("tiny-training"), help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--scenes", type=int, default=SCENES)

@@ -33,7 +33,8 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
         unet=unet,
         text_encoder=architecture.new_text_encoder(tokenizer),
         tokenizer=tokenizer,
-        scheduler_config=dict(architecture.new_scheduler().config) | {"_class_name": "DDIMScheduler"},
+        scheduler_config=dict(architecture.new_scheduler().config)
+        | {"_class_name": "DDIMScheduler", "prediction_type": "epsilon"},
         dtype="float64",
     )
 

@@ -7,7 +7,6 @@ is no checkpoint.
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p2l_engine.tiny import data
-from p2l_engine.tiny.evaluate import COUNT, held_out_scenes
-from p2l_engine.tiny.photographs import MATE_FOLDER
-from p2l_engine.tiny.train import Training, random_crops
+from p2l_engine.tiny.collection import training_photographs
+from p2l_engine.tiny.training import Training, random_crops, read_progress, save_progress
 
 WEIGHTS = Path(__file__).parent / "weights"
 WARM_UP = 50  # steps
-PROGRESS = "training.json"  # beside the weights: the steps so far
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,13 @@ def new_scheduler() -> DDPMScheduler:
     )
 
 
-def draw_images(recipe: Recipe, work: Path, mate_folder: Path) -> NDArray[np.uint8]:
+def draw_images(recipe: Recipe, work: Path, packages: Path) -> NDArray[np.uint8]:
     """Scenes and crops of photographs, (2, N, 64, 64, 3); kept beside the checkpoint."""
     kept = work / "images.npy"
     if not kept.exists():
         print("drawing scenes and cropping photographs", flush=True)
-        scenes = data.scenes(recipe.images, 0).images
-        np.save(kept, np.stack([scenes, data.training_crops(recipe.images, 0, mate_folder).images]))
+        pools = data.epoch(training_photographs(packages), recipe.images, 0)
+        np.save(kept, np.stack([pool.images for pool in pools]))
     drawn: NDArray[np.uint8] = np.load(kept)
     return drawn
 
@@ -108,8 +105,8 @@ def train(
 def print_denoising(unet: UNet2DModel) -> None:
     """Mean squared error of the clean image, predicted from noisy held-out scenes and crops."""
     alpha_bar, device = new_scheduler().alphas_cumprod, next(unet.parameters()).device
-    for name, pool in (("scenes", held_out_scenes()), ("crops", data.held_out_crops(COUNT))):
-        x = pool.batch(torch.arange(COUNT))
+    for name, pool in (("scenes", data.held_out_scenes()), ("crops", data.held_out_crops("test"))):
+        x = pool.batch(torch.arange(len(pool.captions)))
         for t in (50, 100, 300, 500, 700, 900):
             a = alpha_bar[t]
             noisy, _ = _noised(x, a, torch.Generator().manual_seed(0))
@@ -129,7 +126,7 @@ def save(folder: Path, unet: UNet2DModel, step: int) -> None:
     """Write a diffusers folder, in half precision, and how far the training is."""
     unet.cpu().half().save_pretrained(folder / "unet")
     new_scheduler().save_pretrained(folder / "scheduler")
-    (folder / PROGRESS).write_text(json.dumps({"step": step}) + "\n")
+    save_progress(folder, step)
 
 
 def main() -> None:
@@ -143,7 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--snapshot", action="store_true", help="write the checkpoint's average, train nothing"
     )
-    parser.add_argument("--mate-photographs", type=Path, default=MATE_FOLDER)
+    parser.add_argument("--packages", type=Path, help="folder of the unpacked Debian packages, to train")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--images", type=int, default=Recipe.images, help="scenes, and as many crops")
@@ -151,6 +148,8 @@ def main() -> None:
     checkpoint = arguments.work / "unet.pt"
     if arguments.snapshot and not checkpoint.exists():
         parser.error(f"--snapshot: there is no checkpoint {checkpoint}")
+    if not arguments.snapshot and arguments.packages is None:
+        parser.error("--packages: training draws photographs from the packages in that folder")
     recipe = Recipe(images=arguments.images, steps=arguments.steps)
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -165,9 +164,9 @@ def main() -> None:
         decay=recipe.decay,
     )
     if arguments.start and not checkpoint.exists():
-        training.step = json.loads((WEIGHTS / PROGRESS).read_text())["step"]
+        training.step = read_progress(WEIGHTS)
     if not arguments.snapshot:
-        images = draw_images(recipe, arguments.work, arguments.mate_photographs)
+        images = draw_images(recipe, arguments.work, arguments.packages)
         train(recipe, images, unet, training, arguments.device)
     training.averaged()
     print_denoising(unet)

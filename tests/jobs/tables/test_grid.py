@@ -27,7 +27,7 @@ def test_reported_images_are_not_those_that_settings_were_tuned_on() -> None:
     for _, here, _ in reported:
         for _, there, _ in tuned_on:
             assert np.abs(here.astype(float) - there).mean() > 1
-    names = [{key.split("-")[0] for key, _, _ in images[1::2]} for images in (reported, tuned_on)]
+    names = [{key.rpartition("-")[0] for key, _, _ in images[1::2]} for images in (reported, tuned_on)]
     assert not names[0] & names[1]
 
 

@@ -9,7 +9,7 @@ import torch
 from p2l_engine import LatentDiffusion
 from p2l_engine.priors.image_tower import SHIPPED, check_tower, load_tower
 from p2l_engine.tiny import train_tower
-from p2l_engine.tiny.evaluate import held_out_scenes
+from p2l_engine.tiny.data import held_out_scenes
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from p2l_engine import load_model, methods, operators, restore
 from p2l_engine.priors.pixel import PixelDiffusion
 from p2l_engine.schedule import posterior_mean
 from p2l_engine.seeding import generator
-from p2l_engine.tiny import data, evaluate
+from p2l_engine.tiny import data
 from p2l_engine.tiny.pixel import train
 
 
@@ -29,9 +29,10 @@ def test_a_training_in_miniature_writes_a_model_that_loads_and_goes_on(
 ) -> None:
     scenes = data.scenes(4, 0).images
     np.save(tmp_path / "images.npy", np.stack([scenes, scenes]))
-    monkeypatch.setattr(train, "COUNT", 4)
-    monkeypatch.setattr(evaluate, "COUNT", 4)
-    run(monkeypatch, tmp_path, "--steps", "3", "--device", "cpu")
+    monkeypatch.setattr(data, "HELD_OUT_SCENES", 4)
+    monkeypatch.setattr(data, "HELD_OUT_EXTENTS", (360,))
+    training = ("--packages", str(tmp_path), "--device", "cpu")
+    run(monkeypatch, tmp_path, "--steps", "3", *training)
     assert "held-out crops from their noised at t = 900: squared error 0." in capsys.readouterr().out
     assert json.loads((tmp_path / "model" / "training.json").read_text()) == {"step": 3}
     model = load_model(str(tmp_path / "model"))
@@ -40,7 +41,7 @@ def test_a_training_in_miniature_writes_a_model_that_loads_and_goes_on(
         first = model.predict_noise(x, 500)
     assert torch.isfinite(first).all() and model.process.prediction_type == "v_prediction"
 
-    run(monkeypatch, tmp_path, "--steps", "5", "--device", "cpu")
+    run(monkeypatch, tmp_path, "--steps", "5", *training)
     assert json.loads((tmp_path / "model" / "training.json").read_text()) == {"step": 5}
     with torch.no_grad():
         later = load_model(str(tmp_path / "model")).predict_noise(x, 500)
@@ -56,6 +57,14 @@ def test_a_snapshot_of_no_checkpoint_is_refused(
     with pytest.raises(SystemExit):
         run(monkeypatch, tmp_path, "--snapshot")
     assert "there is no checkpoint" in capsys.readouterr().err
+
+
+def test_training_without_photographs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path)
+    assert "--packages" in capsys.readouterr().err
 
 
 def test_the_weights_are_safetensors_of_at_most_20_mib() -> None:
@@ -74,7 +83,7 @@ def tiny_pixel() -> PixelDiffusion:
 @pytest.mark.parametrize("t", [300, 500])
 def test_the_shipped_model_denoises_what_it_never_saw(tiny_pixel: PixelDiffusion, t: int) -> None:
     """Better than x_t scaled, which is all that it knew before it was trained."""
-    pools = (data.scenes(8, data.HELD_OUT_SEED), data.held_out_crops(8))
+    pools = (data.held_out_scenes(), data.held_out_crops("test"))
     x = torch.cat([pool.batch(torch.arange(8)) for pool in pools])
     a = float(tiny_pixel.process.alphas_cumprod[t])
     noisy = a**0.5 * x + (1 - a) ** 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))

@@ -1,8 +1,8 @@
-"""How good the model is at what restoration asks of it: ``python -m p2l_engine.tiny.photo.yardstick MODEL``.
+"""How good the model is at what restoration asks of it: ``python -m p2l_engine.tiny.yardstick MODEL``.
 
-Printed on crops of the held-out photographs of one half: what the auto-encoder keeps, the error of the
-denoiser's E[z_0 | z_t], and the PSNR of pictures freed of noise in one step, beside non-local means, which
-needs no network.
+Printed on held-out drawn scenes and on crops of the held-out photographs of one half: what the auto-encoder
+keeps, and the error of the denoiser's E[z_0 | z_t] with the right caption, the empty and a wrong one; on the
+crops also the PSNR of pictures freed of noise in one step, beside non-local means, which needs no network.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from p2l_engine import LatentDiffusion, load_model
 from p2l_engine.schedule import posterior_mean
-from p2l_engine.tiny.photo.collection import Half
-from p2l_engine.tiny.photo.stream import held_out_crops
+from p2l_engine.tiny.collection import Half
+from p2l_engine.tiny.data import HELD_OUT_EXTENTS, Pool, held_out_crops, held_out_scenes
 
-TIMESTEPS = (50, 100, 200, 400, 600, 800)
+TIMESTEPS = (50, 100, 200, 400, 500, 600, 800)
 SIGMAS = (0.1, 0.2, 0.4)  # of noise on images in [-1, 1]
 
 
@@ -56,20 +56,37 @@ def non_local_means(y: Tensor, sigma: float) -> Tensor:
     ))  # fmt: skip
 
 
-@torch.no_grad()
 def print_figures(model: LatentDiffusion, half: Half) -> None:
-    """Print the figures on the crops of a half of the held-out photographs."""
-    pool = held_out_crops(half)
-    count = len(pool.captions)
+    """Print the figures on drawn scenes and on the crops of a half of the held-out photographs."""
+    crops = held_out_crops(half)
+    print_latents(model, "drawn scenes", held_out_scenes())
+    print_latents(model, f"crops of the {half} photographs", crops)
+    print_denoising(model, crops)
+
+
+@torch.no_grad()
+def print_latents(model: LatentDiffusion, name: str, pool: Pool) -> None:
+    """Print what the auto-encoder keeps, and the denoiser's error with three kinds of captions."""
+    count, apart = len(pool.captions), len(HELD_OUT_EXTENTS)  # so many crops have one caption
+    captions = {
+        "the right": pool.captions,
+        "the empty": [""] * count,
+        "a wrong": pool.captions[apart:] + pool.captions[:apart],
+    }
     x = pool.batch(torch.arange(count)).double()
     z = model.encode(x)
-    print(f"{count} crops of the {half} photographs", flush=True)
-    print(f"auto-encoding: {psnr(x, model.decode(z)):.2f} dB", flush=True)
+    print(f"{count} {name}\nauto-encoding: {psnr(x, model.decode(z)):.2f} dB", flush=True)
     for t in TIMESTEPS:
-        right, empty = (latent_error(model, z, t, captions) for captions in (pool.captions, [""] * count))
-        print(
-            f"error of E[z_0 | z_t] at t = {t}: {right:.4f}, with the empty caption {empty:.4f}", flush=True
+        errors = ", ".join(
+            f"{latent_error(model, z, t, texts):.4f} with {kind}" for kind, texts in captions.items()
         )
+        print(f"error of E[z_0 | z_t] at t = {t}: {errors} caption", flush=True)
+
+
+@torch.no_grad()
+def print_denoising(model: LatentDiffusion, pool: Pool) -> None:
+    """Print the PSNR of pictures freed of noise."""
+    x = pool.batch(torch.arange(len(pool.captions))).double()
     for sigma in SIGMAS:
         y = x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
         answers = {

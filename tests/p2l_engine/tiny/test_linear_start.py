@@ -2,8 +2,8 @@
 
 import torch
 
-from p2l_engine.tiny.photo.architecture import LATENT_CHANNELS, new_vae
-from p2l_engine.tiny.photo.linear_start import decode_linearly, encode_linearly, start_from_linear_map
+from p2l_engine.tiny.architecture import LATENT_CHANNELS, new_vae
+from p2l_engine.tiny.linear_start import decode_linearly, encode_linearly, start_from_linear_map
 
 
 @torch.no_grad()

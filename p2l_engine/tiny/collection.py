@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from p2l_engine.tiny.photo.qt_resource import read_resources
+from p2l_engine.tiny.qt_resource import read_resources
 
 HERE = Path(__file__).parent
 PYTHON_PACKAGES = {"scikit-image": ("skimage", "data"), "scikit-learn": ("sklearn", "datasets/images")}
@@ -56,14 +56,16 @@ def training_photographs(packages: Path, table: Path = HERE / "training.csv") ->
 
 
 @cache
-def held_out_photographs(half: Half) -> list[Photograph]:
-    """Fourteen photographs, 480x360, never trained on: those to tune settings on, or those to test on."""
+def held_out_photographs(half: Half) -> dict[str, Photograph]:
+    """Fourteen photographs by name, 480x360, never trained on: to tune settings on, or to test on."""
     folder = HERE / "held_out"
-    return [
-        Photograph(_read(folder / half / row["file"]), f"a photograph of {row['subject']}")
+    return {
+        Path(row["file"]).stem: Photograph(
+            _read(folder / half / row["file"]), f"a photograph of {row['subject']}"
+        )
         for row in csv.DictReader((folder / "photographs.csv").read_text().splitlines())
         if row["half"] == half
-    ]
+    }
 
 
 def _folder(package: str, packages: Path) -> Path:

@@ -1,6 +1,6 @@
-"""Train a small decoder for gradients: ``python -m p2l_engine.tiny.photo.small_decoder MODEL``.
+"""Train a small decoder for gradients: ``python -m p2l_engine.tiny.small_decoder MODEL``.
 
-It imitates D(z) of the model of photographs at a quarter of its cost. Its class is that of TAESD, which is
+It imitates D(z) of the small model at a quarter of its cost. Its class is that of TAESD, which is
 Stable Diffusion's; the encoder, which nothing here uses, is as small as can be.
 """
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from transformers import CLIPTokenizer
 
-from p2l_engine.tiny.photo.architecture import LATENT_CHANNELS
-from p2l_engine.tiny.photo.collection import Photograph, training_photographs
-from p2l_engine.tiny.photo.stream import held_out_crops
-from p2l_engine.tiny.photo.train import (
+from p2l_engine.tiny.architecture import LATENT_CHANNELS
+from p2l_engine.tiny.collection import Photograph, training_photographs
+from p2l_engine.tiny.data import held_out_crops
+from p2l_engine.tiny.train import (
     Recipe,
     batch_of,
     epoch_of,
@@ -23,8 +23,8 @@ from p2l_engine.tiny.photo.train import (
     read_arguments,
     read_snapshot,
 )
-from p2l_engine.tiny.photo.yardstick import psnr
-from p2l_engine.tiny.train import Training, encode
+from p2l_engine.tiny.training import Training, encode
+from p2l_engine.tiny.yardstick import psnr
 
 STEPS, LEARNING_RATE = 2_000, 2e-3
 LARGEST_NOISE = 0.5  # standard deviation of what is added to latents, so that it follows D beside them too

@@ -1,4 +1,4 @@
-"""Distil the small model of photographs to a few steps: ``python -m p2l_engine.tiny.photo.distill``.
+"""Distil the small model to a few steps: ``python -m p2l_engine.tiny.distill``.
 
 Latent consistency distillation (Luo et al., 2023) into a low-rank adapter of the U-Net, as LCM-LoRA is for
 Stable Diffusion: the student's clean latent is to be the same anywhere along the teacher's path to it.
@@ -26,9 +26,9 @@ from transformers import CLIPTokenizer
 
 from p2l_engine.priors.lora import FILE
 from p2l_engine.schedule import ddim_step
-from p2l_engine.tiny.photo import architecture
-from p2l_engine.tiny.photo.collection import Photograph, training_photographs
-from p2l_engine.tiny.photo.train import (
+from p2l_engine.tiny import architecture
+from p2l_engine.tiny.collection import Photograph, training_photographs
+from p2l_engine.tiny.train import (
     Recipe,
     batch_of,
     epoch_of,
@@ -36,7 +36,7 @@ from p2l_engine.tiny.photo.train import (
     read_arguments,
     read_snapshot,
 )
-from p2l_engine.tiny.train import Training
+from p2l_engine.tiny.training import Training
 
 HUBER = 0.03
 
