@@ -17,7 +17,7 @@ from p2l_engine import metrics
 from p2l_engine.metrics import FeatureSums, efficientnet, frechet_distance, kernel_distance
 from p2l_engine.metrics.networks import unit_distances
 
-HELD_OUT = (data.astronaut, data.coffee, data.chelsea, data.rocket)
+PHOTOGRAPHS = (data.astronaut, data.coffee, data.chelsea, data.rocket)
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +112,11 @@ def test_the_shipped_weights_see_what_photographs_show(network: metrics.Scorer) 
 
 
 def test_the_perceptual_distance_grows_with_blur_and_with_noise(network: metrics.Scorer) -> None:
-    """On four held-out photographs, in four sizes of each; 0 for itself, and symmetric."""
+    """On four photographs, in four sizes of each; 0 for itself, and symmetric."""
     assert network.distances is not None
     rng = np.random.default_rng(0)
     for side in (64, 129):
-        pictures = [square(of(), side) for of in HELD_OUT]
+        pictures = [square(of(), side) for of in PHOTOGRAPHS]
         clean = batch(*pictures)
         assert network.distances(clean, clean).abs().max() == 0
         blurred = [batch(*(p.filter(ImageFilter.GaussianBlur(r)) for p in pictures)) for r in (0.5, 1, 2, 4)]
@@ -175,7 +175,7 @@ def test_vendors_networks_take_the_file_that_they_are_given(tmp_path: Path) -> N
     folder = Path(str(torchmetrics.__file__)).parent / "functional" / "image" / "lpips_models"
     learned = list(torch.load(folder / "alex.pth", "cpu", weights_only=True).values())
     scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[:, :, None, None]
-    x, y = (batch(square(of(), 64)) for of in HELD_OUT[:2])
+    x, y = (batch(square(of(), 64)) for of in PHOTOGRAPHS[:2])
     maps = [((image.float() / 127.5 - 1) - scale[0]) / scale[1] for image in (x, y)]
     expected = torch.zeros(1)
     for number, layer in enumerate(trunk.features[:12]):
