@@ -8,7 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ def folder(unet: UNet2DConditionModel, tmp_path_factory: pytest.TempPathFactory)
     unet.save_pretrained(folder / "unet")
     architecture.new_vae().save_pretrained(folder / "vae")
     architecture.new_text_encoder(tokenizer).save_pretrained(folder / "text_encoder")
-    architecture.new_scheduler().save_pretrained(folder / "scheduler")
+    schedule = architecture.new_scheduler().config
+    DDIMScheduler.from_config(schedule, prediction_type="epsilon").save_pretrained(folder / "scheduler")
     return folder
 
 

@@ -28,20 +28,21 @@ def test_a_gpu_that_is_not_there_is_named_before_it_is_asked_what_it_can() -> No
 
 
 def test_the_adapter_of_a_job_is_in_the_model(tmp_path: Path) -> None:
-    """Its last convolution, of 6 channels from 64, made 0 by half its own weight's two."""
+    """Its last convolution, the network's v, made 0 by half its own weight's two but for the bias."""
     plain = load_latent(ModelConfig.model_validate({"id": "tiny", "device": "cpu"}))
-    weight = plain._unet.conv_out.weight.detach()
+    weight, channels = plain._unet.conv_out.weight.detach(), plain.latent_channels
     factors = {
         "lora_unet_conv_out.lora_down.weight": -2 * weight,
-        "lora_unet_conv_out.lora_up.weight": torch.eye(6)[..., None, None],
-        "lora_unet_conv_out.alpha": torch.tensor(3.0),
+        "lora_unet_conv_out.lora_up.weight": torch.eye(channels)[..., None, None],
+        "lora_unet_conv_out.alpha": torch.tensor(channels / 2),
     }
     save_file(factors, tmp_path / "off.safetensors")
     adapted = {"id": "tiny", "device": "cpu", "lora": str(tmp_path / "off.safetensors")}
     model = load_latent(ModelConfig.model_validate(adapted))
-    z, C = torch.randn(1, 6, 16, 16), plain.embed_prompts(["a cat"])
-    bias = plain._unet.conv_out.bias[None, :, None, None].expand(1, 6, 16, 16)
-    torch.testing.assert_close(model.predict_noise(z, 9, C), bias, rtol=0, atol=1e-6)
+    z, C = torch.randn(1, channels, 16, 16), plain.embed_prompts(["a cat"])
+    a, v = model.process.alphas_cumprod[9], plain._unet.conv_out.bias[None, :, None, None]
+    expected = (a.sqrt() * v + (1 - a).sqrt() * z).to(z)
+    torch.testing.assert_close(model.predict_noise(z, 9, C), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("tf32", True), ("auto", False), ("float32", False)])

@@ -53,7 +53,7 @@ def test_so_do_methods_over_pixels(pixel_model: PixelDiffusion) -> None:
 
 def test_a_gradient_holds_less_at_its_peak(tiny_model: LatentDiffusion) -> None:
     def peak() -> int:
-        z = torch.zeros(1, 6, 16, 16, requires_grad=True)
+        z = torch.zeros(1, tiny_model.latent_channels, 16, 16, requires_grad=True)
         with OperationCounter() as counter:
             torch.autograd.grad(tiny_model.decode(z).sum(), z)
         return counter.peak_bytes

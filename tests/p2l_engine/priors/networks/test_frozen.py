@@ -57,7 +57,7 @@ def test_every_precision_has_torch_s_gradients(worth: Callable[[int], None], dty
 
     def gradients(numbers: int) -> tuple[Tensor, ...]:
         worth(numbers)
-        z = torch.ones(2, 6, 8, 8, requires_grad=True)
+        z = torch.ones(2, model.latent_channels, 8, 8, requires_grad=True)
         C = torch.ones(2, *model.embedding_shape, requires_grad=True)
         return torch.autograd.grad(model.decode(model.predict_noise(z, 500, C)).square().sum(), (z, C))
 
@@ -68,7 +68,7 @@ def test_every_precision_has_torch_s_gradients(worth: Callable[[int], None], dty
 def test_a_gradient_holds_half_at_its_peak(worth: Callable[[int], None], tiny_model: LatentDiffusion) -> None:
     def peak(numbers: int) -> int:
         worth(numbers)
-        z = torch.zeros(1, 6, 16, 16, requires_grad=True)
+        z = torch.zeros(1, tiny_model.latent_channels, 16, 16, requires_grad=True)
         with OperationCounter() as counter:
             torch.autograd.grad(tiny_model.decode(z).sum(), z)
         return counter.peak_bytes

@@ -51,7 +51,8 @@ def test_gradients_are_those_of_float32_and_leave_the_networks_in_it(
     half_model: LatentDiffusion, tiny_model: LatentDiffusion
 ) -> None:
     def gradients(model: LatentDiffusion) -> tuple[Tensor, ...]:
-        z = torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        drawn = torch.Generator().manual_seed(0)
+        z = torch.randn(1, model.latent_channels, 8, 8, generator=drawn).requires_grad_()
         C = tiny_model.embed_prompts(["a red square"]).requires_grad_()
         z0 = posterior_mean(z, model.predict_noise(z, 500, C), float(model.process.alphas_cumprod[500]))
         return torch.autograd.grad((model.encode(model.decode(z0)) - 1).norm(), (z, C))
