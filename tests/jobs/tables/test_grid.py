@@ -35,9 +35,11 @@ def test_reported_images_are_not_those_that_settings_were_tuned_on() -> None:
 def test_held_out_photographs_come_in_turn_at_any_side(side: int) -> None:
     images = held_out.photographs(30, side=side)
     assert {pixels.shape for _, pixels, _ in images} == {(side, side, 3)}
-    assert len({pixels.tobytes() for _, pixels, _ in images}) == len({key for key, _, _ in images}) == 30
     names = [key.rpartition("-")[0] for key, _, _ in images]
-    assert len(set(names[:14])) == 14 and names[14:28] == names[:14]
+    assert (
+        len(set(names[:14])) == 14 and names[14:28] == names[:14] and len({key for key, _, _ in images}) == 30
+    )
+    assert len({pixels.tobytes() for _, pixels, _ in images[:14]}) == 14
 
 
 def test_a_cell_is_the_job_that_its_row_and_column_give_together() -> None:

@@ -268,14 +268,14 @@ def test_a_method_is_refused_where_the_model_is_of_the_other_kind(pixel_folder: 
 
 def test_an_adapter_is_held_against_the_model_before_anything_loads(tmp_path: Path) -> None:
     """Of which the small shipped one has a U-Net whose text is 128 wide, Stable Diffusion's 768."""
-    part = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    part = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     save_file(
-        {f"{part}.lora_A.weight": torch.ones(2, 768), f"{part}.lora_B.weight": torch.ones(64, 2)},
+        {f"{part}.lora_A.weight": torch.ones(2, 768), f"{part}.lora_B.weight": torch.ones(128, 2)},
         tmp_path / "lcm.safetensors",
     )
     (problem,) = problems(MINIMAL | {"model": {"id": "tiny", "lora": str(tmp_path / "lcm.safetensors")}})
     assert problem.startswith("model.lora: got ")
-    assert "for a weight (64, 768) where it has (64, 128)" in problem
+    assert "for a weight (128, 768) where it has (128, 128)" in problem
 
 
 def test_a_label_is_asked_for_where_the_network_takes_one(pixel_folder: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_most_that_methods_need_is_well_within_enough(model: str, method: st
     image = (3, SIDE, SIDE)
     found = count_solver(without_weights(architecture), image, image, 1, methods.build(method))
     numbers = found.step_bytes / 4 / SIDE**2 / architecture.features
-    assert 60 < numbers < 0.7 * ENOUGH
+    assert 50 < numbers < 0.7 * ENOUGH
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_what_fits_only_with_checkpointing_is_restored_with_it_and_what_does_not
     small, large = worker(rows(SIDE, 2 * SIDE))
     assert small["image"] == expected and worker.checkpointing
     assert large["status"] == "error" and large["error"].startswith(
-        "cannot restore the image: too large for the memory here: 128x128 pixels need 0.07"
+        "cannot restore the image: too large for the memory here: 128x128 pixels need 0.08"
     )
     assert large["error"].endswith("and there are 0.0361; allowed: at most 80x80")
 
