@@ -27,7 +27,6 @@ from jobs.faults import preemptions as preemption_benchmark
 from jobs.tables import figures, held_out
 from jobs.tables import grid as grids
 from jobs.tables import pareto as curve
-from p2l_engine.tiny.collection import Half
 from pipeline.prices import load_prices
 from pipeline.stores import storage
 
@@ -46,21 +45,26 @@ Steps = Annotated[int | None, typer.Option(help="DDIM steps, instead of the pres
 @app.command()
 def quality(
     out: Out = "quality",
-    images: Images = 32,
+    images: Images = 28,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     steps: Steps = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help=f"One of: {', '.join(quality_benchmark.KINDS)}. Default: all.")
+    ] = None,
     task: Tasks = None,
     method: Annotated[
         list[str] | None, typer.Option(help=f"One of: {', '.join(quality_benchmark.ROWS)}. Default: all.")
     ] = None,
 ) -> None:
-    """Restore held-out images by every method and print the table; quality.csv has each image's figures."""
-    known = quality_benchmark.ROWS
-    chosen = {name: known[name] for name in _known("method", method, list(known))}
-    grid = _table(_tasks(task), chosen, out, images, seeds, steps)
-    storage.write_text(storage.join(out, "quality.csv"), figures.records(grid, out, seeds))
-    table = figures.read(grid, out, seeds)
-    print(figures.overview(grid, table), figures.every_figure(grid, table), sep="\n\n")
+    """Restore held-out images by every method; print a table a kind, with each image's in its quality.csv."""
+    known, tasks = quality_benchmark.ROWS, _tasks(task)
+    rows = {name: known[name] for name in _known("method", method, list(known))}
+    for name in _known("kind", kind, list(quality_benchmark.KINDS)):
+        folder = storage.join(out, name)
+        grid = _table(tasks, rows, folder, quality_benchmark.KINDS[name](images), seeds, steps)
+        storage.write_text(storage.join(folder, "quality.csv"), figures.records(grid, folder, seeds))
+        table = figures.read(grid, folder, seeds)
+        print(f"## {name}", figures.overview(grid, table), figures.every_figure(grid, table), sep="\n\n")
 
 
 @app.command()
@@ -75,7 +79,8 @@ def pareto(
 ) -> None:
     """Restore held-out images in ways of every cost; print and draw quality against cost (pareto.png)."""
     chosen = {name: curve.WAYS[name] for name in _known("way", way, list(curve.WAYS))}
-    grid = _table(_tasks(task), chosen | {curve.FIRST: curve.WAYS[curve.FIRST]}, out, images, seeds, None)
+    rows = chosen | {curve.FIRST: curve.WAYS[curve.FIRST]}
+    grid = _table(_tasks(task), rows, out, held_out.examples(images), seeds)
     for said in grids.score(grid, out, seeds):
         print(said, flush=True)
     found = curve.points(grid, out, seeds)
@@ -105,7 +110,8 @@ def tune(
 ) -> None:
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
-    tried = _table(_tasks(task), tuning.rows(grid), out, images, 1, steps, held_out.TUNED_ON)
+    apart = held_out.examples(images, held_out.TUNED_ON)
+    tried = _table(_tasks(task), tuning.rows(grid), out, apart, 1, steps)
     print(figures.every_figure(tried, figures.read(tried, out, 1)))
 
 
@@ -129,13 +135,12 @@ def _table(
     tasks: list[str],
     rows: dict[str, grids.Part],
     out: str,
-    images: int,
+    images: list[held_out.Example],
     seeds: int,
-    steps: int | None,
-    which: Half = held_out.REPORTED,
+    steps: int | None = None,
 ) -> grids.Grid:
-    """Computes what is missing of a table of held-out images."""
-    grid = quality_benchmark.grid(tasks, rows, quality_benchmark.shards(out, images, which), steps)
+    """Computes what is missing of a table of images."""
+    grid = quality_benchmark.grid(tasks, rows, quality_benchmark.shards(out, images), steps)
     for line in grids.run(grid, out, seeds):
         print(line, flush=True)
     return grid

@@ -29,8 +29,9 @@ TUNED = "K=5"
 
 def run(task: str, images: int, out: str) -> Iterator[str]:
     """Lines on what is computed, then two tables in Markdown: quality, and the right caption's rank."""
-    reported = shards(out, images)
-    others = _grid(task, shards(f"{out}/others", images, held_out.TUNED_ON), {TUNED: _p2l(5)})
+    reported = shards(out, held_out.examples(images))
+    apart = held_out.examples(images, held_out.TUNED_ON)
+    others = _grid(task, shards(f"{out}/others", apart), {TUNED: _p2l(5)})
     yield from grids.run(others, storage.join(out, "others"), seeds=1)
     folder = Cell(TUNED, task, 0).folder(storage.join(out, "others"))
     read_prompts(folder, [], words=False, images=0)

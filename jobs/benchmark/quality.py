@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.tables import held_out
 from jobs.tables.grid import PROMPTED, Grid, Part
-from p2l_engine.tiny.collection import Half
 from pipeline.stores import storage
 
 TASKS: dict[str, dict[str, Any]] = {  # `operator:` blocks
@@ -20,7 +19,14 @@ TASKS: dict[str, dict[str, Any]] = {  # `operator:` blocks
 }
 
 
-def _row(name: str, against: str | None = None, *, captioned: bool = False, **settings: Any) -> Part:
+# What is restored, and tabled apart.
+KINDS: dict[str, Callable[[int], list[held_out.Example]]] = {
+    "photographs": held_out.photographs,
+    "scenes": held_out.scenes,
+}
+
+
+def _row(name: str, against: str | None, *, captioned: bool = False, **settings: Any) -> Part:
     """A method with the settings of preset tiny, where it has any, and of those given."""
     method = {"method": {"name": name, "preset": "tiny", **settings}}
     return Part({**method, **PROMPTED} if captioned else method, against)
@@ -31,27 +37,23 @@ def _p2l(against: str, iterations: int, **settings: Any) -> Part:
     return _row("p2l", against, prompt_tuning=tuning, **settings)
 
 
+BEST_WITHOUT, PLAIN = "total variation", "P2L, K=0"  # of no network; what its variants are compared with
 ROWS = {
-    "adjoint": _row("adjoint"),
-    "bicubic": _row("bicubic", "adjoint"),
-    "total variation": _row("tv", "adjoint"),
-    "LDPS": _row("ldps", "adjoint"),
-    "P2L, K=0": _p2l("LDPS", 0),
-    "P2L, K=1": _p2l("P2L, K=0", 1),
-    "P2L, K=0, right caption": _p2l("P2L, K=0", 0, captioned=True),
-    "PSLD": _row("psld", "LDPS"),
-    "GML-DPS": _row("gml_dps", "LDPS"),
-    "LDIR": _row("ldir", "LDPS"),
-    "LDPS + projection": _row("ldps", "LDPS", projection={"every": 4, "onto": "none"}),
-    "LDPS + tuning": _row("ldps", "LDPS", prompt_tuning={"iterations": 1, "learning_rate": 0.05}),
-    "LDPS, right caption": _row("ldps", "LDPS", captioned=True),
-    "P2L-Adam, K=0": _p2l("LDIR", 0, preset="tiny_adam"),
-    "P2L-Adam, K=1": _p2l("P2L-Adam, K=0", 1, preset="tiny_adam"),
-    "P2L, K=3": _p2l("P2L, K=0", 3),
-    "P2L, K=5": _p2l("P2L, K=0", 5),
-    "P2L-Adam, K=3": _p2l("P2L-Adam, K=0", 3, preset="tiny_adam"),
-    "P2L-Adam, K=5": _p2l("P2L-Adam, K=0", 5, preset="tiny_adam"),
-    "P2L, K=0, mean of 8": _p2l("total variation", 0, samples=8),
+    "adjoint": _row("adjoint", BEST_WITHOUT),
+    "bicubic": _row("bicubic", BEST_WITHOUT),
+    BEST_WITHOUT: _row("tv", None),
+    PLAIN: _p2l(BEST_WITHOUT, 0),
+    "P2L, K=0, mean of 8": _p2l(BEST_WITHOUT, 0, samples=8),
+    "P2L, K=1": _p2l(PLAIN, 1),
+    "P2L, K=3": _p2l(PLAIN, 3),
+    "P2L, K=0, right caption": _p2l(PLAIN, 0, captioned=True),
+    "P2L, K=0, no gradient": _p2l(PLAIN, 0, guidance=None),
+    "P2L, K=0, no last step": _p2l(PLAIN, 0, finish=None),
+    "LDPS": _row("ldps", PLAIN),
+    "GML-DPS": _row("gml_dps", PLAIN),
+    "PSLD": _row("psld", PLAIN),
+    "LDIR": _row("ldir", PLAIN),
+    "LDPS, no last step": _row("ldps", "LDPS", finish=None),
 }
 
 
@@ -66,10 +68,10 @@ def grid(tasks: Sequence[str], rows: dict[str, Part], images: str, steps: int | 
     return Grid(rows, {task: Part({"operator": TASKS[task]}) for task in tasks}, settings)
 
 
-def shards(out: str, images: int, which: Half = held_out.REPORTED) -> str:
-    """The folder of the held-out images below that of a table, written where it is missing."""
-    folder = storage.join(out, f"{images} images")
+def shards(out: str, images: list[held_out.Example]) -> str:
+    """The folder of the images below that of a table, written where it is missing."""
+    folder = storage.join(out, f"{len(images)} images")
     file = storage.join(folder, "held_out.parquet")
     if not storage.exists(file):
-        held_out.write(file, held_out.examples(images, which))
+        held_out.write(file, images)
     return folder
