@@ -22,17 +22,23 @@ def _p2l(guidance: Settings, every: int, weight: float, iterations: int, learnin
     }
 
 
-def _tiny(without: float, rho: float, every: int, weight: float, learning_rate: float) -> dict[str, Settings]:
+def _tiny(without: float, rho: float, learning_rate: float) -> dict[str, Settings]:
     """Every method for the shipped model; rho of the gradient steps without projection, and with it."""
     baseline = {"steps": TINY_STEPS, "guidance": _gd(without, "alpha_bar")}
-    return {
-        "p2l": {"steps": TINY_STEPS, **_p2l(_gd(rho, "alpha_bar"), every, weight, 1, learning_rate)},
+    found = {
+        "p2l": {
+            "steps": TINY_STEPS,
+            "guidance": _gd(rho, "alpha_bar"),
+            "projection": EVERY_STEP,
+            "prompt_tuning": {"iterations": 1, "learning_rate": learning_rate},
+        },
         "ldps": baseline,
         "gml_dps": baseline,
         "psld": baseline,
         "ldir": {"steps": TINY_STEPS, "guidance": _adam(0.05)},
         **TINY_ELSEWHERE,
     }
+    return {name: {**settings, "finish": {}} for name, settings in found.items()}
 
 
 def _by_adam(columns: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Settings]]:
@@ -65,6 +71,8 @@ def _latino(early: float, late: float, split: int, of: str = "residual") -> dict
 SD_TREG = {"treg": {"negation": {"tower": "openai/clip-vit-large-patch14"}}}
 
 TINY_STEPS = 20
+# The proximal map to the noise of y at every step, with the noise beside it drawn anew.
+EVERY_STEP: Settings = {"every": 1, "weight": "discrepancy", "fresh_noise": 1.0}
 # Methods with a loop of their own, alike for every operator.
 TINY_ELSEWHERE: dict[str, Settings] = {
     "treg": {
@@ -95,14 +103,14 @@ TINY_ELSEWHERE: dict[str, Settings] = {
     "pigdm": {"steps": TINY_STEPS},
 }
 TINY = {
-    "motion_blur": _tiny(3.0, 1.0, 2, 0.01, 0.05),
-    "gaussian_blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
-    "blur": _tiny(3.0, 3.0, 2, 0.01, 0.01),
-    "super_resolution": _tiny(15.0, 8.0, 3, 0.01, 0.05),
-    "super_resolution x8": _tiny(15.0, 15.0, 5, 0.02, 0.05),
-    "inpainting": _tiny(8.0, 3.0, 2, 0.1, 0.05),
-    "denoising": _tiny(8.0, 3.0, 2, 0.1, 0.05),
-    "linear": _tiny(8.0, 3.0, 2, 0.1, 0.05),
+    "motion_blur": _tiny(3.0, 1.0, 0.05),
+    "gaussian_blur": _tiny(3.0, 3.0, 0.01),
+    "blur": _tiny(3.0, 3.0, 0.01),
+    "super_resolution": _tiny(15.0, 8.0, 0.05),
+    "super_resolution x8": _tiny(15.0, 15.0, 0.05),
+    "inpainting": _tiny(8.0, 5.0, 0.05),
+    "denoising": _tiny(8.0, 5.0, 0.05),
+    "linear": _tiny(8.0, 5.0, 0.05),
 }
 
 # App. D.3 for methods over pixels, where it differs from their fields' defaults.

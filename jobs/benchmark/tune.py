@@ -6,33 +6,37 @@ from typing import Any
 
 from jobs.tables.grid import Part
 
-RHO = (0.5, 1.0, 2.0, 4.0)
-ADAM_RHO = (0.02, 0.05, 0.1, 0.2, 0.4)
-LAMBDA = (0.1, 1.0)
-GAMMA = (2, 4)
+RHO = (1.0, 3.0, 8.0, 15.0, 45.0)
+ADAM_RHO = (0.02, 0.05, 0.15)
+EVERY = (1, 2, 3)
+FRESH = (0.0, 0.5, 1.0)
+STEPS = (8, 20, 50, 100)
 TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
 LEARNING_RATE = (0.01, 0.03, 0.1)
 
 Point = tuple[str, dict[str, Any]]  # a method and its settings over those of preset tiny
+K0: dict[str, Any] = {"prompt_tuning": None}
 
 GRIDS: dict[str, list[Point]] = {
     "ldps": [("ldps", {"guidance": {"step_size": rho}}) for rho in RHO],
     "ldir": [("ldir", {"guidance": {"step_size": rho}}) for rho in ADAM_RHO],
-    "p2l": [
-        (
-            "p2l",
-            {
-                "prompt_tuning": None,
-                "projection": {"every": every, "weight": weight},
-                "guidance": {"rule": "gd", "step_size": rho},
-            },
-        )
-        for rho in RHO[:3]
-        for weight in LAMBDA
-        for every in GAMMA
+    "guidance": [("p2l", {**K0, "guidance": None})]
+    + [("p2l", {**K0, "guidance": {"step_size": rho}}) for rho in RHO],
+    "projection": [
+        ("p2l", {**K0, "projection": {"every": every, "weight": weight, "fresh_noise": fresh}})
+        for weight in ("discrepancy", 0.1)
+        for every in EVERY
+        for fresh in FRESH
+    ],
+    "steps": [("p2l", {**K0, "steps": steps}) for steps in STEPS]
+    + [("p2l", {**K0, "guidance": None, "steps": steps}) for steps in STEPS],
+    "finish": [
+        (name, {**tuning, **finish})
+        for name, tuning in (("p2l", K0), ("ldps", {}))
+        for finish in ({"finish": None}, {})
     ],
     "tv": [("tv", {})] + [("tv", {"weight": weight}) for weight in TV_WEIGHT],
-    "tuning": [("p2l", {"prompt_tuning": None})]
+    "tuning": [("p2l", K0)]
     + [("p2l", {"prompt_tuning": {"iterations": 1, "learning_rate": rate}}) for rate in LEARNING_RATE],
     "tuning-ldps": [("ldps", {})]
     + [("ldps", {"prompt_tuning": {"iterations": 1, "learning_rate": rate}}) for rate in LEARNING_RATE],

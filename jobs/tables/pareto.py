@@ -39,6 +39,7 @@ IN_Z0: Block = {"guidance": {"variable": "z_0"}}
 EARLY: Block = {"prompt_tuning": {"between": [0.5, 1.0]}}
 BY_NETWORK: Block = {"prompt_tuning": {"through": "network"}}
 NO_TUNING: Block = {"prompt_tuning": None}
+ALONE: Block = {"guidance": None, **NO_TUNING}
 
 WAYS: dict[str, Part] = {
     "bicubic": _way("bicubic"),
@@ -48,8 +49,9 @@ WAYS: dict[str, Part] = {
     "P2L, K=0": _way(**NO_TUNING),
     "K=0, half the steps": _way(**_fewer(FEW, 2 * FEW, **NO_TUNING)),
     "K=0, gradient in z_0": _way(**IN_Z0, **NO_TUNING),
-    "K=0, projection alone": _way(guidance=None, **NO_TUNING),
-    "K=0, projection alone, at every step": _way(guidance=None, projection={"every": 1}, **NO_TUNING),
+    "K=0, projection alone": _way(**ALONE),
+    "K=0, projection alone, 8 steps": _way(steps=8, **ALONE),
+    "K=0, projection alone, 80 steps": _way(steps=80, **ALONE),
     "K=1, first half of the steps": _way(**EARLY),
     "K=1, through the network alone": _way(**BY_NETWORK),
     "K=1, through the network alone, gradient in z_0": _way(**IN_Z0, **BY_NETWORK),

@@ -51,16 +51,16 @@ def test_a_preset_is_the_column_of_table_6(preset: str, operator: str) -> None:
     assert (method.steps, projection.onto, guidance.residual) == (1000, "proximal", "norm")
 
 
-TINY = {  # of the shipped model: rho of LDPS; rho, gamma, lambda and learning rate of P2L
-    "motion_blur": (3.0, 1.0, 2, 0.01, 0.05),
-    "gaussian_blur": (3.0, 3.0, 2, 0.01, 0.01),
-    "blur": (3.0, 3.0, 2, 0.01, 0.01),
-    "super_resolution": (15.0, 8.0, 3, 0.01, 0.05),
-    "super_resolution x8": (15.0, 15.0, 5, 0.02, 0.05),
-    "super_resolution x4": (15.0, 8.0, 3, 0.01, 0.05),  # no column of its own
-    "inpainting": (8.0, 3.0, 2, 0.1, 0.05),
-    "denoising": (8.0, 3.0, 2, 0.1, 0.05),
-    "linear": (8.0, 3.0, 2, 0.1, 0.05),
+TINY = {  # of the shipped model: rho of LDPS; rho and learning rate of P2L
+    "motion_blur": (3.0, 1.0, 0.05),
+    "gaussian_blur": (3.0, 3.0, 0.01),
+    "blur": (3.0, 3.0, 0.01),
+    "super_resolution": (15.0, 8.0, 0.05),
+    "super_resolution x8": (15.0, 15.0, 0.05),
+    "super_resolution x4": (15.0, 8.0, 0.05),  # no column of its own
+    "inpainting": (8.0, 5.0, 0.05),
+    "denoising": (8.0, 5.0, 0.05),
+    "linear": (8.0, 5.0, 0.05),
 }
 
 
@@ -71,12 +71,12 @@ def test_the_shipped_models_settings_are_those_of_the_published_figures(operator
     assert TINY[operator] == (
         ldps.guidance.step_size,
         p2l.guidance.step_size,
-        p2l.projection.every,
-        p2l.projection.weight,
         p2l.prompt_tuning.learning_rate,
     )
     assert {p2l.guidance.step_schedule, ldps.guidance.step_schedule} == {"alpha_bar"}
     assert (p2l.steps, p2l.prompt_tuning.iterations) == (20, 1)
+    assert (p2l.projection.every, p2l.projection.weight, p2l.projection.fresh_noise) == (1, "discrepancy", 1)
+    assert p2l.finish and p2l.finish.weight == "discrepancy"
 
 
 PIXEL_METHODS = ("dps", "diffpir", "dds", "pigdm")
