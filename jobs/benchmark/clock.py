@@ -71,7 +71,8 @@ class Clock:
 class Clocked:
     """A prior or an operator that switches a clock to the parts that its functions are.
 
-    parts: by function, as `PRIOR` and `OPERATOR` are. Numbers and gradients are those of `whole` to the bit.
+    parts: by function, as `PRIOR` and `OPERATOR` are. Numbers are those of `whole` to the bit, gradients but
+    for the order in which they are added where an argument is used more than once.
     """
 
     def __init__(self, whole: Any, parts: Mapping[str, tuple[str, Sequence[str]]], clock: Clock) -> None:
