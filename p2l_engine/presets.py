@@ -50,6 +50,14 @@ def _by_adam(columns: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Set
     }
 
 
+def _for_psnr(columns: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Settings]]:
+    """The same with the mean of eight restorations in P2L, whose prompts stay as they are."""
+    return {
+        column: {**methods, "p2l": {**methods["p2l"], "prompt_tuning": None, "samples": 8}}
+        for column, methods in columns.items()
+    }
+
+
 def _daps(iterations: int, step_size: float, momentum: float, last: float = 1.0) -> dict[str, Settings]:
     """A task of the authors' configurations for Stable Diffusion, whose images of 256 are restored at 512."""
     dynamics = {"iterations": iterations, "step_size": step_size, "momentum": momentum, "last": last}
@@ -168,6 +176,7 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     },
     "tiny": TINY,
     "tiny_adam": _by_adam(TINY),
+    "tiny_psnr": _for_psnr(TINY),
     "paper": PAPER,
     "authors": AUTHORS,
 }

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from p2l_engine.priors import layout
 logger = logging.getLogger(__name__)
 
 SHIPPED = {"tiny": ("tiny", "weights"), "tiny-pixel": ("tiny", "pixel", "weights")}  # inside this package
+TRAINING = "training.json"  # beside the weights of shipped models
 ALLOWED = (
     "allowed are 'tiny', 'tiny-pixel', a hub id (owner/name), a folder in diffusers' layout, "
     "or an fsspec URL of one (gs://bucket/folder)"
@@ -91,6 +93,15 @@ def is_hub_id(name: str) -> bool:
 def is_local(model_id: str) -> bool:
     """Whether it is shipped or a folder on this machine."""
     return _kind(model_id) == "local"
+
+
+@cache
+def training_of(model_id: str) -> int | None:
+    """How many steps a shipped model was trained for, which tells its weights from others; None elsewhere."""
+    if model_id not in SHIPPED:
+        return None
+    steps: int = json.loads((_local_folder(model_id) / TRAINING).read_text())["step"]
+    return steps
 
 
 def read_configs(

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from p2l_engine.priors.fetch import training_of
+
 if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
 
@@ -17,9 +19,12 @@ ABSENT = "(absent)"
 
 
 def settings(config: JobConfig) -> dict[str, Any]:
-    """Those that change results, flat: {"method.steps": 1000, ...}."""
+    """Those that change results, flat: {"method.steps": 1000, ...}, and which weights a shipped model has."""
     values = config.model_dump(mode="json", include=set(OF_RESULT))
     values["model"].pop("device")
+    trained = training_of(config.model.id)
+    if config.method.prior and trained is not None:
+        values["model"]["trained_steps"] = trained
     return flat(values | config.model_dump(mode="json", include=set(OF_INPUT), exclude_defaults=True))
 
 

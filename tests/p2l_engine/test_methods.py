@@ -79,6 +79,12 @@ def test_the_shipped_models_settings_are_those_of_the_published_figures(operator
     assert p2l.finish and p2l.finish.weight == "discrepancy"
 
 
+@pytest.mark.parametrize("operator", TINY)
+def test_the_preset_for_psnr_is_the_mean_of_eight_without_prompt_tuning(operator: str) -> None:
+    tiny, psnr = (built("p2l", preset, operator).model_dump() for preset in ("tiny", "tiny_psnr"))
+    assert psnr == tiny | {"preset": "tiny_psnr", "samples": 8, "prompt_tuning": None}
+
+
 PIXEL_METHODS = ("dps", "diffpir", "dds", "pigdm")
 PIXELS: dict[
     tuple[str, str, str], tuple[int, dict[str, Any]]

@@ -7,18 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config, read_back
+from p2l_engine.priors.fetch import training_of
+from pipeline.config import changed_settings, fingerprint, load_config, read_back
 
+TRAINED = "model.trained_steps"
 PLACES = {"input": "gs://bucket/in/*.parquet", "output": "gs://bucket/run"}
-# As they were when runs were begun with them: these never change, but for a preset whose numbers do.
+# As they were when runs were begun with them, but for the steps that a shipped model was trained: these never
+# change, but for a preset whose numbers do.
 BEGUN = json.loads(Path(__file__).with_name("fingerprints.json").read_text())
 
 
 @pytest.mark.parametrize("begun", BEGUN, ids=[begun["fingerprint"] for begun in BEGUN])
 def test_a_run_that_was_begun_before_is_the_same_run(begun: dict) -> None:
     config = load_config(PLACES | begun["job"])
-    assert config.settings == begun["settings"]
-    assert config.fingerprint == begun["fingerprint"]
+    settings = {name: value for name, value in config.settings.items() if name != TRAINED}
+    assert settings == begun["settings"]
+    assert fingerprint.of(settings) == begun["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "told"),
+    [("tiny", "p2l", True), ("tiny-pixel", "dds", True), ("tiny", "adjoint", False), ("a/b", "p2l", False)],
+)
+def test_a_shipped_model_is_told_by_its_training_where_the_method_asks_it(
+    model: str, method: str, told: bool
+) -> None:
+    settings = load_config(PLACES | {"model": model, "method": method, "size": 64}).settings
+    assert settings.get(TRAINED) == (training_of(model) if told else None)
+
+
+def test_a_run_with_a_shipped_model_is_not_gone_on_with_when_that_was_trained_further() -> None:
+    config = load_config(PLACES | {"model": "tiny"})
+    stored = config.settings | {TRAINED: 1}
+    assert changed_settings(stored, config) == [f"{TRAINED}: 1 -> {training_of('tiny')}"]
 
 
 @pytest.mark.parametrize("begun", BEGUN, ids=[begun["fingerprint"] for begun in BEGUN])
