@@ -120,8 +120,8 @@ MUTATIONS = (
     ),
     Mutation(
         "p2l_engine/presets.py",
-        '"super_resolution": _tiny(15.0, 8.0, 3, 0.01,',
-        '"super_resolution": _tiny(15.0, 8.0, 3, 1.0,',
+        '"super_resolution": _tiny(15.0, 8.0,',
+        '"super_resolution": _tiny(15.0, 4.0,',
         _in(f"{_ENGINE}/methods"),
     ),
     # What comes out
