@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from p2l_engine.mistakes import Mistakes, did_you_mean
 from p2l_engine.presets import PRESETS
-from p2l_engine.settings import explain
+from p2l_engine.settings import Settings, explain
 from p2l_engine.solvers import AnySolver, Sampler, Solver
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -48,6 +48,16 @@ def from_block(block: Mapping[str, Any], operator: str | None = None) -> Solver:
     """The ``method:`` block of a configuration as a solver. Raises Mistakes as `build` does."""
     settings = {key: value for key, value in block.items() if key not in ("name", "preset")}
     return build(block.get("name", "p2l"), block.get("preset"), operator, **settings)
+
+
+def to_block(solver: Solver, operator: str | None = None) -> dict[str, Any]:
+    """The ``method:`` block that `from_block` makes this solver of, in values that JSON has.
+
+    A dump leaves out what is a default; where the solver's preset has something else, it is said.
+    """
+    block: dict[str, Any] = solver.model_dump(mode="json")
+    _say(block, solver, from_block(block, operator))
+    return block
 
 
 def misfits(solver: Solver, model: Any) -> list[str]:
@@ -94,6 +104,18 @@ def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:
             ]
         )
     return by_operator[operator].get(name, {})
+
+
+def _say(block: dict[str, Any], wanted: Settings, got: Settings) -> None:
+    """Puts into a block what makes of its settings those wanted."""
+    for name in type(wanted).model_fields:
+        value, other = getattr(wanted, name), getattr(got, name)
+        if value == other:
+            continue
+        if isinstance(value, Settings) and isinstance(other, Settings):
+            _say(block.setdefault(name, {}), value, other)
+        else:
+            block[name] = value.model_dump(mode="json") if isinstance(value, Settings) else value
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from p2l_engine import methods, operators
 from p2l_engine.mistakes import Mistakes, refuse
@@ -102,7 +110,7 @@ class JobConfig(Settings):
     caption: CaptionConfig | None = Field(
         None, description="a block {model, revision, from, template}, or null"
     )
-    method: SerializeAsAny[Solver] = Field(DEFAULT_METHOD, description="a block with a name and its settings")
+    method: Solver = Field(DEFAULT_METHOD, description="a block with a name and its settings")
     seed: int = Field(0, description="a whole number")
     workers: Literal["auto"] | int | tuple[int, int] = Field(
         "auto", description="auto, n, or [min, max], from 1"
@@ -215,6 +223,10 @@ class JobConfig(Settings):
             return methods.from_block(block if operator else {**block, "preset": None}, operator)
         except Mistakes as mistakes:
             raise mistakes.within("method") from None
+
+    @field_serializer("method")
+    def _block_of_method(self, method: Solver) -> dict[str, Any]:
+        return methods.to_block(method, self.operator.column)
 
     @model_validator(mode="after")
     def _measured_elsewhere(self) -> JobConfig:

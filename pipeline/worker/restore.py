@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from p2l_engine import metrics, restore
+from p2l_engine import methods, metrics, restore
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import ImageShape
 from p2l_engine.restore import Restored
@@ -78,7 +78,7 @@ class Restorer:
         self._caption = captions.stored(config)
         self._constants = {
             "operator": json.dumps(config.operator.model_dump(mode="json")),
-            "method": json.dumps(config.method.model_dump(mode="json")),
+            "method": json.dumps(methods.to_block(config.method, config.operator.column)),
             "model": config.model.id,
             "fingerprint": config.fingerprint,
         }

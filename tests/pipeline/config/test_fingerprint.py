@@ -48,3 +48,17 @@ def test_what_run_json_holds_is_the_job_again(begun: dict) -> None:
     stored = json.loads(json.dumps(config.model_dump(mode="json")))
     assert read_back(stored) == config
     assert load_config(stored) == config
+
+
+@pytest.mark.parametrize(
+    "block",
+    [{"finish": None}, {"projection": {"fresh_noise": 0.0}}, {"preset": "tiny_psnr", "samples": 1}],
+    ids=str,
+)
+def test_a_default_that_a_preset_is_overruled_with_is_kept(block: dict) -> None:
+    """A dump leaves defaults of later settings out, for which a preset's would be taken."""
+    config = load_config(PLACES | {"model": "tiny", "method": {"name": "p2l", "preset": "tiny"} | block})
+    stored = json.loads(json.dumps(config.model_dump(mode="json")))
+    assert read_back(stored) == load_config(stored) == config
+    plain = load_config(PLACES | {"model": "tiny", "method": {"preset": stored["method"]["preset"]}})
+    assert config.fingerprint != plain.fingerprint
