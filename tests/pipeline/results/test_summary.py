@@ -36,7 +36,7 @@ def rows(folder: Path, prompts: list[str]) -> list[Row]:
 def test_a_prompt_that_the_model_does_not_read_to_its_end_is_told(tmp_path: Path) -> None:
     found = rows(tmp_path, ["a cat", "a cat " * 60])
     assert [row["status"] for row in found] == ["ok", "ok"]
-    assert [row["warning"] for row in found] == [None, "prompt cut: the model reads 24 of its 182 tokens"]
+    assert [row["warning"] for row in found] == [None, "prompt cut: the model reads 24 of its 122 tokens"]
     config, output = job(tmp_path, tmp_path / "out"), OutputFolder(str(tmp_path / "out"))
     commit(output, "s", found)
     compact(output, "s", ["0", "1"])
@@ -81,4 +81,4 @@ def test_a_mask_that_is_hardly_meant_is_told_beside_a_cut_prompt(tmp_path: Path)
     both = InputRow("a", "s", png(1), mask=white, prompt="a cat " * 60)
     (row,) = Restorer(config, ActorOptions("cpu", 1, 1))([both])
     assert row["status"] == "ok" and row["warning"].split(":")[0] == ALL_OBSERVED.split(":")[0]
-    assert row["warning"].endswith("; prompt cut: the model reads 24 of its 182 tokens")
+    assert row["warning"].endswith("; prompt cut: the model reads 24 of its 122 tokens")
