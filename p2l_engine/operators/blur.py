@@ -78,8 +78,8 @@ class Blur(LinearOperator):
         if self.padding == "circular":
             return self._convolve(y, conjugate=True)
         down, right = self._margins
-        height, width = (side + 2 * margin for side, margin in zip(y.shape[2:], self._margins, strict=True))
         padded = F.pad(y, (right, right, down, down))
+        height, width = padded.shape[2:]
         padded = self._convolve(F.pad(padded, _beyond(padded)), conjugate=True)[..., :height, :width]
         return _fold(_fold(padded, down, dim=2), right, dim=3)
 

@@ -98,9 +98,12 @@ def is_local(model_id: str) -> bool:
 @cache
 def training_of(model_id: str) -> int | None:
     """How many steps a shipped model was trained for, which tells its weights from others; None elsewhere."""
-    if model_id not in SHIPPED:
-        return None
-    steps: int = json.loads((_local_folder(model_id) / TRAINING).read_text())["step"]
+    return trained_steps(_local_folder(model_id)) if model_id in SHIPPED else None
+
+
+def trained_steps(folder: Path) -> int:
+    """How many steps the weights in ``folder`` were trained for, as stands beside them."""
+    steps: int = json.loads((folder / TRAINING).read_text())["step"]
     return steps
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from p2l_engine.priors.fetch import trained_steps
 from p2l_engine.tiny import architecture, data
 from p2l_engine.tiny.architecture import LATENT_NOISE, new_text_encoder, train_tokenizer
 from p2l_engine.tiny.collection import Photograph, training_photographs
@@ -30,7 +31,6 @@ from p2l_engine.tiny.training import (
     draw,
     encode,
     random_crops,
-    read_progress,
     save,
     save_progress,
     token_ids,
@@ -314,7 +314,7 @@ def run(
         unet, text, first_step = architecture.new_unet(), new_text_encoder(tokenizer), 0
     else:
         vae, unet, text = read_snapshot(start, device)
-        first_step = read_progress(start)
+        first_step = trained_steps(start)
     if snapshot is None:
         train_unet(recipe, photographs, vae, text, unet, tokenizer, first_step, work, device)
         return

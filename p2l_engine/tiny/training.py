@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from p2l_engine.priors.fetch import TRAINING
 from p2l_engine.tiny import architecture
 from p2l_engine.tiny.data import Pool
 
 SAVE_EVERY = 120.0  # seconds
 EMA_DECAY = 0.998
-PROGRESS = "training.json"  # beside a model's weights: the steps so far
 
 
 class Training:
@@ -155,10 +155,4 @@ def save(
 
 def save_progress(folder: Path, step: int) -> None:
     """Write beside the weights how far the training is."""
-    (folder / PROGRESS).write_text(json.dumps({"step": step}) + "\n")
-
-
-def read_progress(folder: Path) -> int:
-    """The steps of the training of the weights in ``folder``."""
-    step: int = json.loads((folder / PROGRESS).read_text())["step"]
-    return step
+    (folder / TRAINING).write_text(json.dumps({"step": step}) + "\n")

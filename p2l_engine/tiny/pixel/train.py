@@ -17,9 +17,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from numpy.typing import NDArray
 from torch import Tensor
 
+from p2l_engine.priors.fetch import trained_steps
 from p2l_engine.tiny import data
 from p2l_engine.tiny.collection import training_photographs
-from p2l_engine.tiny.training import Training, random_crops, read_progress, save_progress
+from p2l_engine.tiny.training import Training, random_crops, save_progress
 
 WEIGHTS = Path(__file__).parent / "weights"
 WARM_UP = 50  # steps
@@ -164,7 +165,7 @@ def main() -> None:
         decay=recipe.decay,
     )
     if arguments.start and not checkpoint.exists():
-        training.step = read_progress(WEIGHTS)
+        training.step = trained_steps(WEIGHTS)
     if not arguments.snapshot:
         images = draw_images(recipe, arguments.work, arguments.packages)
         train(recipe, images, unet, training, arguments.device)
