@@ -56,7 +56,8 @@ def to_block(solver: Solver, operator: str | None = None) -> dict[str, Any]:
     A dump leaves out what is a default; where the solver's preset has something else, it is said.
     """
     block: dict[str, Any] = solver.model_dump(mode="json")
-    _say(block, solver, from_block(block, operator))
+    if block.get("preset") is not None:
+        _say(block, solver, from_block(block, operator))
     return block
 
 

@@ -17,9 +17,11 @@ from jobs.tables.grid import Cell, Grid, Part
 from p2l_engine.counting import count_solver
 from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.load import Model, without_weights
+from p2l_engine.solvers import Solver
 from pipeline.results.compare import PairedMean, paired_runs
 
 COUNTED = ("CompVis/stable-diffusion-v1-4", 512)  # whose cost the table has: a model and a side in pixels
+DECODER = "madebyollin/taesd"  # its small decoder
 FIRST = "P2L, K=1"  # what all others are compared with
 PERCEPTUAL = "perceptual_efficientnet"
 FEW = 10  # steps
@@ -38,6 +40,8 @@ Block = dict[str, Any]
 IN_Z0: Block = {"guidance": {"variable": "z_0"}}
 EARLY: Block = {"prompt_tuning": {"between": [0.5, 1.0]}}
 BY_NETWORK: Block = {"prompt_tuning": {"through": "network"}}
+SKETCHED: Block = {"small_decoder": "tiny"}
+PROMPT: Block = {"prompt_tuning": {"iterations": 1, "learning_rate": 0.05}}
 NO_TUNING: Block = {"prompt_tuning": None}
 ALONE: Block = {"guidance": None, **NO_TUNING}
 
@@ -55,9 +59,12 @@ WAYS: dict[str, Part] = {
     "K=1, first half of the steps": _way(**EARLY),
     "K=1, through the network alone": _way(**BY_NETWORK),
     "K=1, through the network alone, gradient in z_0": _way(**IN_Z0, **BY_NETWORK),
-    "LATINO": _way("latino"),
-    "LATINO, P2L's prompt": _way("latino", prompt_tuning={"iterations": 1, "learning_rate": 0.05}),
-    "LATINO-PRO": _way("latino_pro"),
+    "K=0, small decoder": _way(**SKETCHED, **NO_TUNING),
+    "K=1, small decoder": _way(**SKETCHED),
+    "LATINO, not distilled": _way("latino"),
+    "LATINO": _way("latino", lora="tiny"),
+    "LATINO, P2L's prompt": _way("latino", lora="tiny", **PROMPT),
+    "LATINO-PRO": _way("latino_pro", lora="tiny"),
 }
 
 
@@ -88,13 +95,18 @@ def _folders(grid: Grid, row: str, out: str, seeds: int) -> list[str]:
 
 def teraflop(grid: Grid, row: str, prior: Model, side: int = COUNTED[1]) -> float:
     """An image of so many pixels a side by a row's method with another prior, the mean over the tasks."""
-    methods = [grid.job(Cell(row, column, 0), "counted").method for column in grid.columns]
+    methods = [_counted(grid.job(Cell(row, column, 0), "counted").method) for column in grid.columns]
     image = (3, side, side)
     flop = {
         method: count_solver(prior, image, image, 1, method).flop if method.prior else 0.0
         for method in dict.fromkeys(methods)
     }
     return fmean(flop[method] for method in methods) / 1e12
+
+
+def _counted(method: Solver) -> Solver:
+    sketched = getattr(method, "small_decoder", None) is not None
+    return method.model_copy(update={"small_decoder": DECODER}) if sketched else method
 
 
 def frontier(found: Sequence[Point], metric: str = "psnr") -> list[str]:

@@ -243,12 +243,18 @@ def snapshot(repository: str, revision: str | None, names: Collection[str], what
         ) from error
 
 
-def component(name: str, files: Sequence[str], allowed: str) -> Path:
+def beside_tiny(part: str) -> Path:
+    """The folder of a network that is shipped with the small model, beside its own parts."""
+    return _local_folder("tiny") / part
+
+
+def component(name: str, files: Sequence[str], allowed: str, shipped: str) -> Path:
     """The local folder of a network beside a model, with those files; a hub id's are fetched first.
 
-    Raises ValueError where there is none, or it lacks one of them; ConnectionError as `snapshot`.
+    shipped: the part of the small model's folder that the name `tiny` stands for. Raises ValueError where
+    there is none, or it lacks one of them; ConnectionError as `snapshot`.
     """
-    folder = Path(name).expanduser()
+    folder = beside_tiny(shipped) if name == "tiny" else Path(name).expanduser()
     if not folder.is_dir():
         if not is_hub_id(name):
             raise ValueError(f"got {name!r}; allowed: {allowed}")

@@ -3,11 +3,8 @@
 A folder is one of `CLIPVisionModelWithProjection`, or of a whole CLIP model, of which the tower is read.
 """
 
-import importlib.resources
 import json
-from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +17,7 @@ from p2l_engine.priors.load import without_progress_bars
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
 
-SHIPPED = Path(str(importlib.resources.files("p2l_engine").joinpath("tiny", "weights", "image_tower")))
+SHIPPED = "image_tower"  # of `fetch.component`
 FILES = ("config.json", "model.safetensors")
 ALLOWED = "tiny, a folder of a CLIPVisionModelWithProjection on this machine, or a hub id (owner/name)"
 KINDS = ("clip_vision_model", "clip")
@@ -77,7 +74,7 @@ def load_tower(name: str, device: torch.device, dtype: torch.dtype) -> ImageTowe
         with torch.device("meta"):
             network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(_vision(name)))
     else:
-        folder = _folder(name, FILES)
+        folder = fetch.component(name, FILES, ALLOWED, SHIPPED)
         with without_progress_bars():
             network, report = CLIPVisionModelWithProjection.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -90,7 +87,7 @@ def load_tower(name: str, device: torch.device, dtype: torch.dtype) -> ImageTowe
 def _vision(name: str) -> dict[str, Any]:
     """The configuration of a tower. ValueError where it is none, with what is allowed."""
     try:
-        config = json.loads((_folder(name, FILES[:1]) / FILES[0]).read_text())
+        config = json.loads((fetch.component(name, FILES[:1], ALLOWED, SHIPPED) / FILES[0]).read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"got {name!r}, whose config.json is not JSON ({error})") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -98,8 +95,3 @@ def _vision(name: str) -> dict[str, Any]:
         raise ValueError(f"got {name!r}, a model of type {kind}; allowed: {' or '.join(KINDS)}")
     vision: dict[str, Any] = config["vision_config"] if kind == "clip" else config
     return {"projection_dim": 512} | vision
-
-
-def _folder(name: str, files: Sequence[str]) -> Path:
-    """The local folder of a tower with those files, fetched from the hub first where they have to be."""
-    return fetch.component(str(SHIPPED) if name == "tiny" else name, files, ALLOWED)

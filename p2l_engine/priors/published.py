@@ -55,3 +55,5 @@ PUBLISHED = {
     "CompVis/stable-diffusion-v1-4": _STABLE_DIFFUSION_1,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": _STABLE_DIFFUSION_1,
 }
+
+SMALL_DECODERS: dict[str, dict[str, Any]] = {"madebyollin/taesd": {"_class_name": "AutoencoderTiny"}}

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from p2l_engine import LatentDiffusion, load_model
+from p2l_engine.priors.fetch import beside_tiny
 from p2l_engine.priors.image_tower import SHIPPED, ImageTower
 from p2l_engine.tiny import architecture, data
 from p2l_engine.tiny.training import Training
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the finished tower")
+    parser.add_argument("--out", type=Path, default=beside_tiny(SHIPPED), help="folder of the finished tower")
     parser.add_argument("--work", type=Path, default=Path("tiny-training"), help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--scenes", type=int, default=SCENES)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from p2l_engine.priors import fetch
 from p2l_engine.priors.networks import half
+from p2l_engine.priors.published import SMALL_DECODERS
 
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 KIND = "AutoencoderTiny"
-ALLOWED = f"a folder of diffusers' {KIND} on this machine, or a hub id (owner/name)"
+SHIPPED = "small_decoder"  # of `fetch.component`
+ALLOWED = f"tiny, a folder of diffusers' {KIND} on this machine, or a hub id (owner/name)"
 
 
 class Sketching:
@@ -65,7 +67,7 @@ def load_small_decoder(name: str, device: torch.device, dtype: torch.dtype) -> A
             network = AutoencoderTiny.from_config(_config(name))
     else:
         network, report = AutoencoderTiny.from_pretrained(
-            fetch.component(name, FILES, ALLOWED),
+            fetch.component(name, FILES, ALLOWED, SHIPPED),
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -84,7 +86,9 @@ def weight_bytes(name: str, prior: Any) -> int:
 def _config(name: str) -> dict[str, Any]:
     """The configuration, with diffusers' defaults. ValueError where it is none, with what is allowed."""
     try:
-        config = json.loads((fetch.component(name, FILES[:1], ALLOWED) / FILES[0]).read_text())
+        config = SMALL_DECODERS.get(name) or json.loads(
+            (fetch.component(name, FILES[:1], ALLOWED, SHIPPED) / FILES[0]).read_text()
+        )
     except json.JSONDecodeError as error:
         raise ValueError(f"got {name!r}, whose config.json is not JSON ({error})") from None
     kind = config.get("_class_name") if isinstance(config, dict) else None

@@ -6,9 +6,10 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from jobs.benchmark.overhead import rows
+from jobs.benchmark.overhead import busy, rows
 from jobs.benchmark.overhead.busy import Sleeper
 from p2l_engine import operators, restore
 
@@ -28,3 +29,10 @@ def test_the_parts_of_a_row_are_told_with_the_whole() -> None:
     assert "64 rows of 16x16" in head
     figures = {name: float(value) for _, name, value, _ in (text.split("|") for text in lines)}
     assert len(figures) == 10 and figures[" SSIM "] > 0 and figures[" all of these, by the actor's code "] > 0
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_of_a_solver_that_has_no_name_in_a_job_file_is_measured() -> None:
+    told = busy.run(seconds=0.1, batch=1, count=4, side=64)
+    assert "busy" in told and "%" in told

@@ -87,7 +87,7 @@ def test_one_for_other_latents_is_refused(random_model: LatentDiffusion, small: 
 
 def test_what_is_none_is_named_with_what_is_allowed(tmp_path: Path) -> None:
     (nowhere,) = check_small_decoder(str(tmp_path / "none"), 4, 4)
-    assert "none'; allowed: a folder of diffusers' AutoencoderTiny" in nowhere
+    assert "none'; allowed: tiny, a folder of diffusers' AutoencoderTiny" in nowhere
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     (other,) = check_small_decoder(str(tmp_path), 4, 4)
     assert "a AutoencoderKL" in other
