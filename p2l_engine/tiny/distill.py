@@ -39,13 +39,14 @@ from p2l_engine.tiny.train import (
 from p2l_engine.tiny.training import Training
 
 HUBER = 0.03
+RECIPE = Recipe(epoch=1024, unet_batch=16)
 
 
 @dataclass(frozen=True)
 class Distillation:
     """Sizes of the training. grid: N, as LCM-LoRA's; rank: of the adapter."""
 
-    steps: int = 3_000
+    steps: int = 1_500
     learning_rate: float = 1e-3
     decay: float = 0.99
     grid: int = 50
@@ -153,9 +154,7 @@ def main() -> None:
     arguments = read_arguments(str(__doc__), Distillation.steps)
     photographs = training_photographs(arguments.packages)
     sizes = Distillation(arguments.steps)
-    distil(Recipe(), sizes, photographs, arguments.model, arguments.work, arguments.device).save(
-        arguments.out
-    )
+    distil(RECIPE, sizes, photographs, arguments.model, arguments.work, arguments.device).save(arguments.out)
 
 
 if __name__ == "__main__":

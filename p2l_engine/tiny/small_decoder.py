@@ -27,6 +27,7 @@ from p2l_engine.tiny.training import Training, encode
 from p2l_engine.tiny.yardstick import psnr
 
 STEPS, LEARNING_RATE = 2_000, 2e-3
+RECIPE = Recipe(epoch=1024, unet_batch=8)
 LARGEST_NOISE = 0.5  # standard deviation of what is added to latents, so that it follows D beside them too
 
 
@@ -86,7 +87,7 @@ def main() -> None:
     """Train it for the model that the command line names."""
     given = read_arguments(str(__doc__), STEPS)
     photographs = training_photographs(given.packages)
-    small = train(Recipe(), photographs, given.model, given.work, given.device, given.steps)
+    small = train(RECIPE, photographs, given.model, given.work, given.device, given.steps)
     print_figures(given.model, small, given.device)
     small.cpu().half().save_pretrained(given.out)
 
