@@ -25,3 +25,8 @@ def check_device(device: str | torch.device) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: got {str(device)!r}, which is not to be had here: {reason}") from error
     return torch.device(device)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Of convolutions' weights: channels last on CPUs, where a step of P2L is a fifth faster for it."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format

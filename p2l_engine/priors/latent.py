@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine.priors import layout
-from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.priors.computing import check_device, check_dtype, memory_format
 from p2l_engine.priors.networks import half
 from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
 from p2l_engine.priors.networks.frozen import keep_less
@@ -80,8 +80,9 @@ class LatentDiffusion:
         self._vae, self._unet, self._text_encoder = (
             network.eval().requires_grad_(False) for network in (vae, unet, text_encoder)
         )
-        keep_less(self._vae)
-        keep_less(self._unet)
+        for network in (self._vae, self._unet):
+            network.to(memory_format=memory_format(self.device))
+            keep_less(network)
         self._tokenizer: Any = tokenizer
         self.weight_bytes = sum(
             weight.numel() * weight.element_size()

@@ -15,6 +15,7 @@ from p2l_engine.priors.architecture import LINEAR_BETAS, Architecture, read_arch
 from p2l_engine.priors.computing import check_device, check_dtype
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.priors.lora import Adapter, read_adapter
+from p2l_engine.priors.networks import compiling
 from p2l_engine.priors.pixel import PixelDiffusion
 from p2l_engine.schedule import read_forward_process
 
@@ -30,6 +31,7 @@ def load_model(
     dtype: str = "float32",
     kind: Literal["latent", "pixel"] | None = None,
     lora: str | None = None,
+    compile: bool = False,
 ) -> Any:
     """Loads a model in diffusers' layout: a `LatentDiffusion` (Stable Diffusion), or a `PixelDiffusion`.
 
@@ -38,12 +40,16 @@ def load_model(
     dtype: "float32", "float64", "float16" or "bfloat16"; see `networks/half.py` for the half types.
     kind: that it has to be of.
     lora: an adapter that is fused into a latent model's U-Net (see `lora.read_adapter`), such as LCM-LoRA.
+    compile: a latent model's transformer blocks, see `networks/compiling.py`.
 
     Raises ValueError, before any weights are read, when the id, device or dtype is not to be had or the model
-    is of another kind, and when the adapter does not fit; ConnectionError when it cannot be fetched.
+    is of another kind, when the adapter does not fit, and when nothing can be compiled here; ConnectionError
+    when it cannot be fetched.
     """
     check_device(device)
     check_dtype(dtype)
+    if compile:
+        refuse(compiling.obstacles())
     adapter = None if lora is None else read_adapter(lora)
     folder = fetch.resolve(model_id, revision)
     names = layout.listing(folder)
@@ -52,6 +58,8 @@ def load_model(
         raise ValueError(f"model {model_id!r}: it is a {found.kind} model, allowed: a {kind} one")
     if adapter is not None:
         refuse(adapter_misfits(adapter, read_architecture(model_id, revision)))
+    if compile and found.kind == "pixel":
+        raise ValueError(f"compile: got true for {model_id!r}, a pixel model; allowed: false")
     scheduler = next((name for name in found.scheduler if name in names), None)
     scheduler_config = json.loads((folder / scheduler).read_text()) if scheduler else LINEAR_BETAS
     read_forward_process(scheduler_config)
@@ -80,6 +88,8 @@ def load_model(
         unet = read_network(UNet2DConditionModel, model_id, folder, "unet", "unet")
         if adapter is not None:
             adapter.fuse(unet)
+        if compile:
+            compiling.compile_blocks(unet)
         return LatentDiffusion(
             vae=read_network(AutoencoderKL, model_id, folder, "vae", "vae"),
             unet=unet,

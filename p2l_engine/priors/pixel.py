@@ -13,7 +13,7 @@ from torch import Tensor
 
 from p2l_engine.priors import layout
 from p2l_engine.priors.architecture import LINEAR_BETAS
-from p2l_engine.priors.computing import check_device, check_dtype
+from p2l_engine.priors.computing import check_device, check_dtype, memory_format
 from p2l_engine.priors.networks import half
 from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
 from p2l_engine.priors.networks.frozen import keep_less
@@ -59,8 +59,8 @@ class PixelDiffusion:
         if problems:
             raise ValueError(f"model {name!r}: " + "; ".join(problems))
         self.name = name
-        moved = torch.nn.Module.to(unet, self.device, self.dtype)
-        self._unet: Any = moved.eval().requires_grad_(False)
+        torch.nn.Module.to(unet, self.device, self.dtype)
+        self._unet: Any = unet.eval().requires_grad_(False).to(memory_format=memory_format(self.device))
         keep_less(self._unet)
         self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in self._unet.parameters())
         self._outer_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32

@@ -21,7 +21,8 @@ ABSENT = "(absent)"
 def settings(config: JobConfig) -> dict[str, Any]:
     """Those that change results, flat: {"method.steps": 1000, ...}, and which weights a shipped model has."""
     values = config.model_dump(mode="json", include=set(OF_RESULT))
-    values["model"].pop("device")
+    for name in ("device", "compile"):
+        values["model"].pop(name, None)
     trained = training_of(config.model.id)
     if config.method.prior and trained is not None:
         values["model"]["trained_steps"] = trained

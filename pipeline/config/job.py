@@ -37,9 +37,12 @@ class ModelConfig(Grown):
     ten times as exact, but an activation above 65504 makes an image an error. In both half types texts, state
     and residuals are float32. tf32: float32 whose products and convolutions take their factors with 10 bits
     on GPUs that can; float32: with all 23.
+
+    compile: the U-Net's transformer blocks, by torch, which takes each actor's first steps some ten seconds
+    more for each size of micro-batch and saves a share of every step.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"lora"})
+    later: ClassVar[frozenset[str]] = frozenset({"lora", "compile"})
     id: str = Field("CompVis/stable-diffusion-v1-4", description="tiny, a hub id, a folder or a URL")
     revision: str | None = Field(None, description="a hub revision, or null")
     lora: str | None = Field(
@@ -51,6 +54,7 @@ class ModelConfig(Grown):
         "auto", description="auto, float32, tf32, float64, float16, bfloat16"
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu, cuda")
+    compile: bool = Field(False, description="true or false")
 
     @field_validator("id", "lora")
     @classmethod
@@ -91,7 +95,7 @@ class JobConfig(Settings):
     mode: Literal["measure", "restore"] = Field("measure", description="measure, restore")
     model: ModelConfig = Field(
         default_factory=lambda: ModelConfig.model_validate({}),
-        description="an id, or {id, revision, lora, dtype, device}",
+        description="an id, or {id, revision, lora, dtype, device, compile}",
     )
     size: tuple[int, int] | Literal["auto"] | None = Field(
         OWN_SIDE, description="auto (the model's own side), a side in pixels, [height, width], or null"
@@ -238,6 +242,13 @@ class JobConfig(Settings):
                     f"allowed: what made the measurements: {instead}"
                 ]
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_blocks_to_compile(self) -> JobConfig:
+        if self.model.compile and self.method.prior != "latent":
+            allowed = "allowed: with a method of a latent model, or false"
+            raise Mistakes([f"model.compile: got true for {self.method.name}; {allowed}"])
         return self
 
     @model_validator(mode="after")

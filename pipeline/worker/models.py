@@ -30,6 +30,7 @@ def load(config: ModelConfig, kind: Literal["latent", "pixel"] | None = None) ->
         dtype=dtype,
         kind=kind,
         lora=config.lora,
+        compile=config.compile,
     )
     on_a_store = "://" in f"{config.id} {config.lora}"
     model: Model = retries.retried(load_it, f"model {config.id}") if on_a_store else load_it()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine.priors import fetch
+from p2l_engine.priors.computing import memory_format
 from p2l_engine.priors.networks import half
 from p2l_engine.priors.published import SMALL_DECODERS
 
@@ -74,7 +75,7 @@ def load_small_decoder(name: str, device: torch.device, dtype: torch.dtype) -> A
         )
         if absent := sorted(report["missing_keys"]):
             raise ValueError(f"{name!r}: its weights lack {len(absent)} tensors, such as {absent[0]}")
-    return network.to(device, dtype).eval().requires_grad_(False)
+    return network.to(device, dtype, memory_format=memory_format(device)).eval().requires_grad_(False)
 
 
 def weight_bytes(name: str, prior: Any) -> int:

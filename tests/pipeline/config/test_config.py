@@ -304,6 +304,13 @@ def test_what_fits_the_size_or_is_the_datas_own_is_not_refused() -> None:
         load_config(job | fits)
 
 
+def test_blocks_are_compiled_of_latent_models_alone() -> None:
+    for job in ({"model": "tiny-pixel", "method": "dds", "size": 64}, {"model": "tiny", "method": "tv"}):
+        (problem,) = problems(MINIMAL | job, "model.compile=true")
+        assert f"model.compile: got true for {job['method']}; allowed: with a method of a latent" in problem
+    assert load_config(MINIMAL, ["model=tiny", "model.compile=true"]).model.compile
+
+
 def test_what_will_hardly_be_meant_is_warned_of() -> None:
     assert warnings(load_config(MINIMAL)) == []
     (projection,) = warnings(load_config(MINIMAL, ["method.steps=3"]))

@@ -42,6 +42,12 @@ def test_a_run_with_a_shipped_model_is_not_gone_on_with_when_that_was_trained_fu
     assert changed_settings(stored, config) == [f"{TRAINED}: 1 -> {training_of('tiny')}"]
 
 
+@pytest.mark.parametrize("setting", [{"device": "cpu"}, {"compile": True}], ids=str)
+def test_where_and_how_networks_run_is_another_matter(setting: dict) -> None:
+    one, other = ({"model": {"id": "tiny"} | more} for more in ({}, setting))
+    assert load_config(PLACES | one).fingerprint == load_config(PLACES | other).fingerprint
+
+
 @pytest.mark.parametrize("begun", BEGUN, ids=[begun["fingerprint"] for begun in BEGUN])
 def test_what_run_json_holds_is_the_job_again(begun: dict) -> None:
     config = load_config(PLACES | begun["job"])
