@@ -4,6 +4,7 @@ It imitates D(z) of the small model at a quarter of its cost. Its class is that 
 Stable Diffusion's; the encoder, which nothing here uses, is as small as can be.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -90,6 +91,9 @@ def main() -> None:
     small = train(RECIPE, photographs, given.model, given.work, given.device, given.steps)
     print_figures(given.model, small, given.device)
     small.cpu().half().save_pretrained(given.out)
+    config = json.loads((given.out / "config.json").read_text())
+    del config["block_out_channels"]  # which diffusers writes, and warns of when it reads it
+    (given.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 if __name__ == "__main__":
