@@ -89,7 +89,7 @@ def pixel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def captioner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random image-to-text network over 16x16 pixels that says another thing of each picture."""
-    from tests.networks import save_encoder_decoder
+    from tests.captioners import save_encoder_decoder
 
     return save_encoder_decoder(tmp_path_factory.mktemp("captioner"))
 
