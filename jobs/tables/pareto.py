@@ -32,7 +32,7 @@ def _way(name: str = "p2l", lora: str | None = None, **settings: Any) -> Part:
     return Part(method if lora is None else {**method, "model": {"id": "tiny", "lora": lora}}, FIRST)
 
 
-def _fewer(steps: int, of: int, **settings: Any) -> dict[str, Any]:
+def _in_steps(steps: int, of: int, **settings: Any) -> dict[str, Any]:
     return {"steps": steps, "guidance": {"for_steps": of}, **settings}
 
 
@@ -51,7 +51,7 @@ WAYS: dict[str, Part] = {
     FIRST: Part({"method": {"name": "p2l", "preset": "tiny"}}),
     "P2L, K=3": _way(prompt_tuning={"iterations": 3}),
     "P2L, K=0": _way(**NO_TUNING),
-    "K=0, half the steps": _way(**_fewer(FEW, 2 * FEW, **NO_TUNING)),
+    "K=0, half the steps": _way(**_in_steps(FEW, 2 * FEW, **NO_TUNING)),
     "K=0, gradient in z_0": _way(**IN_Z0, **NO_TUNING),
     "K=0, projection alone": _way(**ALONE),
     "K=0, projection alone, 8 steps": _way(steps=8, **ALONE),
@@ -61,10 +61,12 @@ WAYS: dict[str, Part] = {
     "K=1, through the network alone, gradient in z_0": _way(**IN_Z0, **BY_NETWORK),
     "K=0, small decoder": _way(**SKETCHED, **NO_TUNING),
     "K=1, small decoder": _way(**SKETCHED),
+    "K=1, small decoder, twice the steps": _way(**_in_steps(4 * FEW, 2 * FEW, **SKETCHED)),
+    "K=3, small decoder": _way(**SKETCHED, prompt_tuning={"iterations": 3}),
     "LATINO, not distilled": _way("latino"),
-    "LATINO": _way("latino", lora="tiny"),
-    "LATINO, P2L's prompt": _way("latino", lora="tiny", **PROMPT),
-    "LATINO-PRO": _way("latino_pro", lora="tiny"),
+    "LATINO": _way("latino", lora="tiny", grid=50),
+    "LATINO, P2L's prompt": _way("latino", lora="tiny", grid=50, **PROMPT),
+    "LATINO-PRO": _way("latino_pro", lora="tiny", grid=50),
 }
 
 

@@ -8,6 +8,7 @@ from skimage.transform import resize
 
 import p2l_engine
 from p2l_engine import LatentDiffusion, methods, operators, restore
+from p2l_engine.priors.networks.small_decoder import Sketching
 from p2l_engine.schedule import posterior_mean
 from p2l_engine.seeding import generator
 from p2l_engine.tiny import data
@@ -31,6 +32,13 @@ def test_auto_encoding_keeps_33_db_of_held_out_scenes_and_photographs(tiny_model
     for pool in (data.held_out_scenes(), data.held_out_crops("tuning"), data.held_out_crops("test")):
         x = pool.batch(torch.arange(len(pool.captions)))
         assert _psnr(x, tiny_model.decode(tiny_model.encode(x))).mean() > 33
+
+
+@torch.no_grad()
+def test_the_small_decoder_is_near_the_decoder(tiny_model: LatentDiffusion) -> None:
+    pool = data.held_out_crops("tuning")
+    z = tiny_model.encode(pool.batch(torch.arange(len(pool.captions))))
+    assert _psnr(tiny_model.decode(z), Sketching(tiny_model, "tiny").sketch(z)).mean() > 29
 
 
 @torch.no_grad()
