@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NAMES = ("1", "2", "3", "4", "5", "7", "8", "figure-2", "figure-5", "figure-12", "figure-13", "figure-14")
 SHIPPED = 16  # images of each shipped data set
 DRAWN = 8  # images of a figure, at most
+IN_THE_PAPER = 1000  # images of each data set
 
 
 @readable_errors()
@@ -48,6 +49,10 @@ def reproduce(
         int | None, typer.Option(min=2, help="The first N of each data set. Default: all, of the shipped 16.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Restorations of each image.")] = 1,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Restore nothing: say what the table takes, for 1000 images by default."),
+    ] = False,
 ) -> None:
     """Make a table or figure of the paper again: its methods and settings, its own values beside ours.
 
@@ -55,6 +60,8 @@ def reproduce(
     what is missing. OUT holds table-N.md and table-N.csv, or figure-N.md and its pictures.
 
     Example: p2l reproduce 3 --images 8
+
+    Example: p2l reproduce 2 --model sd14 --plan
     """
     from jobs.tables.paper import world
     from jobs.tables.paper.drawn import FIGURES
@@ -64,13 +71,19 @@ def reproduce(
     if name not in NAMES:
         raise BadRequest(f"NAME: got {name!r}; allowed: {', '.join(NAMES)}")
     needed = TABLES[name].data_sets if name in TABLES else (FIGURES[name][1],)
+    known = world.SD14 if model == "sd14" else model
+    if plan:
+        if name not in TABLES or model == "tiny":
+            raise BadRequest(f"--plan: got {name} with --model {model}; allowed: a table with another model")
+        planned = world.stable_diffusion(known, pixel_model, captioner, dict.fromkeys(needed, "planned"))
+        output.print(_plan(name, planned, images or IN_THE_PAPER, seeds), soft_wrap=True)
+        return
     if model == "tiny":
         options = {"--data": data, "--pixel-model": pixel_model, "--captioner": captioner}
         if given := [option for option, value in options.items() if value]:
             raise BadRequest(f"{given[0]}: got one with --model tiny, which has its own; leave it out")
         where = world.tiny(out, images or SHIPPED)
     else:
-        known = world.SD14 if model == "sd14" else model
         where = world.stable_diffusion(known, pixel_model, captioner, _data(data or [], needed, out, images))
     if name in TABLES:
         text = _table(name, where, out, seeds)
@@ -98,6 +111,13 @@ def _table(name: str, where: World, out: str, seeds: int) -> str:
     if TABLES[name].drawn:
         storage.write_bytes(storage.join(out, f"{_stem(name)}.png"), sheets.sheet(table.grid, cells))
     return beside.markdown(name, table, found, where, seeds)
+
+
+def _plan(name: str, where: World, images: int, seeds: int) -> str:
+    from jobs.tables.paper.price import priced
+    from jobs.tables.paper.tables import TABLES
+
+    return priced(TABLES[name].make(where), images, seeds)
 
 
 def _stem(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import p2l_engine
 from jobs import reproduce
 from jobs.cli import app
 from jobs.tables.figures import Figures
@@ -95,6 +96,11 @@ def test_without_a_model_in_pixels_its_methods_are_left_out_and_it_is_said() -> 
     [
         (["6"], "NAME: got '6'; allowed: 1, 2, 3, 4, 5, 7, 8, figure-2"),
         (["2", "--data", "x"], "--data: got one with --model tiny"),
+        (["2", "--plan"], "--plan: got 2 with --model tiny; allowed: a table with another model"),
+        (
+            ["figure-2", "--model", "sd14", "--plan"],
+            "--plan: got figure-2 with --model sd14; allowed: a table",
+        ),
         (["2", "--model", "sd14"], "--data: got none; allowed for this table: imagenet=URL"),
         (
             ["2", "--model", "sd14", "--data", "ffhq=x"],
@@ -109,6 +115,24 @@ def test_a_wrong_request_is_refused_before_anything_runs(
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.e2e
+def test_a_table_is_priced_by_what_its_rows_compute() -> None:
+    """By an A100's 312 TFLOP/s, all of it and 30 % of it."""
+    small = str(Path(p2l_engine.__file__).parent / "tiny" / "weights")
+    command = ["reproduce", "4", "--model", small, "--plan", "--images", "10000", "--seeds", "2"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "10000 images x 2 seeds in each of 3 columns, in bfloat16" in " ".join(result.stdout.split())
+    lines = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("| ")]
+    rows = {name: figures for name, *figures in lines}
+    teraflop, hours, _ = rows["proximal"]
+    each = float(teraflop.replace(",", ""))
+    least = 60_000 * each / 312 / 3600
+    assert [float(text) for text in hours.split(" - ")] == pytest.approx([least, least / 0.3], rel=0.01)
+    assert rows["bicubic"][0] == "0"
+    assert float(rows["all"][0].replace(",", "")) == pytest.approx(2 * each, abs=1)
 
 
 @pytest.mark.e2e
