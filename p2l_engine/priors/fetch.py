@@ -266,6 +266,14 @@ def component(name: str, files: Sequence[str], allowed: str, shipped: str) -> Pa
     return folder
 
 
+def component_config(name: str, file: str, allowed: str, shipped: str) -> Any:
+    """The content of a component's configuration. Raises as `component`; ValueError where it is no JSON."""
+    try:
+        return json.loads((component(name, [file], allowed, shipped) / file).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"got {name!r}, whose {file} is not JSON ({error})") from None
+
+
 def _listed(url: str) -> tuple[fsspec.AbstractFileSystem, dict[str, Mapping[str, Any]]]:
     """The store of a remote folder, and what is known of each file by its path in the folder."""
     filesystem, root = fsspec.core.url_to_fs(url)

@@ -3,7 +3,6 @@
 A folder is one of `CLIPVisionModelWithProjection`, or of a whole CLIP model, of which the tower is read.
 """
 
-import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from p2l_engine.priors import fetch
 from p2l_engine.priors.load import without_progress_bars
+from p2l_engine.priors.published import IMAGE_TOWERS
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
@@ -86,10 +86,7 @@ def load_tower(name: str, device: torch.device, dtype: torch.dtype) -> ImageTowe
 
 def _vision(name: str) -> dict[str, Any]:
     """The configuration of a tower. ValueError where it is none, with what is allowed."""
-    try:
-        config = json.loads((fetch.component(name, FILES[:1], ALLOWED, SHIPPED) / FILES[0]).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"got {name!r}, whose config.json is not JSON ({error})") from None
+    config = IMAGE_TOWERS.get(name) or fetch.component_config(name, FILES[0], ALLOWED, SHIPPED)
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in KINDS:
         raise ValueError(f"got {name!r}, a model of type {kind}; allowed: {' or '.join(KINDS)}")

@@ -56,4 +56,16 @@ PUBLISHED = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": _STABLE_DIFFUSION_1,
 }
 
+IMAGE_TOWERS: dict[str, dict[str, Any]] = {
+    "openai/clip-vit-large-patch14": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+        "projection_dim": 768,
+    }
+}
 SMALL_DECODERS: dict[str, dict[str, Any]] = {"madebyollin/taesd": {"_class_name": "AutoencoderTiny"}}

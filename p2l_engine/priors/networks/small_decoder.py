@@ -3,7 +3,6 @@
 A folder is one of diffusers' `AutoencoderTiny`, of which the decoder is read.
 """
 
-import json
 from functools import lru_cache
 from typing import Any
 
@@ -87,12 +86,7 @@ def weight_bytes(name: str, prior: Any) -> int:
 
 def _config(name: str) -> dict[str, Any]:
     """The configuration, with diffusers' defaults. ValueError where it is none, with what is allowed."""
-    try:
-        config = SMALL_DECODERS.get(name) or json.loads(
-            (fetch.component(name, FILES[:1], ALLOWED, SHIPPED) / FILES[0]).read_text()
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"got {name!r}, whose config.json is not JSON ({error})") from None
+    config = SMALL_DECODERS.get(name) or fetch.component_config(name, FILES[0], ALLOWED, SHIPPED)
     kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind != KIND:
         raise ValueError(f"got {name!r}, a {kind}; allowed: {ALLOWED}")
