@@ -41,21 +41,9 @@ def _tiny(without: float, rho: float, learning_rate: float) -> dict[str, Setting
     return {name: {**settings, "finish": {}} for name, settings in found.items()}
 
 
-def _by_adam(columns: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Settings]]:
-    """The same with Adam's history in P2L (Algorithm 3)."""
-    guidance = {"rule": "adam", "step_size": 0.1, "step_schedule": "alpha_bar"}
-    return {
-        column: {**methods, "p2l": {**methods["p2l"], "guidance": guidance}}
-        for column, methods in columns.items()
-    }
-
-
-def _for_psnr(columns: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Settings]]:
-    """The same with the mean of eight restorations in P2L, whose prompts stay as they are."""
-    return {
-        column: {**methods, "p2l": {**methods["p2l"], "prompt_tuning": None, "samples": 8}}
-        for column, methods in columns.items()
-    }
+def _with_p2l(columns: dict[str, dict[str, Settings]], **settings: Any) -> dict[str, dict[str, Settings]]:
+    """The same with other settings of P2L."""
+    return {column: {**methods, "p2l": {**methods["p2l"], **settings}} for column, methods in columns.items()}
 
 
 def _daps(iterations: int, step_size: float, momentum: float, last: float = 1.0) -> dict[str, Settings]:
@@ -175,8 +163,9 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
         "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4), **SD_TREG},
     },
     "tiny": TINY,
-    "tiny_adam": _by_adam(TINY),
-    "tiny_psnr": _for_psnr(TINY),
+    # Algorithm 3, and the mean of eight restorations, whose prompts stay as they are.
+    "tiny_adam": _with_p2l(TINY, guidance=_adam(0.1) | {"step_schedule": "alpha_bar"}),
+    "tiny_psnr": _with_p2l(TINY, prompt_tuning=None, samples=8),
     "paper": PAPER,
     "authors": AUTHORS,
 }
