@@ -62,7 +62,10 @@ WAYS: dict[str, Part] = {
     "K=0, small decoder": _way(**SKETCHED, **NO_TUNING),
     "K=1, small decoder": _way(**SKETCHED),
     "K=1, small decoder, twice the steps": _way(**_in_steps(4 * FEW, 2 * FEW, **SKETCHED)),
-    "K=3, small decoder": _way(**SKETCHED, prompt_tuning={"iterations": 3}),
+    "K=1, through the network alone, small decoder": _way(**SKETCHED, **BY_NETWORK),
+    "K=3, through the network alone, small decoder": _way(
+        **SKETCHED, prompt_tuning={"iterations": 3, "through": "network"}
+    ),
     "LATINO, not distilled": _way("latino"),
     "LATINO": _way("latino", lora="tiny", grid=50),
     "LATINO, P2L's prompt": _way("latino", lora="tiny", grid=50, **PROMPT),
