@@ -46,6 +46,18 @@ def _with_p2l(columns: dict[str, dict[str, Settings]], **settings: Any) -> dict[
     return {column: {**methods, "p2l": {**methods["p2l"], **settings}} for column, methods in columns.items()}
 
 
+def _cheaper(
+    columns: dict[str, dict[str, Settings]], tuning: Settings | None, **settings: Any
+) -> dict[str, dict[str, Settings]]:
+    """P2L of these columns through a small decoder, with other settings of it and of its prompt tuning."""
+    found = {}
+    for column, methods in columns.items():
+        p2l = methods["p2l"]
+        tuned = None if tuning is None else {**p2l["prompt_tuning"], **tuning}
+        found[column] = {"p2l": {**p2l, "small_decoder": "auto", "prompt_tuning": tuned, **settings}}
+    return found
+
+
 def _daps(iterations: int, step_size: float, momentum: float, last: float = 1.0) -> dict[str, Settings]:
     """A task of the authors' configurations for Stable Diffusion, whose images of 256 are restored at 512."""
     dynamics = {"iterations": iterations, "step_size": step_size, "momentum": momentum, "last": last}
@@ -166,6 +178,10 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     # Algorithm 3, and the mean of eight restorations, whose prompts stay as they are.
     "tiny_adam": _with_p2l(TINY, guidance=_adam(0.1) | {"step_schedule": "alpha_bar"}),
     "tiny_psnr": _with_p2l(TINY, prompt_tuning=None, samples=8),
+    # By what they cost an image with Stable Diffusion at 512: docs/speed.md.
+    "fast": _cheaper(TINY, {"iterations": 3, "through": "network"}),
+    "balanced": _cheaper(TINY, {"iterations": 1, "through": "network"}),
+    "instant": _cheaper(TINY, None, steps=6),
     "paper": PAPER,
     "authors": AUTHORS,
 }

@@ -17,11 +17,9 @@ from jobs.tables.grid import Cell, Grid, Part
 from p2l_engine.counting import count_solver
 from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.load import Model, without_weights
-from p2l_engine.solvers import Solver
 from pipeline.results.compare import PairedMean, paired_runs
 
 COUNTED = ("CompVis/stable-diffusion-v1-4", 512)  # whose cost the table has: a model and a side in pixels
-DECODER = "madebyollin/taesd"  # its small decoder
 FIRST = "P2L, K=1"  # what all others are compared with
 PERCEPTUAL = "perceptual_efficientnet"
 FEW = 10  # steps
@@ -36,11 +34,12 @@ def _in_steps(steps: int, of: int, **settings: Any) -> dict[str, Any]:
     return {"steps": steps, "guidance": {"for_steps": of}, **settings}
 
 
+PRESETS = ("fast", "balanced", "instant")
 Block = dict[str, Any]
 IN_Z0: Block = {"guidance": {"variable": "z_0"}}
 EARLY: Block = {"prompt_tuning": {"between": [0.5, 1.0]}}
 BY_NETWORK: Block = {"prompt_tuning": {"through": "network"}}
-SKETCHED: Block = {"small_decoder": "tiny"}
+SKETCHED: Block = {"small_decoder": "auto"}
 PROMPT: Block = {"prompt_tuning": {"iterations": 1, "learning_rate": 0.05}}
 NO_TUNING: Block = {"prompt_tuning": None}
 ALONE: Block = {"guidance": None, **NO_TUNING}
@@ -61,11 +60,7 @@ WAYS: dict[str, Part] = {
     "K=1, through the network alone, gradient in z_0": _way(**IN_Z0, **BY_NETWORK),
     "K=0, small decoder": _way(**SKETCHED, **NO_TUNING),
     "K=1, small decoder": _way(**SKETCHED),
-    "K=1, small decoder, twice the steps": _way(**_in_steps(4 * FEW, 2 * FEW, **SKETCHED)),
-    "K=1, through the network alone, small decoder": _way(**SKETCHED, **BY_NETWORK),
-    "K=3, through the network alone, small decoder": _way(
-        **SKETCHED, prompt_tuning={"iterations": 3, "through": "network"}
-    ),
+    **{f"preset {name}": Part({"method": {"name": "p2l", "preset": name}}, FIRST) for name in PRESETS},
     "LATINO, not distilled": _way("latino"),
     "LATINO": _way("latino", lora="tiny", grid=50),
     "LATINO, P2L's prompt": _way("latino", lora="tiny", grid=50, **PROMPT),
@@ -100,18 +95,13 @@ def _folders(grid: Grid, row: str, out: str, seeds: int) -> list[str]:
 
 def teraflop(grid: Grid, row: str, prior: Model, side: int = COUNTED[1]) -> float:
     """An image of so many pixels a side by a row's method with another prior, the mean over the tasks."""
-    methods = [_counted(grid.job(Cell(row, column, 0), "counted").method) for column in grid.columns]
+    methods = [grid.job(Cell(row, column, 0), "counted").method for column in grid.columns]
     image = (3, side, side)
     flop = {
         method: count_solver(prior, image, image, 1, method).flop if method.prior else 0.0
         for method in dict.fromkeys(methods)
     }
     return fmean(flop[method] for method in methods) / 1e12
-
-
-def _counted(method: Solver) -> Solver:
-    sketched = getattr(method, "small_decoder", None) is not None
-    return method.model_copy(update={"small_decoder": DECODER}) if sketched else method
 
 
 def frontier(found: Sequence[Point], metric: str = "psnr") -> list[str]:

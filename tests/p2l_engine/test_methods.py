@@ -85,6 +85,20 @@ def test_the_preset_for_psnr_is_the_mean_of_eight_without_prompt_tuning(operator
     assert psnr == tiny | {"preset": "tiny_psnr", "samples": 8, "prompt_tuning": None}
 
 
+@pytest.mark.parametrize("operator", TINY)
+@pytest.mark.parametrize(
+    ("preset", "steps", "iterations"), [("fast", 20, 3), ("balanced", 20, 1), ("instant", 6, 0)]
+)
+def test_cheaper_presets_differentiate_through_a_small_decoder(
+    preset: str, operator: str, steps: int, iterations: int
+) -> None:
+    """All else is as in the preset that they are made of."""
+    tiny, cheaper = (built("p2l", name, operator).model_dump() for name in ("tiny", preset))
+    tuning = tiny["prompt_tuning"] | {"iterations": iterations, "through": "network"} if iterations else None
+    changes = {"preset": preset, "steps": steps, "small_decoder": "auto", "prompt_tuning": tuning}
+    assert cheaper == tiny | changes
+
+
 PIXEL_METHODS = ("dps", "diffpir", "dds", "pigdm")
 PIXELS: dict[
     tuple[str, str, str], tuple[int, dict[str, Any]]

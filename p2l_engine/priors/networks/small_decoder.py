@@ -17,7 +17,9 @@ from p2l_engine.priors.published import SMALL_DECODERS
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 KIND = "AutoencoderTiny"
 SHIPPED = "small_decoder"  # of `fetch.component`
-ALLOWED = f"tiny, a folder of diffusers' {KIND} on this machine, or a hub id (owner/name)"
+# What `auto` stands for, by channels of z and pixels to a cell.
+KNOWN = {(12, 4): "tiny", (4, 8): "madebyollin/taesd"}
+ALLOWED = f"auto, tiny, a folder of diffusers' {KIND} on this machine, or a hub id (owner/name)"
 
 
 class Sketching:
@@ -27,7 +29,7 @@ class Sketching:
 
     def __init__(self, prior: Any, name: str) -> None:
         self._prior = prior
-        self._small = load_small_decoder(name, prior.device, prior.dtype)
+        self._small = _loaded(name, prior)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._prior, name)
@@ -41,6 +43,7 @@ class Sketching:
 def check_small_decoder(name: str, latent_channels: int, factor: int) -> list[str]:
     """Why the decoder of that name cannot stand for that of a model; empty if it can."""
     try:
+        name = _named(name, latent_channels, factor)
         config = _config(name)
     except (OSError, ValueError) as error:
         return [str(error)]
@@ -80,8 +83,24 @@ def load_small_decoder(name: str, device: torch.device, dtype: torch.dtype) -> A
 
 def weight_bytes(name: str, prior: Any) -> int:
     """Of the decoder of that name beside a prior; it is loaded."""
-    weights = load_small_decoder(name, prior.device, prior.dtype).parameters()
+    weights = _loaded(name, prior).parameters()
     return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def _loaded(name: str, prior: Any) -> Any:
+    return load_small_decoder(_named(name, prior.latent_channels, prior.factor), prior.device, prior.dtype)
+
+
+def _named(name: str, latent_channels: int, factor: int) -> str:
+    """What `auto` stands for with such latents. Raises ValueError where it is nothing."""
+    if name != "auto":
+        return name
+    if (latent_channels, factor) not in KNOWN:
+        raise ValueError(
+            f"got auto, but none is known for {latent_channels} channels, enlarged {factor} times; "
+            f"allowed: {ALLOWED}"
+        )
+    return KNOWN[latent_channels, factor]
 
 
 def _config(name: str) -> dict[str, Any]:

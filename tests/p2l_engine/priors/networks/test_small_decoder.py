@@ -87,10 +87,16 @@ def test_one_for_other_latents_is_refused(random_model: LatentDiffusion, small: 
 
 def test_what_is_none_is_named_with_what_is_allowed(tmp_path: Path) -> None:
     (nowhere,) = check_small_decoder(str(tmp_path / "none"), 4, 4)
-    assert "none'; allowed: tiny, a folder of diffusers' AutoencoderTiny" in nowhere
+    assert "none'; allowed: auto, tiny, a folder of diffusers' AutoencoderTiny" in nowhere
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     (other,) = check_small_decoder(str(tmp_path), 4, 4)
     assert "a AutoencoderKL" in other
     (tmp_path / "config.json").write_text("{")
     (damaged,) = check_small_decoder(str(tmp_path), 4, 4)
     assert "is not JSON" in damaged
+
+
+def test_auto_is_the_one_that_is_known_for_a_models_latents() -> None:
+    assert check_small_decoder("auto", 12, 4) == check_small_decoder("auto", 4, 8) == []
+    (unknown,) = check_small_decoder("auto", 4, 4)
+    assert "got auto, but none is known for 4 channels, enlarged 4 times; allowed: auto, tiny, a" in unknown
