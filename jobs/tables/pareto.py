@@ -25,9 +25,8 @@ PERCEPTUAL = "perceptual_efficientnet"
 FEW = 10  # steps
 
 
-def _way(name: str = "p2l", lora: str | None = None, **settings: Any) -> Part:
-    method = {"method": {"name": name, "preset": "tiny", **settings}}
-    return Part(method if lora is None else {**method, "model": {"id": "tiny", "lora": lora}}, FIRST)
+def _way(name: str = "p2l", **settings: Any) -> Part:
+    return Part({"method": {"name": name, "preset": "tiny", **settings}}, FIRST)
 
 
 def _in_steps(steps: int, of: int, **settings: Any) -> dict[str, Any]:
@@ -40,7 +39,6 @@ IN_Z0: Block = {"guidance": {"variable": "z_0"}}
 EARLY: Block = {"prompt_tuning": {"between": [0.5, 1.0]}}
 BY_NETWORK: Block = {"prompt_tuning": {"through": "network"}}
 SKETCHED: Block = {"small_decoder": "auto"}
-PROMPT: Block = {"prompt_tuning": {"iterations": 1, "learning_rate": 0.05}}
 NO_TUNING: Block = {"prompt_tuning": None}
 ALONE: Block = {"guidance": None, **NO_TUNING}
 
@@ -61,10 +59,9 @@ WAYS: dict[str, Part] = {
     "K=0, small decoder": _way(**SKETCHED, **NO_TUNING),
     "K=1, small decoder": _way(**SKETCHED),
     **{f"preset {name}": Part({"method": {"name": "p2l", "preset": name}}, FIRST) for name in PRESETS},
-    "LATINO, not distilled": _way("latino"),
-    "LATINO": _way("latino", lora="tiny", grid=50),
-    "LATINO, P2L's prompt": _way("latino", lora="tiny", grid=50, **PROMPT),
-    "LATINO-PRO": _way("latino_pro", lora="tiny", grid=50),
+    "LATINO": _way("latino"),
+    "LATINO, P2L's prompt": _way("latino", prompt_tuning={"iterations": 1, "learning_rate": 0.05}),
+    "LATINO-PRO": _way("latino_pro"),
 }
 
 

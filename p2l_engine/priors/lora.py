@@ -26,9 +26,8 @@ from p2l_engine.mistakes import Mistakes, refuse
 from p2l_engine.priors import fetch, layout
 
 FILE = "pytorch_lora_weights.safetensors"  # of a folder or a repository
-SHIPPED = "adapter"  # the folder that the name `tiny` stands for
 ALLOWED = (
-    f"allowed: tiny, a .safetensors file, a folder with {FILE}, a URL of either, or a hub id (owner/name)"
+    f"allowed: a .safetensors file, a folder that holds {FILE}, a URL of either, or a hub id (owner/name)"
 )
 METADATA = "lora_adapter_metadata"  # of diffusers
 OF_PARTS = ("alpha_pattern", "use_rslora", "use_dora")  # settings that would change the formula
@@ -100,9 +99,9 @@ def check_adapter(lora: str) -> list[str]:
 def read_adapter(lora: str) -> Adapter:
     """The adapter of an id, fetched first where it has to be.
 
-    lora: tiny, the shipped one; a .safetensors file, a folder that holds FILE, an fsspec URL of either, which
-    is copied once into the cache folder, or a hub id. Raises ValueError when there is none, or it has other
-    names or parts; OSError when it cannot be fetched.
+    lora: a .safetensors file, a folder that holds FILE, an fsspec URL of either, copied once into the cache
+    folder, or a hub id. Raises ValueError when there is none, or it has other names or parts; OSError when it
+    cannot be fetched.
     """
     refuse(check_adapter(lora))
     if "://" in lora:
@@ -116,16 +115,12 @@ def read_adapter(lora: str) -> Adapter:
 
 def is_here(lora: str) -> bool:
     """Whether it is a file or folder on this machine."""
-    return "://" not in lora and _path(lora).exists()
-
-
-def _path(lora: str) -> Path:
-    return fetch.beside_tiny(SHIPPED) if lora == "tiny" else Path(lora).expanduser()
+    return "://" not in lora and Path(lora).expanduser().exists()
 
 
 def _here(lora: str) -> Path | None:
     """The file on this machine; None for a hub id. Raises Mistakes for what is neither."""
-    path = _path(lora)
+    path = Path(lora).expanduser()
     if lora.endswith(layout.PICKLED):
         raise Mistakes([f"lora: got {lora!r}, pickled weights, which can run anything when read; {ALLOWED}"])
     if path.is_dir():
