@@ -139,7 +139,8 @@ def measure(request: Request, model: LatentDiffusion, size: int, batch: int, ite
     job = request.job(size, batch, iterations, request.steps)
     if request.steps is not None:
         ran = count(job)
-    work = Work.of(model, job, batch)
+    C = _random_prompts(model, batch) if request.random_weights else model.embed_prompts([""] * batch)
+    work = Work.of(model, job, C)
     work.run(steps=1)  # warms up
     on_gpu = model.device.type == "cuda"
     if on_gpu:
@@ -168,6 +169,11 @@ def measure(request: Request, model: LatentDiffusion, size: int, batch: int, ite
     )
 
 
+def _random_prompts(model: LatentDiffusion, count: int) -> Tensor:
+    """Embeddings for a model without a tokenizer. Trained weights' tuning of them magnifies rounding."""
+    return torch.randn(count, *model.embedding_shape, generator=torch.Generator().manual_seed(0))
+
+
 @dataclass(frozen=True)
 class Work:
     """A batch that is restored: operator, measurements and prompts' embeddings (B, L, D)."""
@@ -179,14 +185,13 @@ class Work:
     C: Tensor
 
     @staticmethod
-    def of(model: LatentDiffusion, job: JobConfig, count: int) -> Work:
+    def of(model: LatentDiffusion, job: JobConfig, C: Tensor) -> Work:
         """Crops of photographs, measured as the job says."""
-        solver, sides = job.method, job.sides
+        solver, sides, count = job.method, job.sides, len(C)
         assert isinstance(solver, Sampler) and sides is not None
         x = torch.stack([_tensor(pixels) for _, pixels, _ in held_out.photographs(count, side=sides[0])])
         A = job.operator.example(count, (3, *sides))
         y = A.measure(x, job.noise, [torch.Generator() for _ in range(count)])
-        C = torch.randn(count, *model.embedding_shape, generator=torch.Generator().manual_seed(0))
         return Work(model, solver, A, y, C)
 
     def run(self, places: slice = slice(None), steps: int | None = None) -> Restored:
@@ -267,7 +272,7 @@ def _setting(cell: Cell) -> list[str]:
 def _pipeline(job: JobConfig, model: LatentDiffusion, images: int) -> Iterator[str]:
     """The same images by a run of the pipeline on one actor and by a bare loop; by the clock on the wall."""
     assert job.sides is not None and isinstance(job.batch_size, int)
-    work = Work.of(model, job, images)
+    work = Work.of(model, job, model.embed_prompts([""] * images))
     start = time.perf_counter()
     for first in range(0, images, job.batch_size):
         work.run(slice(first, first + job.batch_size))
