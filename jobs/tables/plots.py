@@ -35,9 +35,16 @@ def curves(
 def costs(
     url: str, axes: tuple[str, str], points: Mapping[str, tuple[float, float]], curve: Sequence[str]
 ) -> None:
-    """Named points (cost, quality) by the logarithm of the cost, a curve through some; of no cost, levels."""
-    figure = _figure()
-    plot = figure.subplots()
+    """Named points (cost, quality) by the logarithm of the cost, a curve through some; of no cost, levels.
+
+    Points have numbers, by which a list beside the plot names them.
+    """
+    figure = _figure(wide=1.5)
+    plot, beside = figure.subplots(1, 2, width_ratios=(2, 1))
+    beside.axis("off")
+    costly = [name for name, (cost, _) in points.items() if cost]
+    listed = "\n".join(f"{number}  {name}" for number, name in enumerate(costly, 1))
+    beside.text(0, 1, listed, va="top", fontsize=8, linespacing=1.6)
     for name, (cost, quality) in points.items():
         if cost == 0:
             plot.axhline(quality, color="0.5", linestyle="--", linewidth=1)
@@ -46,19 +53,22 @@ def costs(
             )
             continue
         plot.plot(cost, quality, "o", color="C0" if name in curve else "0.6", markersize=4)
-        plot.annotate(name, (cost, quality), (4, 3), textcoords="offset points", fontsize=7)
+        number = str(costly.index(name) + 1)
+        plot.annotate(number, (cost, quality), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     plot.plot(*zip(*(points[name] for name in curve), strict=True), linewidth=1)
     plot.set(xscale="log", xlabel=axes[0], ylabel=axes[1])
+    for ticks in (plot.xaxis.set_major_formatter, plot.xaxis.set_minor_formatter):
+        ticks("{x:g}")
     plot.grid(alpha=0.3)
     _save(url, figure)
 
 
-def _figure() -> Any:
+def _figure(wide: float = 1.0) -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise BadRequest("curves need matplotlib: pip install 'p2l[figures]'") from None
-    return Figure(figsize=(7.2, 4.4), layout="constrained")
+    return Figure(figsize=(7.2 * wide, 4.4), layout="constrained")
 
 
 def _save(url: str, figure: Any) -> None:
