@@ -32,7 +32,7 @@ def test_the_adapter_of_a_job_is_in_the_model(tmp_path: Path) -> None:
     plain = load_latent(ModelConfig.model_validate({"id": "tiny", "device": "cpu"}))
     weight, channels = plain._unet.conv_out.weight.detach(), plain.latent_channels
     factors = {
-        "lora_unet_conv_out.lora_down.weight": -2 * weight,
+        "lora_unet_conv_out.lora_down.weight": (-2 * weight).contiguous(),
         "lora_unet_conv_out.lora_up.weight": torch.eye(channels)[..., None, None],
         "lora_unet_conv_out.alpha": torch.tensor(channels / 2),
     }
