@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from jobs.tables import plots
+from jobs.tables import counted, plots
 from jobs.tables.figures import line
 from jobs.tables.grid import Cell, Grid, Part
-from p2l_engine.counting import count_solver
 from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.load import Model, without_weights
 from pipeline.results.compare import PairedMean, paired_runs
@@ -22,15 +21,10 @@ from pipeline.results.compare import PairedMean, paired_runs
 COUNTED = ("CompVis/stable-diffusion-v1-4", 512)  # whose cost the table has: a model and a side in pixels
 FIRST = "P2L, K=1"  # what all others are compared with
 PERCEPTUAL = "perceptual_efficientnet"
-FEW = 10  # steps
 
 
 def _way(name: str = "p2l", **settings: Any) -> Part:
     return Part({"method": {"name": name, "preset": "tiny", **settings}}, FIRST)
-
-
-def _in_steps(steps: int, of: int, **settings: Any) -> dict[str, Any]:
-    return {"steps": steps, "guidance": {"for_steps": of}, **settings}
 
 
 PRESETS = ("fast", "balanced", "instant")
@@ -48,7 +42,7 @@ WAYS: dict[str, Part] = {
     FIRST: Part({"method": {"name": "p2l", "preset": "tiny"}}),
     "P2L, K=3": _way(prompt_tuning={"iterations": 3}),
     "P2L, K=0": _way(**NO_TUNING),
-    "K=0, half the steps": _way(**_in_steps(FEW, 2 * FEW, **NO_TUNING)),
+    "K=0, half the steps": _way(steps=10, guidance={"for_steps": 20}, **NO_TUNING),
     "K=0, gradient in z_0": _way(**IN_Z0, **NO_TUNING),
     "K=0, projection alone": _way(**ALONE),
     "K=0, projection alone, 8 steps": _way(steps=8, **ALONE),
@@ -77,12 +71,12 @@ class Point:
 
 def points(grid: Grid, out: str, seeds: int) -> list[Point]:
     """One of each finished row, the cheapest first."""
-    found, counted = [], without_weights(read_architecture(COUNTED[0]))
+    found, prior = [], without_weights(read_architecture(COUNTED[0]))
     for name, row in grid.rows.items():
         others = _folders(grid, row.against or name, out, seeds)
         paired = paired_runs(others, _folders(grid, name, out, seeds))
         means = {metric: of.mean for metric, of in paired.items()}
-        found.append(Point(name, teraflop(grid, name, counted), means, paired if row.against else {}))
+        found.append(Point(name, teraflop(grid, name, prior), means, paired if row.against else {}))
     return sorted(found, key=lambda point: point.teraflop)
 
 
@@ -93,12 +87,7 @@ def _folders(grid: Grid, row: str, out: str, seeds: int) -> list[str]:
 def teraflop(grid: Grid, row: str, prior: Model, side: int = COUNTED[1]) -> float:
     """An image of so many pixels a side by a row's method with another prior, the mean over the tasks."""
     methods = [grid.job(Cell(row, column, 0), "counted").method for column in grid.columns]
-    image = (3, side, side)
-    flop = {
-        method: count_solver(prior, image, image, 1, method).flop if method.prior else 0.0
-        for method in dict.fromkeys(methods)
-    }
-    return fmean(flop[method] for method in methods) / 1e12
+    return fmean(counted.teraflop(prior, method, (side, side)) for method in methods)
 
 
 def frontier(found: Sequence[Point], metric: str = "psnr") -> list[str]:

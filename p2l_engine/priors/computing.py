@@ -28,5 +28,5 @@ def check_device(device: str | torch.device) -> torch.device:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Of convolutions' weights: channels last on CPUs, where a step of P2L is a fifth faster for it."""
+    """Of convolutions' weights: channels last on CPUs, where they are faster so."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format

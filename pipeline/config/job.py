@@ -38,8 +38,8 @@ class ModelConfig(Grown):
     and residuals are float32. tf32: float32 whose products and convolutions take their factors with 10 bits
     on GPUs that can; float32: with all 23.
 
-    compile: the U-Net's transformer blocks, by torch, which takes each actor's first steps some ten seconds
-    more for each size of micro-batch and saves a share of every step.
+    compile: the U-Net's transformer blocks, by torch: each actor's first steps take longer, for each size of
+    micro-batch, and the others less.
     """
 
     later: ClassVar[frozenset[str]] = frozenset({"lora", "compile"})

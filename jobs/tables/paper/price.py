@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
+from statistics import fmean
 
+from jobs.tables import counted
 from jobs.tables.figures import line
 from jobs.tables.grid import Cell
 from jobs.tables.paper.tables import PaperTable
-from p2l_engine.counting import count_solver
 from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.load import Model, without_weights
-from p2l_engine.solvers import Solver
 from pipeline.accelerators import dtype_on
 from pipeline.config import JobConfig
 from pipeline.cost.plan import TYPICAL_SHARE, extrapolated_seconds
@@ -50,17 +49,7 @@ def _shown(figure: float) -> str:
 
 
 def _mean_teraflop(jobs: list[JobConfig]) -> float:
-    asked = Counter((job.model.id, job.method, job.sides) for job in jobs)
-    return sum(times * _teraflop(*one) for one, times in asked.items()) / len(jobs)
-
-
-@cache
-def _teraflop(model: str, method: Solver, sides: tuple[int, int]) -> float:
-    """An image to itself, by whichever operator: they are little beside the networks."""
-    if method.prior is None:
-        return 0.0
-    image = (3, *sides)
-    return count_solver(_without_weights(model), image, image, 1, method).flop / 1e12
+    return fmean(counted.teraflop(_without_weights(job.model.id), job.method, job.sides) for job in jobs)
 
 
 @cache
