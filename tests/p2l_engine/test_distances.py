@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,17 +162,23 @@ def test_weights_that_are_nowhere_are_named_and_not_downloaded(
         metrics.inception_features(photograph[None])
 
 
-def test_vendors_networks_take_the_file_that_they_are_given(tmp_path: Path) -> None:
-    """Where a torchvision fits torch: LPIPS by random weights of a file, written out layer by layer."""
+@pytest.fixture
+def torchvision() -> Any:
     try:
-        from torchvision.models import alexnet
+        return importlib.import_module("torchvision")
     except (ModuleNotFoundError, RuntimeError) as error:
         pytest.skip(f"the extra `metrics` is not to be had here: {error}")
+
+
+def test_lpips_is_its_formula_with_the_weights_of_the_file_that_is_given(
+    tmp_path: Path, torchvision: Any
+) -> None:
+    """Random weights, where a torchvision fits torch; written out layer by layer."""
     import torchmetrics
 
     found, file = metrics.NETWORKS["alexnet"], tmp_path / metrics.NETWORKS["alexnet"].file
     torch.manual_seed(0)
-    trunk = alexnet(weights=None)
+    trunk = torchvision.models.alexnet(weights=None)
     torch.save(trunk.state_dict(), file)
     folder = Path(str(torchmetrics.__file__)).parent / "functional" / "image" / "lpips_models"
     learned = list(torch.load(folder / "alex.pth", "cpu", weights_only=True).values())
@@ -186,3 +194,24 @@ def test_vendors_networks_take_the_file_that_they_are_given(tmp_path: Path) -> N
     distances = found.load(file).distances
     assert distances is not None
     torch.testing.assert_close(distances(x, y), expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_inception_features_are_those_of_the_file_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchvision: Any
+) -> None:
+    """Random weights, where a torchvision fits torch: as by torch-fidelity's own network, of any size."""
+    vendor = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+    wanted = metrics.NETWORKS["inception"]
+    nothing, file = tmp_path / "nothing.pth", tmp_path / wanted.file
+    torch.save({}, nothing)
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda *given: None)
+        network = vendor.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(nothing))
+    torch.save(network.state_dict(), file)
+    pictures = batch(*(square(of(), 64) for of in PHOTOGRAPHS[:2]))
+    features = wanted.load(file).features
+    assert features is not None
+    found = features(pictures)
+    assert found.shape == (2, 2048) and found.std(0).max() > 0
+    torch.testing.assert_close(found, network(pictures)[0], rtol=1e-4, atol=1e-5)
