@@ -1,22 +1,24 @@
 """Distil the small model to a few steps: ``python -m p2l_engine.tiny.distill``.
 
-Latent consistency distillation (Luo et al., 2023) into a low-rank adapter of the U-Net, as LCM-LoRA is for
-Stable Diffusion: the student's clean latent is to be the same anywhere along the teacher's path to it.
+A low-rank adapter of the U-Net, as LCM-LoRA is for Stable Diffusion, by which the clean latent is the same
+anywhere along the teacher's path to it. The teacher walks its paths to their ends first, from noised data of
+any timestep of a grid, and each of a path's points is an example: where consistency distillation (Luo et al.,
+2023) learns from its own estimate a step further, and so must carry the end up through the whole grid, this
+learns from the end.
 
 | symbol | code | meaning |
 |---|---|---|
-| t, t' | t, before | a timestep of a grid of N, and the one before it, which for the first is no noise |
-| f(z, t) | clean | the student's posterior mean z_0|t (Eq. 14), its consistency function |
-| z_t' | z_before | the teacher's DDIM step (Eq. 15) from z_t |
+| z_t | Points.z | a point of a path: after the teacher's DDIM steps (Eq. 15) from where it begins |
+| z_0 | Points.end | the path's end, without noise |
+| z_0|t | clean | posterior mean by the network's v (Eq. 14), for the student a sample |
 | c | HUBER | of the pseudo-Huber distance, (|d|^2 + c^2)^1/2 - c |
-
-The scalings by which a consistency function is the identity at t = 0 are left out: at the first timestep of
-the grid they are 0 and 1 to a hundred-thousandth, and there the target is the clean latent itself.
 """
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -31,7 +33,6 @@ from p2l_engine.tiny.collection import Photograph, training_photographs
 from p2l_engine.tiny.train import (
     Recipe,
     batch_of,
-    epoch_of,
     latents_by_epoch,
     read_arguments,
     read_snapshot,
@@ -39,18 +40,28 @@ from p2l_engine.tiny.train import (
 from p2l_engine.tiny.training import Training
 
 HUBER = 0.03
-RECIPE = Recipe(epoch=1024, unet_batch=16)
+RECIPE = Recipe(epoch=512, unet_batch=16)
+PASSES = 2  # over the points of an epoch before other paths are walked
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Sizes of the training. grid: N, as LCM-LoRA's; rank: of the adapter."""
+    """Sizes of the training. grid: timesteps of a path; rank: of the adapter."""
 
-    steps: int = 1_500
-    learning_rate: float = 1e-3
+    steps: int = 3_000
+    learning_rate: float = 4e-4
     decay: float = 0.99
-    grid: int = 50
+    grid: int = 25
     rank: int = 32
+
+
+class Points(NamedTuple):
+    """Points z (N, C, h, w) of paths, timesteps t (N,), tokens of captions (N, L), ends (N, C, h, w)."""
+
+    z: Tensor
+    t: Tensor
+    ids: Tensor
+    end: Tensor
 
 
 class LowRank(nn.Module):
@@ -113,30 +124,48 @@ def distil(
         decay=distillation.decay,
     )
     latents = latents_by_epoch(recipe, photographs, vae, tokenizer, device)
-    alpha_bar = torch.cat([architecture.new_scheduler().alphas_cumprod, torch.ones(1)])  # 1 before the first
-    apart = (len(alpha_bar) - 1) // distillation.grid
+    alpha_bar = architecture.new_scheduler().alphas_cumprod
 
-    def predict(z: Tensor, t: Tensor, C: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """z_0|t and the noise, of the network's v."""
-        v = functional_call(unet, weights, (z, t.clamp(0).to(device), C)).sample
+    def clean(z: Tensor, t: Tensor, ids: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """z_0|t and the noise."""
+        z = z.to(device, memory_format=torch.channels_last)
+        C = text(ids.to(device)).last_hidden_state
+        v = functional_call(unet, weights, (z, t.to(device), C)).sample
         signal, noise = _shares(alpha_bar[t], z)
         return signal * z - noise * v, noise * z + signal * v
 
+    @lru_cache(maxsize=1)
+    @torch.no_grad()
+    def points(epoch: int) -> Points:
+        drawn = torch.Generator().manual_seed(epoch)
+        batches = 2 * recipe.epoch // recipe.unet_batch
+        walked = [walk(*batch_of(latents(epoch), recipe, tokenizer, drawn), drawn) for _ in range(batches)]
+        return Points(*(torch.cat(parts) for parts in zip(*walked, strict=True)))
+
+    def walk(z: Tensor, ids: Tensor, generator: torch.Generator) -> Points:
+        """The points of a path from each latent z, which is noised to a timestep of the grid first."""
+        apart = len(alpha_bar) // distillation.grid
+        begins = torch.randint(1, distillation.grid + 1, (len(z),), generator=generator)
+        signal, noise = _shares(alpha_bar[apart * begins - 1], z)
+        z = signal * z + noise * torch.randn(z.shape, generator=generator)
+        passed = []
+        for place in range(int(begins.max()), 0, -1):
+            there = (begins >= place).nonzero()[:, 0]
+            t = torch.full_like(there, apart * place - 1)
+            passed.append((z[there], t, there))
+            z0, eps = clean(z[there], t, ids[there], {})
+            after = alpha_bar[apart * (place - 1) - 1].item() if place > 1 else 1.0
+            z = z.index_copy(0, there, ddim_step(z0, eps, after).to(z))
+        points, t, paths = (torch.cat(parts) for parts in zip(*passed, strict=True))
+        return Points(points, t, ids[paths], z[paths])
+
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        z, ids = batch_of(latents(epoch_of(recipe, step, recipe.unet_batch)), recipe, tokenizer, generator)
-        C = text(ids.to(device)).last_hidden_state
-        t = apart * torch.randint(1, distillation.grid + 1, (len(z),), generator=generator) - 1
-        before = t - apart
-        signal, noise = _shares(alpha_bar[t], z)
-        drawn = torch.randn(z.shape, generator=generator)
-        noised = (signal * z + noise * drawn).to(device, memory_format=torch.channels_last)
-        weights = adapter.weights(unet)
-        with torch.no_grad():
-            z0, eps = predict(noised, t, C, {})
-            z_before = ddim_step(z0, eps, alpha_bar[before].view(-1, 1, 1, 1).to(z0))
-            target = predict(z_before, before, C, weights)[0]
-        apart_by = (predict(noised, t, C, weights)[0] - target).flatten(1)
-        return (apart_by.square().sum(dim=1) + HUBER**2).sqrt().sub(HUBER).mean()
+        expected = recipe.epoch * (distillation.grid + 1)  # points of an epoch
+        pool = points(step * recipe.unet_batch // (PASSES * expected))
+        index = torch.randint(len(pool.t), (recipe.unet_batch,), generator=generator)
+        z, t, ids, end = (part[index] for part in pool)
+        off = (clean(z, t, ids, adapter.weights(unet))[0] - end.to(device)).flatten(1)
+        return (off.square().sum(dim=1) + HUBER**2).sqrt().sub(HUBER).mean()
 
     training.run(loss, "adapter")
     training.averaged()

@@ -210,7 +210,7 @@ def _unet_training(recipe: Recipe, unet: UNet2DConditionModel, text: CLIPTextMod
         recipe.unet_learning_rate,
         recipe.unet_steps,
         work / "unet.pt",
-        share=lambda progress: min(1.0, progress / 0.01),
+        share=lambda progress: min(1.0, progress / 0.01, (1 - progress) / 0.1),
         decay=recipe.unet_decay,
     )
 
