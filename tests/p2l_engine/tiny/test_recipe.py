@@ -63,6 +63,8 @@ def test_training_goes_on_from_a_snapshot_and_keeps_its_auto_encoder(
     assert all(torch.equal(before[key], after[key]) for key in before)
     before, after = (load_file(folder / "unet" / weights) for folder in (snapshot, tmp_path / "model"))
     assert not all(torch.equal(before[key], after[key]) for key in before)
+    for name in ("vae", "unet"):
+        assert str(snapshot) not in (tmp_path / "model" / name / "config.json").read_text()
 
 
 def test_the_file_of_an_adapter_makes_the_networks_weights_those_it_was_trained_to(
