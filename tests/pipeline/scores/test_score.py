@@ -75,6 +75,8 @@ def test_a_pass_interrupted_twice_gives_the_distance_of_one_process(
         now = files_of(run)
         assert before.items() < now.items(), "what was scored is not scored again, and there is more"
         assert not Path(run, "scores.json").exists()
+        if len(now) == len(shards):  # a quick machine ends what was under way before the pass stops
+            Path(run, now.popitem()[0]).unlink()
         before = now
     told: list[str] = []
     found = scoring.score(asked, told.append)
