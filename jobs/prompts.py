@@ -36,9 +36,9 @@ def prompts(
     except OSError as error:
         raise BadRequest(f"--captions: {error}") from error
     told = read_prompts(out, [text for text in texts if text.strip()], words, images)
-    rows = [("before tuning", told["before"]), (f"mean of {told['rows']}", told["mean"])]
-    rows += told["images"].items()
-    kinds = [kind for kind in ("words", "captions") if kind in told["before"]]
+    rows = [("before tuning", told["before"])] if "before" in told else []
+    rows += [(f"mean of {told['rows']}", told["mean"]), *told["images"].items()]
+    kinds = [kind for kind in ("words", "captions") if kind in told["mean"]]
     table(
         ["prompt", "moved", *(f"nearest {kind}" for kind in kinds)],
         [[name, of.get("moved"), *(_listed(of[kind]) for kind in kinds)] for name, of in rows],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.console import BadRequest, output, readable_errors, run_alone
+from jobs.console import BadRequest, Exit, output, readable_errors, run_alone
 
 if TYPE_CHECKING:
     from jobs.tables.paper.world import World
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 NAMES = ("1", "2", "3", "4", "5", "7", "8", "figure-2", "figure-5", "figure-12", "figure-13", "figure-14")
 SHIPPED = 16  # images of each shipped data set
 DRAWN = 8  # images of a figure, at most
-IN_THE_PAPER = 1000  # images of each data set
 
 
 @readable_errors()
@@ -35,8 +34,11 @@ def reproduce(
         str | None,
         typer.Option(help="The prior in pixels: an id, folder or URL; with another model than tiny."),
     ] = None,
+    class_label: Annotated[
+        int | None, typer.Option(min=0, help="From 0, of all images; where the prior in pixels asks for one.")
+    ] = None,
     captioner: Annotated[
-        str | None, typer.Option(help="The captioning model of table 1: an id, folder or URL; likewise.")
+        str | None, typer.Option(help="The captioning model of table 1: an id, folder or URL.")
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -51,7 +53,7 @@ def reproduce(
     seeds: Annotated[int, typer.Option(min=1, help="Restorations of each image.")] = 1,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Restore nothing: say what the table takes, for 1000 images by default."),
+        typer.Option("--plan", help="Restore nothing: say what the table takes, of all its images."),
     ] = False,
 ) -> None:
     """Make a table or figure of the paper again: its methods and settings, its own values beside ours.
@@ -72,21 +74,25 @@ def reproduce(
         raise BadRequest(f"NAME: got {name!r}; allowed: {', '.join(NAMES)}")
     needed = TABLES[name].data_sets if name in TABLES else (FIGURES[name][1],)
     known = world.SD14 if model == "sd14" else model
+    if class_label is not None and pixel_model is None:
+        raise BadRequest(f"--class-label: got {class_label} without --pixel-model, which it belongs to")
+    pixel = world.pixel_prior(pixel_model, class_label)
     if plan:
         if name not in TABLES or model == "tiny":
             raise BadRequest(f"--plan: got {name} with --model {model}; allowed: a table with another model")
-        planned = world.stable_diffusion(known, pixel_model, captioner, dict.fromkeys(needed, "planned"))
-        output.print(_plan(name, planned, images or IN_THE_PAPER, seeds), soft_wrap=True)
+        planned = world.stable_diffusion(known, pixel, captioner, dict.fromkeys(needed, "planned"))
+        output.print(_plan(name, planned, images or TABLES[name].images, seeds), soft_wrap=True)
         return
     if model == "tiny":
-        options = {"--data": data, "--pixel-model": pixel_model, "--captioner": captioner}
+        options = {"--data": data, "--pixel-model": pixel_model}
         if given := [option for option, value in options.items() if value]:
             raise BadRequest(f"{given[0]}: got one with --model tiny, which has its own; leave it out")
-        where = world.tiny(out, images or SHIPPED)
+        images = images or SHIPPED
+        where = world.tiny(out, images, captioner)
     else:
-        where = world.stable_diffusion(known, pixel_model, captioner, _data(data or [], needed, out, images))
+        where = world.stable_diffusion(known, pixel, captioner, _data(data or [], needed, out, images))
     if name in TABLES:
-        text = _table(name, where, out, seeds)
+        text = _table(name, where, out, images, seeds)
     else:
         draw, data_set = FIGURES[name]
         title = f"Figure {name.removeprefix('figure-')}"
@@ -95,22 +101,25 @@ def reproduce(
     output.print(text, soft_wrap=True)
 
 
-def _table(name: str, where: World, out: str, seeds: int) -> str:
-    """Computes what is missing of a table's cells; Markdown."""
+def _table(name: str, where: World, out: str, images: int | None, seeds: int) -> str:
+    """Computes what is missing of a table's cells of so many images; Markdown."""
     from jobs.tables import figures, grid, sheets
     from jobs.tables.paper import beside
     from jobs.tables.paper.tables import TABLES
     from pipeline.stores import storage
 
     table = TABLES[name].make(where)
-    cells = storage.join(out, _stem(name))
+    cells = storage.join(out, _stem(name), f"{images or 'all'} images")
     for line in chain(grid.run(table.grid, cells, seeds), grid.score(table.grid, cells, seeds)):
         output.print(line, soft_wrap=True)
     found = figures.read(table.grid, cells, seeds)
     storage.write_text(storage.join(out, f"{_stem(name)}.csv"), beside.csv_text(name, table, found))
-    if TABLES[name].drawn:
-        storage.write_bytes(storage.join(out, f"{_stem(name)}.png"), sheets.sheet(table.grid, cells))
-    return beside.markdown(name, table, found, where, seeds)
+    text = beside.markdown(name, table, found, where, seeds)
+    if TABLES[name].drawn and (picture := sheets.sheet(table.grid, cells)):
+        storage.write_bytes(storage.join(out, f"{_stem(name)}.png"), picture)
+        rows = ", ".join(table.grid.rows)
+        text += f"\n{_stem(name)}.png: a line a column of the table; from left to right original, {rows}.\n"
+    return text
 
 
 def _plan(name: str, where: World, images: int, seeds: int) -> str:
@@ -146,7 +155,11 @@ def _data(given: list[str], needed: Sequence[str], out: str, images: int | None)
     folders = {name: storage.join(out, "data", f"{images} {name}") for name in found}
     for name, url in found.items():
         if not storage.find(folders[name], ".parquet"):
-            shard([url], folders[name], first=images)
+            try:  # one shard, which is there whole or not at all
+                shard([url], folders[name], rows=images, first=images)
+            except typer.Exit as end:
+                if end.exit_code != Exit.ROWS_FAILED:  # images that cannot be read, which it has named
+                    raise
     return folders
 
 

@@ -61,9 +61,10 @@ def quality(
     rows = {name: known[name] for name in _known("method", method, list(known))}
     for name in _known("kind", kind, list(quality_benchmark.KINDS)):
         folder = storage.join(out, name)
-        grid = _table(tasks, rows, folder, quality_benchmark.KINDS[name](images), seeds, steps)
-        storage.write_text(storage.join(folder, "quality.csv"), figures.records(grid, folder, seeds))
-        table = figures.read(grid, folder, seeds)
+        cells = _folder(folder, images)
+        grid = _table(tasks, rows, cells, quality_benchmark.KINDS[name](images), seeds, steps)
+        storage.write_text(storage.join(folder, "quality.csv"), figures.records(grid, cells, seeds))
+        table = figures.read(grid, cells, seeds)
         print(f"## {name}", figures.overview(grid, table), figures.every_figure(grid, table), sep="\n\n")
 
 
@@ -80,10 +81,11 @@ def pareto(
     """Restore held-out images in ways of every cost; print and draw quality against cost (pareto.png)."""
     chosen = {name: curve.WAYS[name] for name in _known("way", way, list(curve.WAYS))}
     rows = chosen | {curve.FIRST: curve.WAYS[curve.FIRST]}
-    grid = _table(_tasks(task), rows, out, held_out.examples(images), seeds)
-    for said in grids.score(grid, out, seeds):
+    cells = _folder(out, images)
+    grid = _table(_tasks(task), rows, cells, held_out.examples(images), seeds)
+    for said in grids.score(grid, cells, seeds):
         print(said, flush=True)
-    found = curve.points(grid, out, seeds)
+    found = curve.points(grid, cells, seeds)
     curve.draw(storage.join(out, "pareto.png"), found)
     print(curve.table(found))
 
@@ -110,7 +112,7 @@ def tune(
 ) -> None:
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
-    apart = held_out.examples(images, held_out.TUNED_ON)
+    apart, out = held_out.examples(images, held_out.TUNED_ON), _folder(out, images)
     tried = _table(_tasks(task), tuning.rows(grid), out, apart, 1, steps)
     print(figures.every_figure(tried, figures.read(tried, out, 1)))
 
@@ -123,8 +125,13 @@ def prompts(
 ) -> None:
     """Restore from prompts that were tuned before, each image's own and the mean of others."""
     _tasks([task])
-    for line in prompts_benchmark.run(task, images, out):
+    for line in prompts_benchmark.run(task, images, _folder(out, images)):
         print(line, flush=True)
+
+
+def _folder(out: str, images: int) -> str:
+    """Of the cells of a table of so many images."""
+    return storage.join(out, f"{images} images")
 
 
 def _tasks(given: list[str] | None) -> list[str]:

@@ -25,6 +25,7 @@ from pipeline.worker import models
 from pipeline.worker.stored_prompts import COLUMN, Embeddings, of_table
 
 TUNED = "K=5"
+OTHER_CAPTIONS = 2000  # of drawn scenes, among which the right one is looked for
 
 
 def run(task: str, images: int, out: str) -> Iterator[str]:
@@ -68,8 +69,9 @@ def _grid(task: str, images: str, rows: dict[str, Part]) -> Grid:
 
 
 def _ranks(run: OutputFolder, images: list[held_out.Example]) -> Iterator[str]:
-    """Which place the right caption has among all captions by its distance, before and after tuning."""
-    captions = list(dict.fromkeys(caption for _, _, caption in images))
+    """Which place the right caption has among many by its distance, before and after tuning."""
+    candidates = [*images, *held_out.scenes(OTHER_CAPTIONS)]
+    captions = list(dict.fromkeys(caption for _, _, caption in candidates))
     right = {key: captions.index(caption) for key, _, caption in images}
     tuned: dict[str, Embeddings] = {}
     for shard in run.restored():

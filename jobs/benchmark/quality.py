@@ -71,7 +71,7 @@ def grid(tasks: Sequence[str], rows: dict[str, Part], images: str, steps: int | 
 
 def shards(out: str, images: list[held_out.Example]) -> str:
     """The folder of the images below that of a table, written where it is missing."""
-    folder = storage.join(out, f"{len(images)} images")
+    folder = storage.join(out, "images")
     file = storage.join(folder, "held_out.parquet")
     if not storage.exists(file):
         held_out.write(file, images)

@@ -61,6 +61,7 @@ _COLUMNS = {
     "error": pa.string(),  # "cause: details"; null where ok
     "warning": pa.string(),  # "cause: details" of what speaks against an ok row; null where nothing does
     "caption": pa.string(),  # that its prompt was made of; null without captions
+    "prompt": pa.string(),  # that it was restored with; null without text, or where it began at an embedding
     "image": IMAGE,  # restored, PNG; null where error
     "measurement": IMAGE,  # what was restored from, rounded to 8 bits; null where it is no RGB picture
     "reference": IMAGE,  # the fitted original; null in mode `restore`
@@ -80,6 +81,7 @@ _COLUMNS = {
 LATER_COLUMNS = (
     "warning",
     "caption",
+    "prompt",
     "deviation",
     "measured",
 )  # which outputs begun by earlier versions lack

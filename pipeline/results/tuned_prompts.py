@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from p2l_engine.nearest_text import nearest
 from p2l_engine.priors.base import LatentPrior
 from pipeline.config import ConfigError, read_back
+from pipeline.output.columns import completed
 from pipeline.output.folder import MEAN_PROMPT, PROMPTS, RUN, OutputFolder
 from pipeline.output.folder import now as now_text
 from pipeline.stores import storage
@@ -28,44 +29,59 @@ def read_prompts(url: str, captions: Sequence[str], words: bool, images: int) ->
     captions: texts among which the nearest are looked for, beside the words of the model's vocabulary where
     `words`. images: of how many rows, the first, the nearest texts are told one by one.
 
+    `before`, and how far prompts moved from it, are told where rows started from a text; of the mean, where
+    all started from the same.
+
     Raises FileNotFoundError where there is no run, ConfigError where it kept no embedding.
     """
     output = OutputFolder(storage.absolute(url).rstrip("/"))
     output.check()
     config = read_back(output.json(RUN)["config"])
-    count, total, first = 0, np.zeros(()), dict[str, Embeddings]()
-    for key, embedding in _embeddings(output):
+    count, total, starts = 0, np.zeros(()), set[str | None]()
+    first: dict[str, tuple[str | None, Embeddings]] = {}
+    for key, start, embedding in _embeddings(output):
         if len(first) < images:
-            first[key] = embedding
+            first[key] = start, embedding
+        starts.add(start)
         total, count = total + embedding.astype(np.float64), count + 1
     if not count:
         raise ConfigError([f"{url}: no row has a {COLUMN}; allowed: a run of a tuning method that keeps it"])
     mean = (total / count).astype(np.float32)
     _write_npy(output.at(MEAN_PROMPT), mean)
     model = models.load_latent(config.model)
-    before = model.embed_prompts([config.prompt]).cpu().numpy()[0]
     texts = {"captions": list(captions), "words": model.words() if words else []}
-    told = {
-        "made": now_text(),
-        "prompt": config.prompt,
-        "rows": count,
-        "before": _near(model, before, texts),
-        "mean": _near(model, mean, texts) | {"moved": _moved(before, mean)},
-        "images": {
-            key: _near(model, embedding, texts) | {"moved": _moved(before, embedding)}
-            for key, embedding in first.items()
-        },
-    }
+    of_all = starts.pop() if len(starts) == 1 else None
+    told: dict[str, Any] = {"made": now_text(), "prompt": of_all, "rows": count}
+    if of_all is not None:
+        told["before"] = _near(model, _embedded(model, of_all), texts)
+    told["mean"] = _told(model, of_all, mean, texts)
+    told["images"] = {key: _told(model, start, embedding, texts) for key, (start, embedding) in first.items()}
     output.write_json(PROMPTS, told)
     return told
 
 
-def _embeddings(output: OutputFolder) -> Iterator[tuple[str, Embeddings]]:
-    """Of each row of a whole shard that has one, a row group in memory."""
+def _embeddings(output: OutputFolder) -> Iterator[tuple[str, str | None, Embeddings]]:
+    """Key, first prompt and embedding of each row of a whole shard that has one, a row group in memory."""
+    columns = ["key", "prompt", COLUMN]
     for shard in output.restored():
         with output.open(output.restored_file(shard)) as parquet:
             for group in range(parquet.num_row_groups):
-                yield from of_table(parquet.read_row_group(group, columns=["key", COLUMN])).items()
+                table = completed(parquet.read_row_group(group, columns=columns), columns)
+                starts = dict(zip(table["key"].to_pylist(), table["prompt"].to_pylist(), strict=True))
+                for key, embedding in of_table(table).items():
+                    yield key, starts[key], embedding
+
+
+def _told(
+    model: LatentPrior, start: str | None, embedding: Embeddings, texts: dict[str, list[str]]
+) -> dict[str, Any]:
+    near: dict[str, Any] = _near(model, embedding, texts)
+    return near if start is None else near | {"moved": _moved(_embedded(model, start), embedding)}
+
+
+def _embedded(model: LatentPrior, prompt: str) -> Embeddings:
+    embedding: Embeddings = model.embed_prompts([prompt]).cpu().numpy()[0]
+    return embedding
 
 
 def _near(

@@ -215,6 +215,8 @@ class Restorer:
                 levels = metrics.to_uint8(restored.deviation[index] - 1)  # 0 is no deviation
                 row["deviation"] = _picture(image.row.key, levels)
             row["caption"] = image.caption
+            if self.solver.prior == "latent" and image.embedding is None:
+                row["prompt"] = self._prompt(image)
             row["residual"] = float(restored.residual[index])
             row["measured"] = int(measured[index])
             unused = UNUSED if image.caption is not None and image.row.prompt is not None else None

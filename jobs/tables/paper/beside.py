@@ -15,6 +15,7 @@ from jobs.tables.paper.world import World
 from pipeline.output.columns import METRICS
 
 VALUES = Path(__file__).with_name("values.csv")  # table, row, column, metric, value
+IN_THE_PAPER = {"lpips_vgg": "lpips"}  # which does not say by which network
 OWN_TITLES = {"fid": "FID", "lpips": "LPIPS", "psnr": "PSNR, dB", "seconds": "s"}  # as the paper prints them
 
 
@@ -48,11 +49,12 @@ def _column(number: str, table: PaperTable, found: Table, column: str, own: Sequ
     for name, row in table.grid.rows.items():
         if (here := found.get((name, column))) is None:
             continue
+        title = f"{name}, {here.errors} errors" if here.errors else name
         cells = [figures.number(metric, here.means.get(metric.column)) for metric in measured]
         cells += [f"{here.scores[name]:.3g}" if name in here.scores else "" for name in scores]
         cells += [row.against or "", figures.gain(PSNR, here.gains.get(PSNR.column))]
         paper = [paper_values().get((number, name, column, metric)) for metric in own]
-        lines.append(figures.line([name, *cells, *("" if v is None else f"{v:g}" for v in paper)]))
+        lines.append(figures.line([title, *cells, *("" if v is None else f"{v:g}" for v in paper)]))
     return lines
 
 
@@ -63,8 +65,10 @@ def csv_text(number: str, table: PaperTable, found: Table) -> str:
     writer.writerow(["row", "column", "metric", "images", "seeds", "errors", "here", "paper"])
     for (row, column), here in found.items():
         figures_here = {**here.means, **here.scores}
-        for metric in sorted({*figures_here, *OWN_TITLES}):
-            ours, theirs = figures_here.get(metric), paper_values().get((number, row, column, metric))
+        theirs_alone = set(OWN_TITLES) - {IN_THE_PAPER.get(name, name) for name in figures_here}
+        for metric in sorted({*figures_here, *theirs_alone}):
+            ours = figures_here.get(metric)
+            theirs = paper_values().get((number, row, column, IN_THE_PAPER.get(metric, metric)))
             if ours is not None or theirs is not None:
                 counts = (here.images, here.seeds, here.errors)
                 writer.writerow(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.tables.grid import Grid, Part
+from jobs.tables.grid import Grid, Part, Settings, merged
 from jobs.tables.paper.columns import RANDOM, SR8, TASKS, tasks_on
 from jobs.tables.paper.world import DIV2K, FFHQ, IMAGENET, World
 from p2l_engine import methods, operators
@@ -40,10 +40,12 @@ def table_1(world: World) -> PaperTable:
     rows = {"no prompt": Part(ldps)}
     rows |= {prompt: Part({**ldps, "prompt": prompt}, "no prompt") for prompt in PROMPTS}
     columns = tasks_on(world, (FFHQ, IMAGENET), (SR8, RANDOM))
-    tuned = {name: {"method": {"prompt_tuning": _tuning(column)}} for name, column in columns.items()}
+    tuned = {name: _optimized(world, name, column) for name, column in columns.items()}
     rows["prompt optimization"] = Part(ldps, "no prompt", tuned)
     rows |= {f"captions of {of}": Part({**ldps, **s}, "no prompt") for of, s in world.captions.items()}
     lacking = [f"captions of {of}: no captioning model is given" for of in "xy" if of not in world.captions]
+    if world.optimized and "y" not in world.captions:
+        lacking.append("prompt optimization from captions of y, as in the paper for SR x8: from a fixed text")
     return _table("Table 1: LDPS with several prompts", world, rows | PLAIN, columns, *lacking)
 
 
@@ -86,7 +88,8 @@ def table_5(world: World) -> PaperTable:
     """Seconds an image."""
     rows = {f"P2L, K={k}": _p2l(None, prompt_tuning={"iterations": k} if k else None) for k in (5, 3, 1, 0)}
     names = ("LDPS", "GML-DPS", "PSLD", "LDIR", "DDS", "DPS", "DiffPIR", "PiGDM")
-    rows |= {name: part for name, part in _methods(world).items() if name in names}
+    of_all = _methods(world)
+    rows |= {name: replace(of_all[name], against="P2L, K=3") for name in names}
     columns = tasks_on(world, (IMAGENET,), (SR8,))
     return _table("Table 5: compute time", world, rows | PLAIN, columns)
 
@@ -116,14 +119,14 @@ def table_7(world: World) -> PaperTable:
 def figure_5(world: World) -> PaperTable:
     """Figures 5 and 7: images of 1.5 and 2 times the size that the model was trained at."""
     uniform, gaussian = ({"patches": {"weights": weights}} for weights in ("uniform", "gaussian"))
-    ldps, projected = {"name": "ldps"}, {"name": "p2l", "prompt_tuning": None}
+    plain, projected = {"prompt_tuning": None, "projection": None}, {"prompt_tuning": None}
     rows = {
-        "vanilla": Part({"method": ldps}),
-        "uniform patches": Part({"method": {**ldps, **uniform}}, "vanilla"),
-        "Gaussian patches": Part({"method": {**ldps, **gaussian}}, "vanilla"),
-        "projection": Part({"method": projected}, "vanilla"),
-        "uniform patches + projection": Part({"method": {**projected, **uniform}}, "projection"),
-        "Gaussian patches + projection": Part({"method": {**projected, **gaussian}}, "projection"),
+        "vanilla": _p2l(None, **plain),
+        "uniform patches": _p2l("vanilla", **plain, **uniform),
+        "Gaussian patches": _p2l("vanilla", **plain, **gaussian),
+        "projection": _p2l("vanilla", **projected),
+        "uniform patches + projection": _p2l("uniform patches", **projected, **uniform),
+        "Gaussian patches + projection": _p2l("Gaussian patches", **projected, **gaussian),
     }
     columns = {}
     for side in (round(times * world.side) for times in (1.5, 2)):
@@ -134,10 +137,11 @@ def figure_5(world: World) -> PaperTable:
 
 @dataclass(frozen=True)
 class Definition:
-    """table: of a world. data_sets: of the paper, that it is about. drawn: whether its images are shown."""
+    """A table of the paper, about its `data_sets`, `images` of each. drawn: whether images are shown."""
 
     table: Callable[[World], PaperTable]
     data_sets: tuple[str, ...]
+    images: int = 1000
     drawn: bool = False
 
     def make(self, world: World) -> PaperTable:
@@ -148,14 +152,14 @@ class Definition:
 
 
 TABLES = {
-    "1": Definition(table_1, (FFHQ, IMAGENET)),
+    "1": Definition(table_1, (FFHQ, IMAGENET), images=256),
     "2": Definition(table_2, (IMAGENET,)),
     "3": Definition(table_3, (FFHQ, IMAGENET)),
     "4": Definition(table_4, (FFHQ,)),
     "5": Definition(table_5, (IMAGENET,)),
-    "7": Definition(table_7, (FFHQ,)),
+    "7": Definition(table_7, (FFHQ,), images=256),
     "8": Definition(table_8, (FFHQ,)),
-    "figure-5": Definition(figure_5, (DIV2K,), drawn=True),
+    "figure-5": Definition(figure_5, (DIV2K,), images=100, drawn=True),
 }
 
 
@@ -166,18 +170,29 @@ def _methods_on(world: World, data_set: str, title: str) -> PaperTable:
 
 def _methods(world: World) -> dict[str, Part]:
     """P2L and what the paper compares with it."""
+    in_pixels = merged({"method": {"preset": world.pixel_preset}}, world.pixel or {})
     latent = {"LDPS": "ldps", "GML-DPS": "gml_dps", "PSLD": "psld", "LDIR": "ldir", "TReg": "treg"}
     pixel = {"DDS": "dds", "DPS": "dps", "DiffPIR": "diffpir", "PiGDM": "pigdm"}
     rows = {"P2L": _p2l(None)}
     rows |= {title: Part({"method": {"name": name}}, "P2L") for title, name in latent.items()}
     return rows | {
-        title: Part({"method": {"name": name, "preset": world.pixel_preset}, **(world.pixel or {})}, "P2L")
-        for title, name in pixel.items()
+        title: Part(merged({"method": {"name": name}}, in_pixels), "P2L") for title, name in pixel.items()
     }
 
 
 def _p2l(against: str | None, **settings: Any) -> Part:
     return Part({"method": {"name": "p2l", **settings}}, against)
+
+
+def _optimized(world: World, name: str, column: Part) -> Settings:
+    """Of prompt optimization in a column of Table 1; for SR x8 from captions of y where there are some."""
+    if world.optimized is None:
+        return {"method": {"prompt_tuning": _tuning(column)}}
+    data_set, task = name.split(", ", 1)
+    start = world.optimized[data_set]
+    if task != SR8 or "y" not in world.captions:
+        return start
+    return {"method": start["method"], **world.captions["y"]}
 
 
 def _tuning(column: Part) -> dict[str, Any]:

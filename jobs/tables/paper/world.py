@@ -12,6 +12,8 @@ from pipeline.stores import storage
 
 FFHQ, IMAGENET, DIV2K = "FFHQ", "ImageNet", "DIV2K"
 SD14 = "CompVis/stable-diffusion-v1-4"
+OPTIMIZATION = {"iterations": 5, "learning_rate": 1e-4}  # of Table 1, from these prompts: Appendix B
+STARTS = {FFHQ: "A high quality photo of a face", IMAGENET: "A high quality photo"}
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class World:
     settings: of every job. pixel: of those whose prior is in pixels, None without such a model.
     data: the shards of each of the paper's data sets that is at hand. presets: of the latent methods, by data
     set; pixel_preset: of the others. captions: of jobs whose prompts are captions of x, and of y, where such
-    can be had. titles: what stands in for a data set. side, motion: of the model's images and of motion
-    kernels, in pixels.
+    can be had. optimized: of prompt optimization in Table 1, by data set (Appendix B); None: as the preset
+    has it. titles: what stands in for a data set. side, motion: of the model's images and of motion kernels,
+    in pixels.
     """
 
     settings: Mapping[str, Any]
@@ -31,13 +34,15 @@ class World:
     presets: Mapping[str, str]
     captions: Mapping[str, Mapping[str, Any]]
     pixel_preset: str
+    optimized: Mapping[str, Mapping[str, Any]] | None
     titles: Mapping[str, str]
     side: int
     motion: int
 
 
-def tiny(out: str, images: int) -> World:
+def tiny(out: str, images: int, captioner: str | None = None) -> World:
     """The shipped models on held-out images: scenes for the narrow data set, photographs for the wide."""
+    of_y = {"y": _captions(captioner, "measurement")} if captioner else {}
     return World(
         settings={"model": "tiny", "size": 64, "noise": 0.01},
         pixel={"model": "tiny-pixel"},
@@ -47,8 +52,9 @@ def tiny(out: str, images: int) -> World:
             DIV2K: _shards(out, "large photographs", held_out.photographs(images, side=128)),
         },
         presets=dict.fromkeys((FFHQ, IMAGENET, DIV2K), "tiny"),
-        captions={"x": PROMPTED},
+        captions={"x": PROMPTED} | of_y,
         pixel_preset="tiny",
+        optimized=None,
         titles={FFHQ: "drawn scenes", IMAGENET: "photographs", DIV2K: "photographs"},
         side=64,
         motion=31,
@@ -56,24 +62,39 @@ def tiny(out: str, images: int) -> World:
 
 
 def stable_diffusion(
-    model: str, pixel_model: str | None, captioner: str | None, data: Mapping[str, str]
+    model: str, pixel: Mapping[str, Any] | None, captioner: str | None, data: Mapping[str, str]
 ) -> World:
     """Stable Diffusion at 512 with the paper's settings on shards of its data sets."""
     return World(
         settings={"model": model, "size": 512, "noise": 0.01},
-        pixel=None if pixel_model is None else {"model": pixel_model},
+        pixel=pixel,
         data=dict(data),
         presets={FFHQ: "ffhq", IMAGENET: "imagenet", DIV2K: "imagenet"},
         captions={
-            of: {"caption": {"model": captioner, "from": source}}
+            of: _captions(captioner, source)
             for of, source in (("x", "original"), ("y", "measurement"))
             if captioner
         },
         pixel_preset="paper",
+        optimized={
+            data_set: {"method": {"prompt_tuning": OPTIMIZATION}, "prompt": prompt}
+            for data_set, prompt in STARTS.items()
+        },
         titles={name: name for name in (FFHQ, IMAGENET, DIV2K)},
         side=512,
         motion=61,
     )
+
+
+def pixel_prior(model: str | None, class_label: int | None) -> Mapping[str, Any] | None:
+    """Settings of jobs by a model in pixels, and by a label for all images where it asks for one."""
+    if model is None:
+        return None
+    return {"model": model} | ({} if class_label is None else {"method": {"class_label": class_label}})
+
+
+def _captions(model: str, source: str) -> Mapping[str, Any]:
+    return {"caption": {"model": model, "from": source}}
 
 
 def _shards(out: str, name: str, images: list[held_out.Example]) -> str:

@@ -73,7 +73,8 @@ def prompts(told: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Of tuned prompts, as prompts.json tells of them: whose it is, and the texts that are nearest."""
     if not told:
         return ()
-    rows = {"before tuning": told["before"], f"mean of {told['rows']:,}": told["mean"], **told["images"]}
+    before = {"before tuning": told["before"]} if "before" in told else {}
+    rows = before | {f"mean of {told['rows']:,}": told["mean"]} | told["images"]
     return tuple(
         (name, "; ".join(f"{kind}: {_near(of[kind])}" for kind in ("words", "captions") if kind in of))
         for name, of in rows.items()

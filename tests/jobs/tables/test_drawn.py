@@ -67,12 +67,13 @@ def test_a_caption_leads_generation_the_more_the_stronger_the_guidance(tiny_mode
 
 @pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_drawn(name: str, tmp_path: Path) -> None:
+def test_a_figure_is_drawn_of_the_images_there_are(name: str, tmp_path: Path) -> None:
     draw, data_set = FIGURES[name]
-    here = world.tiny(str(tmp_path), 2)
+    here = world.tiny(str(tmp_path), 1)
     quick = replace(here, settings={**here.settings, "method": {"steps": SHOWN}})
-    text = draw(quick, data_set, str(tmp_path), 1)
+    text = draw(quick, data_set, str(tmp_path), 2)
     (picture,) = tmp_path.glob("figure-*.png")
     with Image.open(picture) as image:
         assert min(image.size) >= 200
     assert "±" in text or picture.name in text
+    assert ("±" in text) == Path(picture.with_suffix(".csv")).exists()

@@ -21,7 +21,7 @@ from p2l_engine.presets import PRESETS
 from pipeline.config import read_back
 
 DATA = {name: f"gs://b/{name}" for name in (world.FFHQ, world.IMAGENET, world.DIV2K)}
-PAPER = world.stable_diffusion(world.SD14, "pixel-model", "captioner", DATA)
+PAPER = world.stable_diffusion(world.SD14, world.pixel_prior("pixel-model", 7), "captioner", DATA)
 
 
 def made(number: str, where: world.World) -> PaperTable:
@@ -39,6 +39,7 @@ def test_every_cell_of_a_table_is_a_job(number: str, where: str, tmp_path: Path)
     times = (1.5, 2) if number == "figure-5" else (1,)
     assert {job.size for job in jobs} == {(round(n * side),) * 2 for n in times}
     assert {"bicubic", "total variation"} <= set(table.grid.rows)
+    assert {row.against for row in table.grid.rows.values()} - {None} <= set(table.grid.rows)
 
 
 @pytest.mark.parametrize("number", TABLES)
@@ -62,22 +63,71 @@ def test_settings_are_those_of_the_paper_s_appendix() -> None:
     assert job.method.model_dump()["projection"]["every"] == published["projection"]["every"] == 5
 
 
+@pytest.mark.parametrize("captioner", [None, "captioner"])
+def test_the_optimization_of_table_1_is_that_of_appendix_b(captioner: str | None) -> None:
+    """K = 5 at 1e-4 for all; from captions of y for enlargement where there are some."""
+    table = made("1", world.stable_diffusion(world.SD14, None, captioner, DATA))
+    cells = [Cell("prompt optimization", column, 0) for column in table.grid.columns]
+    settings = {cell.column: table.grid.settings_of(cell, "out") for cell in cells}
+    jobs = {column: read_back(of_cell) for column, of_cell in settings.items()}
+    for job in jobs.values():
+        assert job.method.model_dump()["prompt_tuning"] == {"iterations": 5, "learning_rate": 1e-4}
+    assert jobs["FFHQ, inpainting 80 %"].prompt == "A high quality photo of a face"
+    assert jobs["ImageNet, inpainting 80 %"].prompt == "A high quality photo"
+    enlarged = jobs["ImageNet, SR x8"]
+    if captioner is None:
+        assert enlarged.prompt == "A high quality photo" and enlarged.caption is None
+        assert any("prompt optimization from captions of y" in reason for reason in table.left_out)
+    else:
+        assert enlarged.prompt == "" and enlarged.caption
+        assert (enlarged.caption.model, enlarged.caption.source) == ("captioner", "measurement")
+
+
+def test_the_methods_in_pixels_are_given_the_class_that_their_network_asks_for() -> None:
+    table = made("2", PAPER)
+    settings = table.grid.settings_of(Cell("DPS", "ImageNet, SR x8", 0), "out")
+    assert settings["model"] == "pixel-model" and settings["method"]["class_label"] == 7
+    assert "class_label" not in table.grid.settings_of(Cell("LDPS", "ImageNet, SR x8", 0), "out")["method"]
+
+
+def test_captions_of_the_measurement_come_from_the_captioner_that_is_given(tmp_path: Path) -> None:
+    table = made("1", world.tiny(str(tmp_path), 2, "captioner"))
+    block = table.grid.rows["captions of y"].settings["caption"]
+    assert block == {"model": "captioner", "from": "measurement"} and table.left_out == ()
+
+
 def test_the_paper_s_figures_stand_beside_ours() -> None:
     table = made("5", PAPER)
-    found = {("P2L, K=3", "ImageNet, SR x8"): Figures(16, 1, 0, {"psnr": 20.5, "seconds": 3.25}, {})}
+    means, scores = {"psnr": 20.5, "seconds": 3.25}, {"lpips_vgg": 0.5}
+    found = {
+        ("P2L, K=3", "ImageNet, SR x8"): Figures(16, 1, 0, means, {}, scores),
+        ("LDPS", "ImageNet, SR x8"): Figures(16, 1, 3, means, {}),
+    }
     text = beside.markdown("5", table, found, PAPER, seeds=1)
     (line,) = (line for line in text.splitlines() if line.startswith("| P2L, K=3 |"))
     assert [cell.strip() for cell in line.split("|")[2:-1]] == [
         "20.50",
         "3.25",
+        "0.5",
         "",
         "",
         "52.9",
         "23.36",
         "1333.6",
     ]
-    assert 'P2L, K=3,"ImageNet, SR x8",seconds,16,1,0,3.25,1333.6' not in text
-    assert '"P2L, K=3","ImageNet, SR x8",seconds,16,1,0,3.25,1333.6' in beside.csv_text("5", table, found)
+    assert "| LDPS, 3 errors |" in text
+    records = beside.csv_text("5", table, found)
+    assert '"P2L, K=3","ImageNet, SR x8",seconds,16,1,0,3.25,1333.6' in records
+
+
+def test_the_paper_s_lpips_stands_beside_that_by_vgg() -> None:
+    place = ("P2L", "ImageNet, SR x8")
+    found = {place: Figures(16, 1, 0, {}, {}, {"lpips_vgg": 0.5, "lpips_alex": 0.25})}
+    lines = beside.csv_text("2", made("2", PAPER), found).splitlines()
+    theirs = beside.paper_values()["2", *place, "lpips"]
+    assert f'P2L,"ImageNet, SR x8",lpips_vgg,16,1,0,0.5,{theirs:g}' in lines
+    assert 'P2L,"ImageNet, SR x8",lpips_alex,16,1,0,0.25,' in lines
+    assert not any(",lpips," in line for line in lines)
 
 
 def test_without_a_model_in_pixels_its_methods_are_left_out_and_it_is_said() -> None:
@@ -96,6 +146,7 @@ def test_without_a_model_in_pixels_its_methods_are_left_out_and_it_is_said() -> 
     [
         (["6"], "NAME: got '6'; allowed: 1, 2, 3, 4, 5, 7, 8, figure-2"),
         (["2", "--data", "x"], "--data: got one with --model tiny"),
+        (["2", "--class-label", "7"], "--class-label: got 7 without --pixel-model"),
         (["2", "--plan"], "--plan: got 2 with --model tiny; allowed: a table with another model"),
         (
             ["figure-2", "--model", "sd14", "--plan"],
@@ -151,6 +202,8 @@ def test_a_table_is_made_whole_and_given_again_it_is_there(
     command = ["reproduce", "4", "--images", "2", "--out", str(tmp_path)]
     first, second = (CliRunner().invoke(app, command) for _ in range(2))
     assert first.exit_code == second.exit_code == 0, first.output
+    more = CliRunner().invoke(app, [*command[:3], "3", *command[4:]])
+    assert "bicubic, seed 0: 3 of 3 rows" in more.stdout and "3 images a column" in more.stdout
     assert "1/2  FFHQ, SR x8, sigma 0.01, bicubic, seed 0: 2 of 2 rows" in first.stdout
     assert "1/2" not in second.stdout and "| total variation |" in second.stdout
     assert "## drawn scenes (for FFHQ), SR x8, sigma 0.01" in (tmp_path / "table-4.md").read_text()

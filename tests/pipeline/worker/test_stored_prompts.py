@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from p2l_engine import LatentDiffusion
 from pipeline.config import ConfigError, load_config
 from pipeline.input.rows import InputRow
 from pipeline.output.columns import OUTPUT_SCHEMA, Row
 from pipeline.output.folder import OutputFolder
 from pipeline.results.report import write_report
+from pipeline.results.tuned_prompts import read_prompts
 from pipeline.run.run import run
 from pipeline.worker import stored_prompts
 from pipeline.worker.options import ActorOptions
@@ -26,11 +29,16 @@ from tests.pipeline.small_jobs import png, write_shards
 TOKENS, WIDTH = 3, 4
 
 
-def kept(folder: Path, embeddings: dict[str, np.ndarray | None], shard: str = "a") -> str:
+def kept(
+    folder: Path,
+    embeddings: Mapping[str, np.ndarray | None],
+    shard: str = "a",
+    prompts: Sequence[str | None] | None = None,
+) -> str:
     """An output that kept these embeddings, a row group for every two rows."""
     rows = [
-        {"key": key, "status": "ok", "prompt_embedding": None if e is None else e.tolist()}
-        for key, e in embeddings.items()
+        {"key": key, "status": "ok", "prompt": prompt, "prompt_embedding": None if e is None else e.tolist()}
+        for prompt, (key, e) in zip(prompts or [None] * len(embeddings), embeddings.items(), strict=True)
     ]
     (folder / "restored").mkdir(parents=True)
     pq.write_table(
@@ -106,6 +114,22 @@ def test_they_are_for_methods_that_read_text_and_no_setting_of_runs_without_them
     assert started.settings["prompt_embeddings"].endswith("/x")
 
 
+@pytest.mark.parametrize("starts", [("", ""), ("a cat", "a dog"), ("a cat", None)])
+def test_how_far_a_prompt_moved_is_told_from_the_text_that_it_started_from(
+    tiny_model: LatentDiffusion, tmp_path: Path, starts: tuple[str | None, ...]
+) -> None:
+    tuned = {f"a-{i}": tiny_model.embed_prompts([text or ""])[0].numpy() + 1 for i, text in enumerate(starts)}
+    url = kept(tmp_path, tuned, prompts=starts)
+    job = {"input": "in", "output": url, "model": "tiny", "method": {"name": "p2l", "preset": "tiny"}}
+    OutputFolder(url).write_json("run.json", {"config": load_config(job).model_dump(mode="json")})
+    told = read_prompts(url, ["a cat", "a dog"], words=False, images=2)
+    for start, of_image in zip(starts, told["images"].values(), strict=True):
+        assert of_image.get("moved") == (None if start is None else pytest.approx(1, abs=1e-6))
+    alike = len(set(starts)) == 1
+    assert ("before" in told) == ("moved" in told["mean"]) == alike
+    assert told["prompt"] == (starts[0] if alike else None)
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_tuned_prompt_is_kept_averaged_read_and_started_from(tmp_path: Path) -> None:
     source = write_shards(tmp_path / "in", "a", rows=2)
@@ -134,6 +158,8 @@ def test_a_tuned_prompt_is_kept_averaged_read_and_started_from(tmp_path: Path) -
     assert found["rows"] == 2 and list(found["images"]) == ["a-0"]
     assert found["before"]["captions"][0]["text"] in captions.read_text()
     assert found["mean"]["moved"] > 0 and len(found["mean"]["words"]) == 5
+    texts = OutputFolder(tuned).read("restored/a.parquet", ("prompt",))["prompt"]
+    assert texts.to_pylist() == ["", ""]
     assert "Tuned prompts" in Path(write_report(tuned)).read_text()
 
     def again(start: str, key: str) -> Row:
@@ -146,6 +172,7 @@ def test_a_tuned_prompt_is_kept_averaged_read_and_started_from(tmp_path: Path) -
 
     own, of_all = again(tuned, "a-1"), again(f"{tuned}/prompt_embedding.npy", "a-1")
     assert own["status"] == of_all["status"] == "ok"
+    assert own.get("prompt") is None, "it began at no text"
     assert np.array_equal(np.float32(own["prompt_embedding"]), stored["a-1"])
     assert np.array_equal(np.float32(of_all["prompt_embedding"]), mean)
     missing = again(tuned, "other")

@@ -20,7 +20,7 @@ from pipeline.stores import storage
 from pipeline.worker.models import load_latent
 
 ROWS = {
-    "LDPS": Part({"method": {"name": "ldps"}}),
+    "LDPS": Part({"method": {"name": "p2l", "prompt_tuning": None, "projection": None}}),
     "PSLD": Part({"method": {"name": "psld"}}),
     "LDPS + projection": Part({"method": {"name": "p2l", "prompt_tuning": None}}),
 }
@@ -35,6 +35,7 @@ def figure_2(world: World, data_set: str, out: str, images: int) -> str:
     for name in grid.rows:
         job = grid.job(Cell(name, column, 0), out)
         given, model = examples(job, images), load_latent(job.model)
+        images = len(given.keys)
         problem = pose(model, given.A, given.y, seeds=given.seeds, sigma=job.noise)
         moments = [to_uint8(x) for x in evolution(model, job.method, problem)]
         sheets += [[moment[i] for moment in moments] for i in range(images)]

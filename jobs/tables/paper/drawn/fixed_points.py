@@ -31,7 +31,7 @@ NO_GLUING = "no gluing"
 
 
 def figure_13(world: World, data_set: str, out: str, images: int) -> str:
-    """Encoding and decoding alone. Returns Markdown; the picture and all numbers go to `out`."""
+    """Encoding and decoding alone. Returns Markdown; the picture and all rounds as CSV go to `out`."""
     return _figure("13", world, data_set, out, images, glued=False)
 
 
@@ -65,10 +65,14 @@ def _figure(number: str, world: World, data_set: str, out: str, images: int, *, 
     rounds = list(range(1, ROUNDS + 1))
     series = {name: (values.mean(axis=1), values.std(axis=1)) for name, values in found.items()}
     url = storage.join(out, f"figure-{number}.png")
-    title = f"{world.titles[data_set]}, {images} images"
+    title = f"{world.titles[data_set]}, {len(given.keys)} images"
     plots.curves(
         url, title, ("encodings of decodings", "rms of z_n - z_0, in deviations of z_0"), rounds, series
     )
+    records = ["operator,round,mean,deviation\n"]
+    for name, (mean, deviation) in series.items():
+        records += [f"{name},{n},{mean[n - 1]:.6g},{deviation[n - 1]:.6g}\n" for n in rounds]
+    storage.write_text(storage.join(out, f"figure-{number}.csv"), "".join(records))
     lines = [line(["", *map(str, SHOWN)]), line(["---"] * (len(SHOWN) + 1))]
     for name, (mean, deviation) in series.items():
         lines.append(line([name, *(f"{mean[n - 1]:.3f} ± {deviation[n - 1]:.3f}" for n in SHOWN)]))
