@@ -20,7 +20,7 @@ def restore(
     shards: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Only the input shards whose name matches.")
     ] = None,
-    retry_errors: Annotated[bool, typer.Option(help="Do again only the rows that failed.")] = False,
+    retry_errors: Annotated[bool, typer.Option(help="Do the rows that failed again as well.")] = False,
     take_over: Annotated[
         bool, typer.Option(help="Take the output from another driver, which is dead or will stop.")
     ] = False,

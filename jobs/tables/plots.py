@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from jobs.console import BadRequest
 from pipeline.stores import storage
 
+AROUND = 12.0 * np.array(
+    [(0, 1), (0, -1), (-1, 0), (1, 0), (-0.8, 0.8), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8)]
+)
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # mean and standard deviation (N,)
 
 
@@ -40,7 +43,7 @@ def costs(
     Points have numbers, by which a list beside the plot names them.
     """
     figure = _figure(wide=1.5)
-    plot, beside = figure.subplots(1, 2, width_ratios=(2, 1))
+    plot, beside = figure.subplots(1, 2, width_ratios=(5, 2))
     beside.axis("off")
     costly = [name for name, (cost, _) in points.items() if cost]
     listed = "\n".join(f"{number}  {name}" for number, name in enumerate(costly, 1))
@@ -49,18 +52,38 @@ def costs(
         if cost == 0:
             plot.axhline(quality, color="0.5", linestyle="--", linewidth=1)
             plot.annotate(
-                name, (1, quality), (0, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=7
+                name,
+                (1, quality),
+                (-4, 2),
+                ("axes fraction", "data"),
+                "offset points",
+                ha="right",
+                fontsize=7,
             )
             continue
         plot.plot(cost, quality, "o", color="C0" if name in curve else "0.6", markersize=4)
-        number = str(costly.index(name) + 1)
-        plot.annotate(number, (cost, quality), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     plot.plot(*zip(*(points[name] for name in curve), strict=True), linewidth=1)
     plot.set(xscale="log", xlabel=axes[0], ylabel=axes[1])
     for ticks in (plot.xaxis.set_major_formatter, plot.xaxis.set_minor_formatter):
         ticks("{x:g}")
     plot.grid(alpha=0.3)
+    plot.margins(0.06)
+    figure.draw_without_rendering()  # from here on the layout is known
+    dots = plot.transData.transform([points[name] for name in costly])
+    for number, (name, offset) in enumerate(zip(costly, _apart(dots), strict=True), 1):
+        style = {"ha": "center", "va": "center", "fontsize": 8}
+        plot.annotate(str(number), points[name], offset, textcoords="offset pixels", **style)
     _save(url, figure)
+
+
+def _apart(dots: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """For each dot (N, 2) in pixels where its label goes, as far from all dots and labels as it can be."""
+    taken, found = list(dots), []
+    for dot in dots:
+        free = [float(np.linalg.norm(np.stack(taken) - (dot + offset), axis=1).min()) for offset in AROUND]
+        found.append(AROUND[int(np.argmax(free))])
+        taken.append(dot + found[-1])
+    return found
 
 
 def _figure(wide: float = 1.0) -> Any:

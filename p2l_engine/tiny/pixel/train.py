@@ -141,11 +141,15 @@ def main() -> None:
     parser.add_argument(
         "--snapshot", action="store_true", help="write the checkpoint's average, train nothing"
     )
+    parser.add_argument("--measure", action="store_true", help="print the shipped weights' errors, no more")
     parser.add_argument("--packages", type=Path, help="folder of the unpacked Debian packages, to train")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--images", type=int, default=Recipe.images, help="scenes, and as many crops")
     arguments = parser.parse_args()
+    if arguments.measure:
+        print_denoising(UNet2DModel.from_pretrained(WEIGHTS, subfolder="unet").float())
+        return
     checkpoint = arguments.work / "unet.pt"
     if arguments.snapshot and not checkpoint.exists():
         parser.error(f"--snapshot: there is no checkpoint {checkpoint}")
