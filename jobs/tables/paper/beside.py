@@ -10,8 +10,10 @@ from pathlib import Path
 
 from jobs.tables import figures
 from jobs.tables.figures import PSNR, Table
+from jobs.tables.grid import Cell, Grid
 from jobs.tables.paper.tables import PaperTable
 from jobs.tables.paper.world import World
+from p2l_engine.priors.fetch import training_of
 from pipeline.output.columns import METRICS
 
 VALUES = Path(__file__).with_name("values.csv")  # table, row, column, metric, value
@@ -30,7 +32,8 @@ def paper_values() -> Mapping[tuple[str, str, str, str], float]:
 def markdown(number: str, table: PaperTable, found: Table, world: World, seeds: int) -> str:
     """A heading, what was left out, and for each column every metric, the gains, and the paper's figures."""
     images = max((here.images for here in found.values()), default=0)
-    lines = [f"# {table.title}", "", f"{images} images a column, {seeds} restorations of each.", ""]
+    told = f"{images} images a column, {seeds} restorations of each, by {', '.join(_models(table.grid))}."
+    lines = [f"# {table.title}", "", told, ""]
     lines += [f"- Left out: {reason}." for reason in table.left_out]
     for column in table.grid.columns:
         own = [
@@ -38,6 +41,16 @@ def markdown(number: str, table: PaperTable, found: Table, world: World, seeds: 
         ]
         lines += ["", f"## {_title(column, world)}", "", *_column(number, table, found, column, own)]
     return "\n".join(lines) + "\n"
+
+
+def _models(grid: Grid) -> list[str]:
+    """The models of the rows, each once, and for how long those that are shipped were trained."""
+    column = next(iter(grid.columns))
+    models = dict.fromkeys(grid.settings_of(Cell(row, column, 0), "")["model"] for row in grid.rows)
+    steps = {model: training_of(model) for model in models}
+    return [
+        model if (n := steps[model]) is None else f"{model} ({n:,} steps of training)" for model in models
+    ]
 
 
 def _column(number: str, table: PaperTable, found: Table, column: str, own: Sequence[str]) -> list[str]:

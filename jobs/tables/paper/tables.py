@@ -19,10 +19,8 @@ PROMPTS = (
 )
 NOISE_LEVELS = (0.01, 0.03, 0.1)  # of Table 4, whose own are not said
 LEARNING_RATES = {"a tenth of the rate": 0.1, "": 1.0, "ten times the rate": 10.0}  # Table 7, of the preset's
-PLAIN = {  # what a user picks first, without a network
-    "bicubic": Part({"method": {"name": "bicubic"}}),
-    "total variation": Part({"method": {"name": "tv"}}),
-}
+BEST_WITHOUT = "total variation"  # a network: what a user picks first, and what first rows are compared with
+PLAIN = {"bicubic": Part({"method": {"name": "bicubic"}}), BEST_WITHOUT: Part({"method": {"name": "tv"}})}
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,11 @@ def _table(
     without = [name for name, row in rows.items() if world.pixel is None and _in_pixels(row)]
     if without:
         reasons.append(f"{', '.join(without)}: no model in pixels is given")
-    kept = {name: row for name, row in rows.items() if name not in without}
+    kept = {
+        name: row if row.against or name == BEST_WITHOUT else replace(row, against=BEST_WITHOUT)
+        for name, row in rows.items()
+        if name not in without
+    }
     return PaperTable(title, Grid(kept, columns, world.settings), tuple(reasons))
 
 

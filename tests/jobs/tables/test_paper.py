@@ -109,13 +109,16 @@ def test_the_paper_s_figures_stand_beside_ours() -> None:
         "20.50",
         "3.25",
         "0.5",
-        "",
+        "total variation",
         "",
         "52.9",
         "23.36",
         "1333.6",
     ]
     assert "| LDPS, 3 errors |" in text
+    assert (
+        "16 images a column, 1 restorations of each, by CompVis/stable-diffusion-v1-4, pixel-model." in text
+    )
     records = beside.csv_text("5", table, found)
     assert '"P2L, K=3","ImageNet, SR x8",seconds,16,1,0,3.25,1333.6' in records
 
