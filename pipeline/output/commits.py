@@ -35,7 +35,9 @@ def committed(output: OutputFolder, shard: str) -> dict[str, dict[str, Any]]:
 def remove_leftovers(output: OutputFolder) -> int:
     """Removes what a killed process left: files that it began to write, and tries; how many there were."""
     names = [name for name in storage.find(output.url, storage.LEFTOVER_SUFFIX) if _is_own(name)]
-    names += [f"{UNFINISHED}/{name}" for name in storage.find(output.at(UNFINISHED)) if TRY in name]
+    unfinished = storage.find(output.at(UNFINISHED))
+    # Of its last part: a shard's own name may hold anything.
+    names += [f"{UNFINISHED}/{name}" for name in unfinished if TRY in name.rpartition("/")[2]]
     for name in names:
         storage.remove(output.at(name))
     return len(names)

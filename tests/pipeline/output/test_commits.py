@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.columns import OUTPUT_SCHEMA, ROWS_IN_GROUP, Row, open_writer
-from pipeline.output.commits import commit, committed
+from pipeline.output.commits import commit, committed, remove_leftovers
 from pipeline.output.compact import compact
 from pipeline.output.folder import OutputFolder
 from pipeline.output.rows import metrics_of, with_errors
@@ -55,6 +55,17 @@ def test_a_commit_done_again_overwrites_itself(tmp_path: Path) -> None:
         commit(output, "s", [row("a", nfe=nfe), row("b", nfe=nfe)])
     assert len(storage.find(str(tmp_path), ".parquet")) == 1
     assert set(committed(output, "s")) == {"a", "b"}
+
+
+def test_leftovers_go_and_commits_stay_whatever_their_shard_is_called(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path))
+    for shard in ("night.try-2", "night"):
+        commit(output, shard, [row("a")])
+        storage.write_text(output.at(output.try_file(shard, "0" * 20, 1)), "{}")
+    (tmp_path / "unfinished/night/.a.parquet.0.tmp").touch()
+    assert remove_leftovers(output) == 3
+    assert set(output.unfinished()) == {"night.try-2", "night"}
+    assert len(storage.find(str(tmp_path))) == 2
 
 
 def test_shards_with_errors_are_told_by_their_footers(tmp_path: Path) -> None:
