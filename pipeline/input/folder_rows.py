@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from pipeline import limits
-from pipeline.input.rows import InputRow, Part, row_of
+from pipeline.input.rows import InputRow, Part, changed, row_of
 from pipeline.input.tar_members import Member
 from pipeline.input.tar_samples import WITHOUT, samples, sidecar
 from pipeline.messages import describe
@@ -46,7 +46,12 @@ def paths_of_rows(
 
 
 def image_rows(folder: str, shard: str, files: Sequence[Paths], wanted: Sequence[bool]) -> Iterator[InputRow]:
-    """The wanted rows; one that cannot be read comes with its error."""
+    """The wanted rows; one that cannot be read comes with its error.
+
+    Raises SourceError where there are not as many rows as flags.
+    """
+    if len(files) != len(wanted):
+        raise changed(folder)
     for paths, want in zip(files, wanted, strict=True):
         if want:
             try:

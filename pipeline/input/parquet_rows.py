@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline import limits
 from pipeline.input.cells import as_bytes
 from pipeline.input.columns import check_columns
-from pipeline.input.rows import InputRow, Reading, SourceError
+from pipeline.input.rows import InputRow, Reading, SourceError, changed
 from pipeline.messages import describe
 from pipeline.stores import storage
 
@@ -44,10 +44,13 @@ def parquet_keys(url: str, reading: Reading) -> list[object]:
 def parquet_rows(url: str, shard: str, wanted: Sequence[bool], reading: Reading) -> Iterator[InputRow]:
     """The wanted rows; a row group whose data is damaged gives error rows.
 
-    In memory are one page of a column, which is what Parquet decodes at once, and one row.
+    In memory are one page of a column, which is what Parquet decodes at once, and one row. Raises SourceError
+    where there are not as many rows as flags.
     """
     with storage.open_read(url) as file:
         parquet = _open(file)
+        if parquet.metadata.num_rows != len(wanted):
+            raise changed(url)
         start = 0
         for group in range(parquet.num_row_groups):
             count = parquet.metadata.row_group(group).num_rows

@@ -67,6 +67,11 @@ class SourceError(ValueError):
         return "\n".join(self.args)
 
 
+def changed(url: str) -> SourceError:
+    """For a shard whose rows are others than those whose keys were read."""
+    return SourceError(f"{url}: has other rows than when the run began")
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """Files of an input, or parts of a shard, that become no rows and stand in none.

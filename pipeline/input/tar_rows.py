@@ -11,7 +11,7 @@ from functools import partial
 from typing import BinaryIO
 
 from pipeline import limits
-from pipeline.input.rows import InputRow, Inventory, SourceError, row_of
+from pipeline.input.rows import InputRow, Inventory, SourceError, changed, row_of
 from pipeline.input.tar_members import MEMBER_BYTES, Member, data_of, members
 from pipeline.input.tar_samples import Sample, is_part, samples
 from pipeline.messages import describe
@@ -39,8 +39,13 @@ def tar_samples(url: str) -> Samples:
 def tar_rows(
     url: str, shard: str, wanted: Sequence[bool], samples: Callable[[str], Samples] = tar_samples
 ) -> Iterator[InputRow]:
-    """The wanted rows. samples: `tar_samples`, or what remembers its results for the next rows of the tar."""
+    """The wanted rows. samples: `tar_samples`, or what remembers its results for the next rows of the tar.
+
+    Raises SourceError where there are not as many rows as flags.
+    """
     found = samples(url)
+    if len(found) != len(wanted):
+        raise changed(url)
     with storage.open_read(url, read_ahead=storage.READ_AHEAD) as file:
         for sample, want in zip(found, wanted, strict=True):
             if want:

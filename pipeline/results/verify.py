@@ -176,7 +176,7 @@ def _check_file(
         stored = [row["key"] for row in rows]
         hashes[file] = _hashed(stored)
         yield from (Problem(file, None, message) for message in _check_keys(keys, stored))
-        read: Iterator[np.ndarray | None] | None = None
+        read: Iterator[tuple[str, np.ndarray | None]] | None = None
         if config.mode == "measure" and "reference" not in config.keep and stored == list(keys):
             wanted = [row["status"] == "ok" and place in chosen for place, row in enumerate(rows)]
             read = originals(config, shard, wanted)
@@ -185,7 +185,7 @@ def _check_file(
             messages = list(_check_stated(row, fingerprint))
             if place in chosen:
                 row |= next(pictures)
-                original = next(read) if read and row["status"] == "ok" else None
+                original = next(read)[1] if read and row["status"] == "ok" else None
                 messages += _check_pictures(row, original)
             yield from (Problem(file, row["key"], message) for message in messages)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from p2l_engine.metrics import NETWORKS, Scorer
 from pipeline.cluster import devices
 from pipeline.config import JobConfig
+from pipeline.input.rows import SourceError
 from pipeline.input.sources import Shard
 from pipeline.messages import describe, readable
 from pipeline.output import scores
@@ -67,7 +68,7 @@ class ScoreShards:
         task: Task = pickle.loads(packed)
         try:
             images = self._write(task)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, SourceError, pa.ArrowException) as error:
             raise OSError(f"shard {task.shard}: cannot be scored: {' '.join(str(error).split())}") from error
         return pa.table({"shard": [task.shard], "images": [images]})
 

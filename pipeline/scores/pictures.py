@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.config import JobConfig
 from pipeline.input import sources
+from pipeline.input.rows import changed
 from pipeline.input.sources import Shard
 from pipeline.output.folder import OutputFolder
 from pipeline.output.rows import group_rows
@@ -36,6 +37,7 @@ def restored(output: OutputFolder, config: JobConfig, name: str, source: Shard |
     """The `ok` rows of a whole shard, in order, a few at a time.
 
     source: where their references are, which the output does not keep; None where it does, or there are none.
+    Raises SourceError where that has other rows than were restored.
     """
     file = output.restored_file(name)
     statuses = output.read(file, ("status",))["status"].to_pylist()
@@ -49,7 +51,10 @@ def restored(output: OutputFolder, config: JobConfig, name: str, source: Shard |
         for row in chain.from_iterable(groups):
             if row["status"] != "ok":
                 continue
-            original, cell = next(read) if read else None, row.get("reference")
+            key, original = next(read) if read else (row["key"], None)
+            if source and key != row["key"]:
+                raise changed(source.url)
+            cell = row.get("reference")
             try:
                 image = _decoded(row["image"])
                 reference = _decoded(cell) if cell else original

@@ -123,13 +123,15 @@ def shown(image: Prepared, config: JobConfig) -> np.ndarray:
     return metrics.to_uint8(operator.backproject(y)[0]) if picture is None else picture
 
 
-def originals(config: JobConfig, shard: Shard, wanted: Sequence[bool]) -> Iterator[np.ndarray | None]:
-    """The fitted input images (H, W, 3) of the wanted rows; None for one that can no longer be read."""
+def originals(
+    config: JobConfig, shard: Shard, wanted: Sequence[bool]
+) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Key and fitted input image (H, W, 3) of the wanted rows; None for one that can no longer be read."""
     for row in sources.rows(shard, wanted):
         try:
-            yield prepare(row, config).pixels
+            yield row.key, prepare(row, config).pixels
         except ImageError:
-            yield None
+            yield row.key, None
 
 
 def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -50,6 +50,19 @@ def test_only_the_wanted_rows_are_read(tmp_path: Path) -> None:
     assert [row.key for row in sources.rows(only(path), wanted)] == ["5", "18", "31"]
 
 
+def test_rows_of_a_shard_that_has_more_or_fewer_by_now_are_refused(tmp_path: Path) -> None:
+    """Their places in it are no longer those of the keys that were read."""
+    write_parquet(tmp_path / "parquet" / "s.parquet", {key: png(0) for key in "abc"})
+    write_tar(tmp_path / "tar" / "s.tar", {f"{key}.png": png(0) for key in "abc"})
+    (tmp_path / "images").mkdir()
+    for key in "abc":
+        (tmp_path / "images" / f"{key}.png").write_bytes(png(0))
+    for kind in ("parquet", "tar", "images"):
+        for wanted in ([False, True], [False, True, False, False]):
+            with pytest.raises(SourceError, match=r"has other rows than when the run began"):
+                list(sources.rows(only(tmp_path / kind), wanted))
+
+
 def test_a_damaged_page_makes_errors_of_its_rows_only(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     table = pa.table({"key": ["a", "b"], "image": [png(1), png(2)]})
