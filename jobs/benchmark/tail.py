@@ -52,7 +52,13 @@ def sizes(rows: int, batch: int, actors: int) -> list[int]:
     """Images of each item that a run of so many rows is cut into."""
     counts = [min(SHARD_ROWS, rows - first) for first in range(0, rows, SHARD_ROWS)]
     works = [
-        Work(Shard(str(n), "parquet", "", (), Reading()), count, b"\xff" * -(-count // 8), count)
+        Work(
+            Shard(str(n), "parquet", "", (), Reading()),
+            count,
+            b"\xff" * -(-count // 8),
+            count,
+            bytes(8 * count),
+        )
         for n, count in enumerate(counts)
     ]
     return [len(item.wanted) for item in graph.items(works, batch, actors)]

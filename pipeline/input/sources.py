@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import NamedTuple
 
 from pipeline.input import files
@@ -32,6 +33,7 @@ from pipeline.input.rows import (
     LeftOut,
     Reading,
     SourceError,
+    changed,
     left_out,
     merged,
 )
@@ -155,11 +157,20 @@ def rows(
     """The rows where `wanted` (one flag a row) is true, in order; a bounded number in memory.
 
     samples: of a tar, see `tar_rows`. A row that cannot be read comes with its `error` set.
+    Raises SourceError where there are not as many rows as flags.
     """
     numbers = (row for row, want in enumerate(wanted) if want)
     stored = FORMATS[shard.kind].rows(shard, wanted, samples)
     for number, row in zip(numbers, stored, strict=True):
         yield replace(row, key=str(shard.reading.key_of(shard.name, number, row.key)))
+
+
+def bare_rows(shard: Shard, wanted: Sequence[bool]) -> Iterator[InputRow]:
+    """What `rows` gives, with nothing but the keys: no picture is read."""
+    found = keys(shard)
+    if len(found) != len(wanted):
+        raise changed(shard.url)
+    return (InputRow(str(key), shard.name) for key in compress(found, wanted))
 
 
 def _shards_of(url: str) -> tuple[list[Shard], list[Passed], list[str]]:

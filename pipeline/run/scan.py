@@ -81,7 +81,7 @@ def scan(
 
     Raises SourceError naming every key that is missing, not text, or there twice in the run.
     """
-    items = [Work(shard, 0, b"", 0).item() | {"open": shard.name in open_shards} for shard in shards]
+    items = [Work(shard, 0, b"", 0, b"").item() | {"open": shard.name in open_shards} for shard in shards]
     look = partial(
         _scan_shard, output=output, retry_errors=retry_errors, stores=stores, captions_of=captions_of
     )
@@ -93,7 +93,7 @@ def scan(
     if mistakes:
         raise SourceError(*mistakes)
     work = [
-        Work(shard, item["rows"], item["wanted"], item["left"])
+        Work(shard, item["rows"], item["wanted"], item["left"], item["hashes"])
         for shard in shards
         if shard.name in open_shards and (item := by_name[shard.name])
     ]

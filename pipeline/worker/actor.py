@@ -78,12 +78,11 @@ class RestoreAndCommit:
         lease.check(self.output, self.lease_id)  # before work that could not be committed
         before = tries.before(self.output, item)
         # What ended its process may do so again, which must not count as another's doing.
-        with self._room.entered(alone=bool(before)):
-            found = self._finished(item, before, {})
-        if len(found) != len(item.wanted):
-            raise SourceError(
-                f"{item.shard.url}: has other rows than when the run began; give the same command again"
-            )
+        try:
+            with self._room.entered(alone=bool(before)):
+                found = self._finished(item, before, {})
+        except SourceError as error:
+            raise SourceError(f"{error}; give the same command again") from error
         shared = {
             "source_shard": item.shard.name,
             "micro_batch": self.restorer.micro_batch,
@@ -131,7 +130,7 @@ class RestoreAndCommit:
         """An error for the item's one row, unless it is in `done`."""
         causes = [one.cause for one in deaths if one.cause]
         message = "; ".join([f"ended its process: {len(deaths)} times", *causes[-1:]])
-        (row,) = sources.rows(item.shard, item.flags, self._samples)
+        (row,) = item.checked(sources.bare_rows(item.shard, item.flags))  # its picture may be what ends them
         if row.key in done:
             return [done[row.key]]
         return self._commit(item.shard.name, [self.restorer.failed(row, message)])
@@ -152,7 +151,8 @@ class RestoreAndCommit:
 
     def _restored(self, item: Item, done: Mapping[str, Row]) -> Iterator[Row]:
         """The item's rows once they are in the output; those in `done` are there already."""
-        read = ahead(sources.rows(item.shard, item.flags, self._samples), self._reader)
+        rows = sources.rows(item.shard, item.flags, self._samples)
+        read = ahead(item.checked(rows), self._reader)
         passed: list[Row] = []
 
         def todo() -> Iterator[InputRow]:

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from p2l_engine.restore import Restored
-from pipeline.input.rows import InputRow
-from pipeline.input.sources import list_shards
+from pipeline.input.keys import key_hash
+from pipeline.input.rows import InputRow, SourceError
+from pipeline.input.sources import Shard, list_shards
 from pipeline.output import commits, lease
 from pipeline.output.columns import Row
 from pipeline.output.compact import compact
@@ -34,6 +35,7 @@ from tests.pipeline.small_jobs import job, png, write_parquet
 
 ROOT = Path(__file__).resolve().parents[3]
 KEYS = ["a", "b", "junk", "c", "d"]
+HASHES = np.arange(10, 15, dtype=np.uint64).tobytes()  # of five rows
 IMAGES = {key: b"junk" if key == "junk" else png(seed) for seed, key in enumerate(KEYS)}
 
 
@@ -54,10 +56,14 @@ def worker(output: Path, lease_id: str, *, retry_errors: bool = False) -> Restor
     return RestoreAndCommit(config, ActorOptions("cpu", 1, 1), retry_errors, lease_id)
 
 
+def item_of(shard: Shard, *rows: int) -> Item:
+    return Item(shard, len(KEYS), rows, tuple(key_hash(KEYS[row]) for row in rows))
+
+
 def block(output: Path, *rows: int) -> pa.Table:
     """An item of these rows of the shard, as Ray hands it to an actor."""
     (shard,) = list_shards([str(output.parent / "in")])
-    return pa.Table.from_pylist([Item(shard, len(KEYS), rows).packed()])
+    return pa.Table.from_pylist([item_of(shard, *rows).packed()])
 
 
 def committed_keys(output: Path) -> list[list[str]]:
@@ -116,7 +122,7 @@ def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
 ) -> None:
     (shard,) = list_shards([str(output.parent / "in")])
     folder = OutputFolder(str(output))
-    one, other = Item(shard, 5, (0, 1)), Item(shard, 5, (2, 3))
+    one, other = item_of(shard, 0, 1), item_of(shard, 2, 3)
     for number in range(1, 4):
         tries.note(folder, one, number, Try(f"node {number}"))
     assert tries.before(folder, one) == [Try("node 1"), Try("node 2"), Try("node 3")]
@@ -161,7 +167,7 @@ def test_an_item_that_ended_a_process_is_begun_again_with_no_other_beside_it(
     """Else what is in work beside it would be blamed with it, again and again."""
     (shard,) = list_shards([str(output.parent / "in")])
     one, folder = worker(output, held), OutputFolder(str(output))
-    tries.note(folder, Item(shard, len(KEYS), (0,)), 1, Try(one.worker.node))
+    tries.note(folder, item_of(shard, 0), 1, Try(one.worker.node))
     stream, beside = one.restorer.stream, Event()
 
     def with_another(rows: Iterable[InputRow]) -> Generator[list[Row]]:
@@ -170,7 +176,7 @@ def test_an_item_that_ended_a_process_is_begun_again_with_no_other_beside_it(
             other.submit(one, block(output, 1))
             deadline = time.monotonic() + 0.3
             while time.monotonic() < deadline:
-                assert tries.before(folder, Item(shard, len(KEYS), (1,))) == []
+                assert tries.before(folder, item_of(shard, 1)) == []
         return stream(rows)
 
     monkeypatch.setattr(one.restorer, "stream", with_another)
@@ -192,18 +198,22 @@ def test_an_actor_of_a_driver_that_lost_its_lease_commits_nothing(output: Path) 
 
 def test_work_is_cut_into_items_of_what_is_wanted(output: Path) -> None:
     (shard,) = list_shards([str(output.parent / "in")])
-    work = Work(shard, rows=5, wanted=bytes([0b10111000]), left=4)
-    assert [item.wanted for item in work.items(lambda taken: 3)] == [(0, 2, 3), (4,)]
-    assert [sum(item.flags) for item in work.items(lambda taken: 3)] == [3, 1]
-    assert len({item.id for item in work.items(lambda taken: 1)}) == 4
+    work = Work(shard, rows=5, wanted=bytes([0b10111000]), left=4, hashes=HASHES)
+    assert [one.wanted for one in work.items(lambda taken: 3)] == [(0, 2, 3), (4,)]
+    assert [one.hashes for one in work.items(lambda taken: 3)] == [(10, 12, 13), (14,)]
+    assert [sum(one.flags) for one in work.items(lambda taken: 3)] == [3, 1]
+    assert len({one.id for one in work.items(lambda taken: 1)}) == 4
 
 
 def test_an_item_of_a_folder_has_only_its_own_files(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(png(number))
     (shard,) = list_shards([str(tmp_path)])
-    first, last = Work(shard, rows=5, wanted=bytes([0b01011000]), left=3).items(lambda taken: 2)
+    first, last = Work(shard, rows=5, wanted=bytes([0b01011000]), left=3, hashes=HASHES).items(
+        lambda taken: 2
+    )
     assert (first.shard.files, first.wanted) == ((("1.png",), ("3.png",)), (0, 1))
+    assert (first.hashes, last.hashes) == ((11, 13), (14,))
     assert (last.shard.files, last.flags) == ((("4.png",),), [True])
     assert Item.of(pa.Table.from_pylist([last.packed()])) == last
 
@@ -212,15 +222,44 @@ def test_an_item_that_ended_three_processes_is_done_row_by_row_and_such_a_row_is
     output: Path, held: str
 ) -> None:
     (shard,) = list_shards([str(output.parent / "in")])
-    item, row = Item(shard, 5, (0, 1, 3)), Item(shard, 5, (1,))
+    three, row = item_of(shard, 0, 1, 3), item_of(shard, 1)
     first, folder = worker(output, held), OutputFolder(str(output))
     for number in range(1, 4):
-        tries.note(folder, item, number, Try(first.worker.node))
+        tries.note(folder, three, number, Try(first.worker.node))
         tries.note(folder, row, number, Try(first.worker.node, "CUDA error: assert" if number == 2 else ""))
     tries.note(folder, row, 4, Try("lost"))
     receipts = {found["key"]: found["error"] for found in first(block(output, 0, 1, 3)).to_pylist()}
     assert receipts == {"a": None, "b": "ended its process: 3 times; CUDA error: assert", "c": None}
     assert sorted(committed_keys(output)) == [["a"], ["b"], ["c"]]
+
+
+def test_a_row_that_ends_every_process_that_reads_it_is_an_error(output: Path, held: str) -> None:
+    """Its picture is not read again only to say so."""
+    (shard,) = list_shards([str(output.parent / "in")])
+    first, folder = worker(output, held), OutputFolder(str(output))
+    for number in range(1, 4):
+        tries.note(folder, item_of(shard, 1), number, Try(first.worker.node))
+    code = f"""
+import os
+from pathlib import Path
+from pipeline.input import parquet_rows
+from tests.pipeline.worker.test_actor import block, worker
+parquet_rows._row = lambda *arguments: os._exit(9)
+output = Path({str(output)!r})
+worker(output, {held!r})(block(output, 1))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+    assert committed_keys(output) == [["b"]]
+
+
+def test_rows_that_are_others_than_when_the_run_began_are_not_restored(output: Path, held: str) -> None:
+    """Whether the shard is shorter, or of as many rows that are moved."""
+    begun, first = block(output, 0, 1), worker(output, held)
+    for keys in (KEYS[:3], [*KEYS[2:], "e", "f"]):
+        write_parquet(output.parent / "in" / "s.parquet", {key: png(0) for key in keys})
+        with pytest.raises(SourceError, match=r"has other rows than when the run began; give the same comm"):
+            first(begun)
+        assert OutputFolder(str(output)).unfinished() == {}
 
 
 def test_processes_that_went_with_their_machines_are_no_fault_of_the_item() -> None:
@@ -271,7 +310,7 @@ def test_a_shard_that_becomes_one_file_leaves_no_try_behind(output: Path, held: 
     first = worker(output, held)
     first(block(output, 0, 1, 2, 3, 4))
     (shard,) = list_shards([str(output.parent / "in")])
-    tries.note(OutputFolder(str(output)), Item(shard, 5, (0,)), 1, Try("elsewhere"))
+    tries.note(OutputFolder(str(output)), item_of(shard, 0), 1, Try("elsewhere"))
     compact(OutputFolder(str(output)), "s", KEYS)
     assert not (output / "unfinished" / "s").exists()
     assert pq.read_table(output / "restored" / "s.parquet")["key"].to_pylist() == KEYS
