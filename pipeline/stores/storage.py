@@ -129,6 +129,10 @@ def kind(url: str) -> str | None:
     if is_local(fs):
         kinds = {"file": os.path.isfile, "directory": os.path.isdir, "other": os.path.exists}
         return next((name for name, is_kind in kinds.items() if is_kind(path)), None)
+    return _kind_in_store(fs, url, path)
+
+
+def _kind_in_store(fs: AbstractFileSystem, url: str, path: str) -> str | None:
     fs.invalidate_cache()
     try:
         return str(attempt(fs, url, "looked up", lambda: fs.info(path))["type"])
@@ -238,6 +242,13 @@ def _upload(fs: AbstractFileSystem, url: str, source: str, path: str) -> None:
             attempt(fs, url, "written", lambda: fs.makedirs(folder, exist_ok=True))
             attempt(fs, url, "written", lambda: fs.put_file(source, neighbour))
             attempt(fs, url, "written", lambda: fs.mv(neighbour, path))
+            if _kind_in_store(
+                fs, url, neighbour
+            ):  # HDFS renames onto no file, and its client does not say so
+                remove(url)
+                attempt(fs, url, "written", lambda: fs.mv(neighbour, path))
+                if _kind_in_store(fs, url, neighbour):
+                    raise StorageError(redact(f"{url}: cannot be written: the store renames no file to it"))
     except FileNotFoundError as error:
         raise StorageError(f"{error}; {NO_BUCKET}") from error
     fs.invalidate_cache()

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.stores import storage
+
+
+class LikeHdfs(MemoryFileSystem):
+    """Renames onto a file are left undone without a word, as `fsspec.implementations.webhdfs` leaves them."""
+
+    protocol, store, pseudo_dirs = "like-hdfs", {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("like-hdfs://").strip("/")
+
+    def mv(self, old: str, new: str, **settings: Any) -> None:
+        if not self.exists(new) and "fixed" not in new:
+            super().mv(old, new, **settings)
+
+
+fsspec.register_implementation("like-hdfs", LikeHdfs)
+
+
+def test_a_file_is_replaced_on_a_store_that_renames_onto_none() -> None:
+    url = "like-hdfs://host/folder/run.json"
+    for text in ("first", "second"):
+        storage.write_text(url, text)
+        assert storage.read_text(url) == text
+        assert storage.find("like-hdfs://host") == ["folder/run.json"]
+    with pytest.raises(storage.StorageError, match="fixed: cannot be written: the store renames no file"):
+        storage.write_text("like-hdfs://host/folder/fixed", "text")
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
