@@ -32,6 +32,7 @@ from pipeline.input.rows import InputRow
 from pipeline.messages import describe, readable
 from pipeline.output.columns import Row
 from pipeline.pictures.images import ImageError, encode_png
+from pipeline.stores.storage import StorageError
 from pipeline.worker import captions, micro_batch, models, stored_prompts
 from pipeline.worker.measure import Prepared, against, measurements, prepare, rgb
 from pipeline.worker.memory import Memory
@@ -114,6 +115,8 @@ class Restorer:
             except (ImageError, LookupError) as error:
                 yield self.failed(row, str(error))
                 continue
+            except StorageError:
+                raise  # a store out of reach is no fault of the row
             except Exception as error:  # a row never ends the job
                 yield self.failed(row, f"cannot prepare the row: {describe(error)}")
                 continue
@@ -142,7 +145,8 @@ class Restorer:
         if group not in self._fits:
             self._device_thread.submit(self._choose, found).result()
         while found:
-            now, found = found[: self._at_once(group)], found[self._at_once(group) :]
+            size = self._at_once(group)  # once: the device's thread may make it less
+            now, found = found[:size], found[size:]
             measured = None
             with suppress(Exception):  # the device's thread meets it again, and tells which row has it
                 measured = measurements(now, self.config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,23 @@ def test_what_has_no_memory_is_halved_and_the_micro_batch_when_it_fails_again(
     assert [row["status"] for row in rows] == ["ok"] * 20
     assert sizes == [8, 4, 2, 2, 4, 2, 2, *[2] * 6], "4 failed twice"
     assert worker.micro_batch == LIMIT
+
+
+def test_no_row_is_lost_or_restored_twice_when_the_micro_batch_shrinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device's thread may shrink it whenever the caller's thread asks for it."""
+    worker = restorer(tmp_path, 4)
+    at_once = worker._at_once
+
+    def shrinking(group: Hashable) -> int:
+        size = at_once(group)
+        worker._most = max(1, worker._most - 1)
+        return size
+
+    monkeypatch.setattr(worker, "_at_once", shrinking)
+    found = [row["key"] for rows in worker.stream(input_rows(*map(png, range(9)))) for row in rows]
+    assert sorted(found) == sorted(map(str, range(9)))
 
 
 def test_a_single_image_without_memory_is_an_error_row(

@@ -21,6 +21,7 @@ from pipeline.output.folder import OutputFolder
 from pipeline.results.report import write_report
 from pipeline.results.tuned_prompts import read_prompts
 from pipeline.run.run import run
+from pipeline.stores.storage import StorageError
 from pipeline.worker import stored_prompts
 from pipeline.worker.options import ActorOptions
 from pipeline.worker.restore import Restorer
@@ -102,6 +103,23 @@ def test_what_holds_no_embedding_is_refused_before_the_run(tmp_path: Path, name:
     with pytest.raises(ConfigError, match=f"prompt_embeddings: .*{says}"):
         run(job)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_that_refuses_is_no_error_of_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are errors stay so; a run that ends goes on once the store answers."""
+    method = {"name": "p2l", "preset": "tiny", "steps": 1}
+    given = {"input": "in", "output": "out", "model": "tiny", "method": method}
+    config = load_config(given | {"prompt_embeddings": str(tmp_path / "earlier")})
+    worker = Restorer(config, ActorOptions("cpu", 4, 1))
+
+    def refused(*arguments: object) -> None:
+        raise StorageError("s3://earlier: cannot be read: Access Denied")
+
+    monkeypatch.setattr(OutputFolder, "open", refused)
+    with pytest.raises(StorageError, match="Access Denied"):
+        worker([row("a")])
 
 
 def test_they_are_for_methods_that_read_text_and_no_setting_of_runs_without_them() -> None:
