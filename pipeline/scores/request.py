@@ -45,10 +45,6 @@ class Request:
     sources: dict[str, Shard]
     against: ReferenceSet | None
 
-    @property
-    def has_references(self) -> bool:
-        return self.config.mode == "measure"
-
 
 def request(url: str, names: Sequence[str], networks: str | None, against: str | None) -> Request:
     """names: of scores; none stands for all whose network is at hand. networks: see `weights.find`.

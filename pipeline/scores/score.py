@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -26,6 +27,7 @@ from pipeline.run import failures
 from pipeline.scores import sums
 from pipeline.scores.actor import ScoreShards, Task
 from pipeline.scores.request import Request
+from pipeline.stores import storage
 
 RETRIES = 10  # of a shard whose actor was lost
 SECONDS_BETWEEN_LINES = 30.0
@@ -85,11 +87,17 @@ def _task(asked: Request, shard: str) -> Task:
 def _reference_task(asked: Request, shard: sources.Shard) -> Task:
     assert asked.against
     task = Task(shard.name, {}, shard, asked.against.digest)
-    return _lacking(asked, task, [str(key) for key in sources.keys(shard)], {})
+    files = [storage.join(shard.url, paths[0]) for paths in shard.files] or [shard.url]
+    versions = " ".join(map(storage.version, files))
+    marks = {"pictures": hashlib.sha256(versions.encode()).hexdigest()[:16]}
+    return _lacking(asked, task, [str(key) for key in sources.keys(shard)], marks)
 
 
 def _lacking(asked: Request, task: Task, keys: Sequence[str], marks: dict[str, str]) -> Task:
-    """The task with those networks whose file is not there, or is of other images or weights."""
+    """The task with those networks whose file is not there, or is of other images or weights.
+
+    marks: what tells the images from others of the same keys.
+    """
     networks = {}
     for of in asked.weights:
         if task.reference_set and not NETWORKS[of.network].frechet:

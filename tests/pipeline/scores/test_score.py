@@ -167,6 +167,31 @@ def test_another_set_is_fitted_as_the_run_was_and_earlier_sets_stay(
     assert {one["against"] for one in scored_here(run)["sets"]} == {"the run's own originals"}
 
 
+def test_a_set_whose_pictures_are_others_by_now_is_scored_again(
+    write_run: Callable[..., str], ok_row: Any, tmp_path: Path
+) -> None:
+    """A run that was made again under its address, or a picture of the same name; and nothing else is."""
+    rows = [ok_row(f"k{i}", i) for i in range(3)]
+    run, other = write_run({"a": rows}), write_run({"x": rows[:2], "y": rows[2:]}, name="other")
+    scored_here(run, other)
+    before = files_of(run)
+    file = Path(other, "restored/y.parquet")
+    again = pa.Table.from_pylist([rows[2] | {"image": rows[0]["image"]}], pq.read_schema(file))
+    pq.write_table(again, file)
+    scored_here(run, other)
+    now = files_of(run)
+    assert {name for name, written in now.items() if before[name] != written} == {
+        name for name in before if name.endswith("/y.parquet")
+    }
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for row in rows:
+        (pictures / f"{row['key']}.png").write_bytes(row["reference"]["bytes"])
+    found = scored_here(run, str(pictures))
+    (pictures / "k0.png").write_bytes(rows[1]["reference"]["bytes"])
+    assert by_name(scored_here(run, str(pictures)), str(pictures)) != by_name(found, str(pictures))
+
+
 def test_every_mistake_of_a_request_is_named_before_anything_loads(
     write_run: Callable[..., str], ok_row: Any, tmp_path: Path
 ) -> None:
