@@ -97,7 +97,7 @@ def _captioned(
         compute=ActorPoolStrategy(
             min_size=1, initial_size=actors, max_size=actors, max_tasks_in_flight_per_actor=2
         ),
-        fn_constructor_args=(config, options.device, options.threads, lease_id),
+        fn_constructor_args=(config, options, lease_id),
         **pool.actor_resources(options.device) | {"max_task_retries": RETRIES},
     )
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

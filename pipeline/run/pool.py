@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,13 +52,19 @@ def actor_options(config: JobConfig) -> ActorOptions:
         device = "cuda" if _has("GPU") else "cpu"
     if not needs_model(config):
         device = "cpu"
-    cores = os.cpu_count() or 1
-    least, first, most = pool_size(config, device)
-    share = 1 if device == "cuda" else -(-first // len(_machines()))
-    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // (most or first))))
     steps = config.method.steps if isinstance(config.method, Sampler) else 0
     tune = config.batch_size == "auto" and device == "cuda" and steps >= STEPS_TO_TUNE
-    return ActorOptions(device, batch_size(config, device), threads, tune, share)
+    return options_of(device, batch_size(config, device), pool_size(config, device)[1], tune)
+
+
+def options_of(device: str, batch_size: int, actors: int, tune: bool = False) -> ActorOptions:
+    """Of each of so many actors, which Ray Data spreads over the machines that have what they book."""
+    threads = os.environ.get("OMP_NUM_THREADS")  # the driver's: Ray sets 1 for its processes
+    if device == "cuda":
+        share = max(_machines("GPU").values(), default=1)
+    else:
+        share = -(-actors // max(1, len(_machines("CPU"))))
+    return ActorOptions(device, batch_size, int(threads) if threads else None, tune, share)
 
 
 def refuse_too_large(config: JobConfig, options: ActorOptions) -> None:
@@ -133,7 +140,7 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
         yield "model.dtype auto: bfloat16 on GPUs of compute capability 8.0 and later, float32 on others"
     if device == "cuda":
         yield from feasible.slow_dtype(config.model.dtype)
-    machines = len(_machines())
+    machines = len(_machines("CPU"))
     if "://" not in config.output and machines > 1:
         yield f"{config.output} is a local path: all {machines} machines must share it"
 
@@ -182,8 +189,13 @@ def _joined() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def _machines() -> set[str]:
-    return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+def _machines(resource: str) -> Counter[str]:
+    """How much the machines have of a resource, by their addresses; those that have some."""
+    found: Counter[str] = Counter()
+    for node in ray.nodes():
+        if node["Alive"] and (there := node["Resources"].get(resource)):
+            found[node["NodeManagerAddress"]] += int(there)
+    return found
 
 
 def _has(resource: str) -> float:

@@ -28,6 +28,7 @@ from pipeline.scores import pictures
 from pipeline.scores.pictures import Picture
 from pipeline.scores.weights import Weights
 from pipeline.stores import retries, storage, storage_options
+from pipeline.worker.options import ActorOptions
 
 TOGETHER = 16  # pictures of one shape that a network sees at a time
 ROWS_IN_GROUP = 64  # pictures in memory
@@ -54,13 +55,13 @@ class ScoreShards:
     """What Ray Data runs. A shard's file appears whole, so a kill loses the shards in work."""
 
     def __init__(
-        self, output: OutputFolder, config: JobConfig, weights: Sequence[Weights], device: str, threads: int
+        self, output: OutputFolder, config: JobConfig, weights: Sequence[Weights], options: ActorOptions
     ) -> None:
         storage_options.configure(config.storage)
-        torch.set_num_threads(threads)
+        options.limit_threads()
         torch.backends.cudnn.allow_tf32 = False  # the same features on GPUs as on CPUs, to within rounding
         self.config, self.output = config, output
-        self.scorers = {of.network: NETWORKS[of.network].load(of.here(), device) for of in weights}
+        self.scorers = {of.network: NETWORKS[of.network].load(of.here(), options.device) for of in weights}
 
     @retries.patient()
     def __call__(self, block: pa.Table) -> pa.Table:

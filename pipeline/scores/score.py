@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +22,9 @@ from pipeline.config import ConfigError
 from pipeline.input import sources
 from pipeline.output import scores
 from pipeline.output.rows import READERS
-from pipeline.run import failures
+from pipeline.run import failures, pool
 from pipeline.scores import sums
-from pipeline.scores.actor import ScoreShards, Task
+from pipeline.scores.actor import TOGETHER, ScoreShards, Task
 from pipeline.scores.request import Request
 from pipeline.stores import storage
 
@@ -66,10 +65,10 @@ def _run(asked: Request, todo: Sequence[Task], tell: Callable[[str], None]) -> N
 
 def tasks(asked: Request, shards: Sequence[str]) -> list[Task]:
     """What lacks scores, of whole shards of the output and of the reference set."""
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda shard: _task(asked, shard), shards))
+    with ThreadPoolExecutor(READERS) as readers:
+        found = list(readers.map(lambda shard: _task(asked, shard), shards))
         if asked.against:
-            found += pool.map(lambda shard: _reference_task(asked, shard), asked.against.shards)
+            found += readers.map(lambda shard: _reference_task(asked, shard), asked.against.shards)
     return [task for task in found if task.networks]
 
 
@@ -126,7 +125,7 @@ def _receipts(asked: Request, todo: Sequence[Task]) -> Generator[pa.Table]:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     device, there = ("cuda", gpus) if gpus else ("cpu", int(ray.cluster_resources().get("CPU", 0) / 2))
     actors = max(1, min(there, len(todo)))
-    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // actors)))
+    options = pool.options_of(device, TOGETHER, actors)
     dataset = ray.data.from_items(
         [task.packed() for task in todo], override_num_blocks=len(todo)
     ).map_batches(
@@ -134,7 +133,7 @@ def _receipts(asked: Request, todo: Sequence[Task]) -> Generator[pa.Table]:
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-        fn_constructor_args=(asked.output, asked.config, asked.weights, device, threads),
+        fn_constructor_args=(asked.output, asked.config, asked.weights, options),
         max_restarts=-1,
         max_task_retries=RETRIES,
         **({"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": TASK_CPUS}),

@@ -8,7 +8,6 @@ from itertools import islice
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from p2l_engine.priors.captioner import Captioner, load_captioner
 from pipeline.cluster import devices
@@ -25,6 +24,7 @@ from pipeline.pictures.images import ImageError
 from pipeline.stores import retries, storage_options
 from pipeline.worker.items import Work
 from pipeline.worker.measure import prepare, shown
+from pipeline.worker.options import ActorOptions
 
 SHARDS_HELD = 2  # whose captions are in memory: an actor's next item is mostly of the same shard
 TOGETHER = 16  # pictures that the model sees at a time
@@ -33,14 +33,14 @@ TOGETHER = 16  # pictures that the model sees at a time
 class CaptionShards:
     """What Ray Data runs. A shard's captions appear whole, so a kill loses the shards in work."""
 
-    def __init__(self, config: JobConfig, device: str, threads: int, lease_id: str) -> None:
+    def __init__(self, config: JobConfig, options: ActorOptions, lease_id: str) -> None:
         storage_options.configure(config.storage)
         logs.of_worker(config.fingerprint)
-        torch.set_num_threads(threads)
+        options.limit_threads()
         assert config.caption
         self.config, self.lease_id = config, lease_id
         self.output = OutputFolder(config.output)
-        self.captioner = load(config.caption, device)
+        self.captioner = load(config.caption, options.device)
 
     @retries.patient()
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True)
 class ActorOptions:
-    """device: cpu or cuda. batch_size: images to restore together. threads: of torch on the CPU.
+    """device: cpu or cuda. batch_size: images to work on together.
 
-    tune: measures whether fewer images together are as fast, and takes as few. share: actors that share a
-    machine's memory; a GPU is one's own.
+    threads: of torch on the CPU; None for a share of the machine's cores.
+    tune: measures whether fewer images together are as fast, and takes as few.
+    share: actors of one machine, which share its cores and its memory; a GPU is one's own.
     """
 
     device: str
     batch_size: int
-    threads: int
+    threads: int | None
     tune: bool = False
     share: int = 1
+
+    def limit_threads(self) -> None:
+        """Gives torch its threads; called by the actor, on whose machine the cores are counted."""
+        torch.set_num_threads(self.threads or max(1, (os.cpu_count() or 1) // self.share))

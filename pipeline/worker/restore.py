@@ -56,7 +56,7 @@ class Restorer:
     """
 
     def __init__(self, config: JobConfig, options: ActorOptions, heartbeat: Heartbeat | None = None) -> None:
-        torch.set_num_threads(options.threads)
+        options.limit_threads()
         self.config = config
         self._heartbeat = heartbeat or Heartbeat()
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")

@@ -40,6 +40,42 @@ def test_the_pool_begins_with_what_is_there_within_its_bounds(
     )
 
 
+@pytest.mark.parametrize(
+    ("device", "machines", "share", "threads"),
+    [
+        ("cpu", {"a": {"CPU": 16.0}}, 8, 2),
+        ("cpu", {"head": {}, **{name: {"CPU": 16.0} for name in "abcd"}}, 8, 2),
+        ("cuda", {"head": {"CPU": 3.0}, **{name: {"CPU": 3.0, "GPU": 4.0} for name in "abcd"}}, 4, 4),
+        ("cuda", {"head": {"CPU": 3.0}}, 1, 16),  # until machines with GPUs join
+    ],
+)
+def test_actors_share_the_cores_of_their_machine_and_not_of_the_cluster(
+    device: str,
+    machines: dict[str, dict[str, float]],
+    share: int,
+    threads: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each actor counts those that are where it is, which here are 16 for all."""
+    nodes = [{"Alive": True, "NodeManagerAddress": name, "Resources": has} for name, has in machines.items()]
+    total = {name: sum(has.get(name, 0) for has in machines.values()) for name in ("CPU", "GPU")}
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    model = {"id": "tiny", "device": device}
+    config = job(tmp_path, tmp_path / "output", model=model, method="ldps", workers="auto")
+    options = pool.actor_options(config)
+    assert (options.share, options.threads) == (share, None)
+    given: list[int] = []
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    options.limit_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    pool.actor_options(config).limit_threads()
+    assert given == [threads, 3]
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_cpu_chosen_for_want_of_a_gpu_is_said_on_a_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
