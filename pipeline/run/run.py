@@ -103,34 +103,33 @@ def run(
                 done = (
                     _restore(config, listed, chosen, open_shards, retry_errors, held, entry)
                     if open_shards
-                    else Done(0, Counter(), sources.left_out_of(planned))
+                    else Done(Counter(), sources.left_out_of(planned))
                 )
             except KeyboardInterrupt:
                 if held.stop.over_budget:
-                    now = usage_json.read(output)[-1].rows
                     left_out = (*listed.left_out, *sources.left_out_of(planned))
                     seconds = time.monotonic() - start
-                    summary.write(config, names, now, seconds, {}, left_out, held.stop.reason)
+                    summary.write(config, names, held.rows, seconds, {}, left_out, held.stop.reason)
                 raise
             lease.check(output, held.lease)
             again = done.retries + Counter(retried.names())
             left_out = (*listed.left_out, *done.left_out)
-            summary.write(config, names, done.rows, time.monotonic() - start, again, left_out)
+            summary.write(config, names, held.rows, time.monotonic() - start, again, left_out)
     return summary.count(output, chosen, time.monotonic() - start)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Held:
-    """What a run has on its output: the lease's id, and how it is ended early."""
+    """What a run has on its output: the lease's id, how it is ended early, and the rows that it restored."""
 
     lease: str
     stop: Stop
+    rows: int = 0
 
 
 class Done(NamedTuple):
-    """rows: restored now. retries: of other processes, by their error. left_out: what of shards is no row."""
+    """retries: of other processes, by their error. left_out: what of shards is no row."""
 
-    rows: int
     retries: Counter[str]
     left_out: tuple[LeftOut, ...]
 
@@ -205,13 +204,14 @@ def _restore(
                     with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
                         for receipts in held.stop.gracefully(made):
                             watch.progress()
+                            held.rows += receipts.num_rows
                             progress.committed(receipts)
                             whole.count(receipts)
                             observer.committed(receipts)
                             observer.retried(progress.retries)
                             breaker.committed(receipts)
                 whole.finish()
-        return Done(left, progress.retries + whole.retries, found.left_out)
+        return Done(progress.retries + whole.retries, found.left_out)
 
 
 def _open_shards(output: OutputFolder, chosen: Sequence[str], retry_errors: bool) -> set[str]:

@@ -54,14 +54,20 @@ class Stop:
 
     def now(self, reason: str) -> None:
         """Ends the run from any thread."""
-        self.reason = reason
+        self.reason, self.over_budget = reason, False
         if self._main:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def at_budget(self, reason: str) -> None:
-        """Ends the run from any thread, as SIGTERM does, for its budget is spent."""
-        self.reason, self.over_budget = self.reason or reason, True
-        if self._main:
+        """Ends the run from any thread, as SIGTERM does, for its budget is spent.
+
+        After a SIGTERM the reason is this one, for the same command does not go on, and its time the same.
+        """
+        before = self.reason
+        if before not in (None, TERMINATED):
+            return
+        self.reason, self.over_budget = reason, True
+        if self._main and before is None:
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS if self._graceful else AT_ONCE)
 
     def gracefully(self, receipts: Iterable[pa.Table]) -> Iterator[pa.Table]:

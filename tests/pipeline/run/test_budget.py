@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from jobs.console import Exit
@@ -26,7 +27,7 @@ HOUR = 3600.0
 
 def spend(output: Path, dollars: float) -> None:
     """An earlier start that cost so much."""
-    output.mkdir()
+    output.mkdir(exist_ok=True)
     start = {
         "started": "then",
         "rows": 1,
@@ -66,6 +67,48 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
     first, second = usage_json.read(folder)
     assert 0 < second.rows <= 60 - first.rows, "a committed row was restored again"
     assert folder.json(SUMMARY)["stopped"] is None
+
+
+def test_a_run_whose_usage_cannot_be_written_tells_of_its_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And neither of none, nor of those of the start before it."""
+
+    def spent(*arguments: Any) -> None:
+        held = arguments[5]
+        held.rows = 3
+        held.stop.at_budget("stopped at the budget")
+        time.sleep(60)
+
+    monkeypatch.setattr("pipeline.run.run._restore", spent)
+    write_shards(tmp_path / "in", "a", rows=5)
+    for _ in range(2):
+        with pytest.raises(LimitError, match="stopped at the budget"):
+            run(job(tmp_path / "in", tmp_path / "out"))
+        summary = OutputFolder(str(tmp_path / "out")).json(SUMMARY)
+        assert (summary["this_start"]["rows"], summary["stopped"]) == (3, "stopped at the budget")
+        spend(tmp_path / "out", 1.0)
+
+
+def test_a_budget_spent_after_sigterm_is_the_reason_and_leaves_no_more_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same command would not go on; but a lease that was lost is told of, whatever was spent."""
+    monkeypatch.setattr("pipeline.run.stop.GRACE_SECONDS", 60.0)
+    with Stop() as stop:
+        for receipts in stop.gracefully([pa.table({"actor": ["a"]})]):
+            assert receipts.num_rows
+            signal.raise_signal(signal.SIGTERM)
+            monkeypatch.setattr("pipeline.run.stop.GRACE_SECONDS", 6000.0)
+            stop.at_budget("spent")
+            assert (stop.reason, stop.over_budget) == ("spent", True)
+            assert signal.getitimer(signal.ITIMER_REAL)[0] <= 60.0
+            with pytest.raises(KeyboardInterrupt, match="lost"):
+                stop.now("lost")
+                time.sleep(60)
+            stop.at_budget("spent")
+            assert (stop.reason, stop.over_budget) == ("lost", False)
+            break
 
 
 def test_the_command_says_so_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
