@@ -32,11 +32,13 @@ class ActorMetrics:
             ),
         )
         self._nfe = _of(run, Counter("p2l_nfe_total", "Network evaluations.", ("run",)))
-        self._steps = _of(run, Counter("p2l_steps_total", "Steps, each of one micro-batch.", ("run",)))
+        self._steps = _of(
+            run, Counter("p2l_steps_total", "Steps of micro-batches, or of captioning.", ("run",))
+        )
         self._memory = _of(run, Gauge("p2l_gpu_memory_bytes", "Peak allocated on the actor's GPU.", ("run",)))
 
     def stepped(self, done: int, steps: int) -> None:
-        """Counts a step of a micro-batch when it is done; `progress` of `p2l_engine.restore`."""
+        """Counts a step when it is done, as `progress` of `p2l_engine.restore`; or pictures captioned."""
         self._steps.inc()
 
     def committed(self, rows: Sequence[Mapping[str, Any]]) -> None:

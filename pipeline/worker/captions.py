@@ -17,6 +17,7 @@ from pipeline.input import sources
 from pipeline.input.rows import InputRow
 from pipeline.messages import describe, readable
 from pipeline.observe import logs
+from pipeline.observe.prometheus import ActorMetrics
 from pipeline.output import captions, lease
 from pipeline.output.columns import Row
 from pipeline.output.folder import OutputFolder
@@ -40,6 +41,7 @@ class CaptionShards:
         assert config.caption
         self.config, self.lease_id = config, lease_id
         self.output = OutputFolder(config.output)
+        self.metrics = ActorMetrics(config.fingerprint, options.device)
         self.captioner = load(config.caption, options.device)
 
     @retries.patient()
@@ -47,7 +49,10 @@ class CaptionShards:
         work = Work.of(block.to_pylist()[0])
         lease.check(self.output, self.lease_id)  # before work that could not be written
         rows = sources.rows(work.shard, [True] * work.rows)
-        found = list(captioned(rows, self.config, self.captioner))
+        found = list[Row]()
+        for batch in captioned(rows, self.config, self.captioner):
+            found += batch
+            self.metrics.stepped(len(found), work.rows)
         lease.check(self.output, self.lease_id)
         captions.write(self.output, work.shard.name, found, self.config.fingerprint)
         return pa.table({"shard": [work.shard.name], "rows": [len(found)]})
@@ -80,15 +85,17 @@ def load(config: CaptionConfig, device: str) -> Captioner:
     return retries.retried(load_it, f"model {config.model}") if "://" in config.model else load_it()
 
 
-def captioned(rows: Iterable[InputRow], config: JobConfig, captioner: Captioner) -> Iterator[Row]:
-    """key, caption and error of each row, in order; an error where its picture cannot be had or captioned."""
+def captioned(rows: Iterable[InputRow], config: JobConfig, captioner: Captioner) -> Iterator[list[Row]]:
+    """key, caption and error of each row, in order, a few at a time.
+
+    An error where its picture cannot be had or captioned.
+    """
     left = iter(rows)
     while batch := list(islice(left, TOGETHER)):
         pictures = [_picture(row, config) for row in batch]
         texts = iter(_texts([one for one in pictures if not isinstance(one, str)], captioner))
-        for row, picture in zip(batch, pictures, strict=True):
-            made = {"error": readable(picture)} if isinstance(picture, str) else next(texts)
-            yield {"key": row.key} | made
+        made = [{"error": readable(one)} if isinstance(one, str) else next(texts) for one in pictures]
+        yield [{"key": row.key} | one for row, one in zip(batch, made, strict=True)]
 
 
 def _picture(row: InputRow, config: JobConfig) -> np.ndarray | str:
