@@ -106,6 +106,13 @@ def image(
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     problems += _needs(config, mask, kernel)
+    problems += [
+        f"{name}: got one for a single picture; allowed: in a job of `p2l restore`"
+        for name in ("prompt_embeddings", "caption")
+        if getattr(config, name) is not None
+    ]
+    if measurement and size is not None:
+        problems.append("--size: got one with --measurement, which takes IN as it is")
     if problems:
         raise BadRequest(*problems)
     configure(config.storage)

@@ -252,14 +252,16 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _starts_from_text(self) -> JobConfig:
-        if self.prompt_embeddings is not None and self.method.prior != "latent":
-            raise Mistakes(
-                [
-                    f"prompt_embeddings: got them for {self.method.name}, which reads no text; allowed: "
-                    "with a method of a latent model, or null"
-                ]
-            )
+    def _has_prompt_embeddings(self) -> JobConfig:
+        if self.method.prior == "latent":
+            return self
+        without = f"for {self.method.name}, which reads no text; allowed: with a method of a latent model"
+        problems = []
+        if self.prompt_embeddings is not None:
+            problems.append(f"prompt_embeddings: got them {without}, or null")
+        if "prompt_embedding" in self.keep:
+            problems.append(f"keep: got prompt_embedding {without}")
+        refuse(problems)
         return self
 
     @model_validator(mode="after")

@@ -183,6 +183,17 @@ def test_a_mask_or_kernel_that_is_missing_or_not_taken_is_named(
     assert "--kernel: operator denoising takes none" in shown
 
 
+def test_what_one_picture_would_be_restored_without_is_refused(
+    photograph: Path, tmp_path: Path, restored: Restore
+) -> None:
+    given = ("--operator", "super_resolution", "--set", "operator.factor=4", "--size", "32")
+    for setting in ("prompt_embeddings=e.npy", "caption={from: ./earlier}"):
+        shown = restored(photograph, tmp_path / "out.png", *given, "--set", setting, status=2)
+        assert f"{setting.split('=')[0]}: got one for a single picture" in shown
+    shown = restored(photograph, tmp_path / "out.png", *given, "--measurement", status=2)
+    assert "--size: got one with --measurement" in shown
+
+
 def test_a_mask_of_the_photographs_size_is_fitted_and_a_doubtful_one_is_told_of(
     photograph: Path, tmp_path: Path, restored: Restore
 ) -> None:

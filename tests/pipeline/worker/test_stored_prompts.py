@@ -126,6 +126,8 @@ def test_they_are_for_methods_that_read_text_and_no_setting_of_runs_without_them
     given: dict[str, Any] = {"input": "in", "output": "out", "model": "tiny"}
     with pytest.raises(ConfigError, match="prompt_embeddings: got them for tv, which reads no text"):
         load_config({**given, "method": {"name": "tv"}, "prompt_embeddings": "x"})
+    with pytest.raises(ConfigError, match="keep: got prompt_embedding for tv, which reads no text"):
+        load_config({**given, "method": {"name": "tv"}, "keep": ["prompt_embedding"]})
     method = {"method": {"name": "p2l", "preset": "tiny"}}
     assert "prompt_embeddings" not in load_config(given | method).settings
     started = load_config(given | method | {"prompt_embeddings": "x"})
