@@ -140,7 +140,7 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
         yield "model.dtype auto: bfloat16 on GPUs of compute capability 8.0 and later, float32 on others"
     if device == "cuda":
         yield from feasible.slow_dtype(config.model.dtype)
-    machines = len(_machines("CPU"))
+    machines = len({node["NodeManagerAddress"] for node in _alive()})
     if "://" not in config.output and machines > 1:
         yield f"{config.output} is a local path: all {machines} machines must share it"
 
@@ -192,10 +192,14 @@ def _joined() -> bool:
 def _machines(resource: str) -> Counter[str]:
     """How much the machines have of a resource, by their addresses; those that have some."""
     found: Counter[str] = Counter()
-    for node in ray.nodes():
-        if node["Alive"] and (there := node["Resources"].get(resource)):
+    for node in _alive():
+        if there := node["Resources"].get(resource):
             found[node["NodeManagerAddress"]] += int(there)
     return found
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _has(resource: str) -> float:
