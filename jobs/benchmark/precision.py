@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from jobs.tables import held_out
 from jobs.tables.figures import line
 from p2l_engine import load_model, methods, operators, restore
+from p2l_engine.tiny.data import to_tensor
 
 FACTOR, NOISE = 4, 0.01  # of the enlargement and its measurements
 PEAK = 2.0  # of pixels in [-1, 1]
@@ -52,7 +54,7 @@ def figures(name: str, dtype: str, images: int, steps: int | None) -> Tensor:
     operator = operators.from_block({"name": "super_resolution", "factor": FACTOR})
     solver = methods.build(**{"preset": "tiny", "operator": "super_resolution", **METHODS[name]})
     model = load_model("tiny" if solver.prior == "latent" else "tiny-pixel", dtype=dtype)
-    x = torch.stack([_tensor(pixels) for _, pixels, _ in held_out.examples(images)])
+    x = to_tensor(np.stack([pixels for _, pixels, _ in held_out.examples(images)]))
     A = operator.example(images, (3, *x.shape[2:]))
     y = A.measure(x, NOISE, [torch.Generator().manual_seed(place) for place in range(images)])
     done = restore(model, A, y, solver, steps, seeds=range(images))
@@ -60,7 +62,3 @@ def figures(name: str, dtype: str, images: int, steps: int | None) -> Tensor:
         raise RuntimeError(f"{name} in {dtype}: {len(failed)} of {images} failed, the first: {failed[0]}")
     error = (done.images - x).square().flatten(1).mean(dim=1)
     return 10 * (PEAK**2 / error).log10()
-
-
-def _tensor(pixels: Any) -> Tensor:
-    return torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.priors.load import with_random_weights
 from p2l_engine.restore import Restored, pose
 from p2l_engine.solvers import Sampler, solve
+from p2l_engine.tiny.data import to_tensor
 from pipeline.config import JobConfig, load_config
 from pipeline.cost.plan import count
 from pipeline.output.folder import SUMMARY, OutputFolder
@@ -189,7 +191,7 @@ class Work:
         """Crops of photographs, measured as the job says."""
         solver, sides, count = job.method, job.sides, len(C)
         assert isinstance(solver, Sampler) and sides is not None
-        x = torch.stack([_tensor(pixels) for _, pixels, _ in held_out.photographs(count, side=sides[0])])
+        x = to_tensor(np.stack([pixels for _, pixels, _ in held_out.photographs(count, side=sides[0])]))
         A = job.operator.example(count, (3, *sides))
         y = A.measure(x, job.noise, [torch.Generator() for _ in range(count)])
         return Work(model, solver, A, y, C)
@@ -217,10 +219,6 @@ class Work:
         watch.switch(clock.REST)
         whole = sum(watch.seconds.values())
         return {part: seconds / whole for part, seconds in watch.seconds.items()}
-
-
-def _tensor(pixels: Any) -> Tensor:
-    return torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _machine(request: Request, model: LatentDiffusion, rate: float) -> str:

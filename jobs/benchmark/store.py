@@ -6,7 +6,6 @@ The output is made here, of tiny rows with true metrics, on an S3 server on loop
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.faults.loopback import answers, free_ports
 from p2l_engine.metrics import psnr, ssim
 from pipeline.config import JobConfig, load_config
 from pipeline.output import run_json
@@ -90,16 +90,14 @@ def run(rows: int, shard_rows: int, sample: int, in_full: bool) -> str:
 
 @contextmanager
 def _server() -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    (port,) = free_ports(1)
     os.environ["P2L_BENCHMARK"] = "loopback"  # the server takes any key
     with tempfile.NamedTemporaryFile() as log:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         try:
             deadline = time.monotonic() + 120
-            while not _answers(port):
+            while not answers(port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("the S3 server did not start")
                 time.sleep(0.1)
@@ -107,11 +105,6 @@ def _server() -> Iterator[Server]:
         finally:
             process.terminate()
             process.wait()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _write(config: JobConfig, rows: int, shard_rows: int) -> Sequence[str]:

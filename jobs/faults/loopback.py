@@ -68,7 +68,7 @@ class Loopback:
         options = ("--head", f"--port={self._port}", f"--temp-dir={self.folder}", *self._options)
         self._head = self._ray(*options)
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(self._port):
+        while not answers(self._port):
             if self._head.poll() is not None or time.monotonic() > deadline:
                 said = (self.folder / "log").read_text()
                 raise RuntimeError(f"no Ray head on {self.address} within {START_SECONDS:.0f} s: {said}")
@@ -177,6 +177,7 @@ def free_ports(count: int) -> list[int]:
         return [int(held.getsockname()[1]) for held in sockets]
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
