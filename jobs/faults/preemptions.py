@@ -1,9 +1,9 @@
 """Ten days of machines that are taken away, in seconds: a model of a run by the pipeline's own rules.
 
 Each machine of the model restores items as `pipeline.worker.actor` does: micro-batch after micro-batch, with
-a commit each `COMMIT_SECONDS` and at the item's end. It lives for an exponentially distributed time. Most
-losses are announced, so that the process withdraws its try (`pipeline.worker.tries`); the others leave it
-behind, and Ray calls the machine alive until it notices. What was not committed is restored again by the
+a commit each `COMMIT_SECONDS` and at the item's end. It lives for an exponentially distributed time. Each
+loss leaves a try behind (`pipeline.worker.tries`). Most are announced; of the others Ray calls the machine
+alive until it notices. What was not committed is restored again by the
 successor, which takes over what its predecessor had in hand. `tries.is_deadly` decides, as in a run, which
 items are done row by row and which rows become errors. Some rows end each process that restores them, so that
 this has to happen, to them alone.
@@ -141,8 +141,6 @@ class _Model:
             self.outcome.losses.append(Loss(lost_at, sudden, tuple(block.number for block in in_hand)))
             if sudden:
                 now += NOTICED
-            elif in_hand:
-                in_hand[0].tries.pop()
             self.gone[node] = now
 
     def _item(self, in_hand: deque[Block], node: str, now: float, lost_at: float) -> float:

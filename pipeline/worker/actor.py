@@ -116,9 +116,6 @@ class RestoreAndCommit:
                 ]
             else:
                 found = self._condemned(item, tries.deaths(before, alive), done)
-        except SystemExit:  # SIGTERM: the machine is taken away, or the run has ended
-            tries.withdraw(self.output, item, number)
-            raise
         except Exception as error:
             if devices.is_fault(error):
                 self._leave(item, number, describe(error))

@@ -37,11 +37,6 @@ def note(output: OutputFolder, item: Item, number: int, content: Try) -> None:
     storage.write_text(_url(output, item, number), json.dumps(asdict(content)))
 
 
-def withdraw(output: OutputFolder, item: Item, number: int) -> None:
-    """Removes the latest try, which ended for no fault of the item."""
-    storage.remove(_url(output, item, number))
-
-
 def end(output: OutputFolder, item: Item, number: int) -> None:
     """Removes so many tries, the latest first: what a kill leaves is counted from the first."""
     for one in range(number, 0, -1):

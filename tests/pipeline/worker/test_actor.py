@@ -126,10 +126,8 @@ def test_tries_are_counted_until_the_item_ends_and_are_swept_at_the_next_start(
     for number in range(1, 4):
         tries.note(folder, one, number, Try(f"node {number}"))
     assert tries.before(folder, one) == [Try("node 1"), Try("node 2"), Try("node 3")]
-    tries.withdraw(folder, one, 3)
-    assert tries.before(folder, one) == [Try("node 1"), Try("node 2")]
     assert tries.before(folder, other) == []
-    tries.end(folder, one, 2)
+    tries.end(folder, one, 3)
     assert tries.before(folder, one) == []
     for item in (one, other):
         tries.note(folder, item, 1, Try("node 4"))
@@ -267,21 +265,6 @@ def test_processes_that_went_with_their_machines_are_no_fault_of_the_item() -> N
     assert not tries.is_deadly([lost] * 1000, {"here"})
     assert not tries.is_deadly([here, here, lost, lost], {"here"})
     assert tries.is_deadly([here, lost, here, here], {"here"})
-
-
-def test_a_process_that_is_asked_to_end_takes_its_try_back(
-    output: Path, held: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray raises SystemExit on SIGTERM, which a machine that is taken away sends."""
-    first = worker(output, held)
-
-    def asked_to_end(rows: object) -> None:
-        raise SystemExit(1)
-
-    monkeypatch.setattr(first.restorer, "stream", asked_to_end)
-    with pytest.raises(SystemExit):
-        first(block(output, 0, 1))
-    assert committed_keys(output) == []
 
 
 def test_a_process_whose_device_failed_ends_and_leaves_word(output: Path, held: str) -> None:
