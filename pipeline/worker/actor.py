@@ -148,8 +148,8 @@ class RestoreAndCommit:
 
     def _restored(self, item: Item, done: Mapping[str, Row]) -> Iterator[Row]:
         """The item's rows once they are in the output; those in `done` are there already."""
-        rows = sources.rows(item.shard, item.flags, self._samples)
-        read = ahead(item.checked(rows), self._reader)
+        given = sources.rows(item.shard, item.flags, self._samples)
+        read = ahead(item.checked(given), self._reader)
         passed: list[Row] = []
 
         def todo() -> Iterator[InputRow]:

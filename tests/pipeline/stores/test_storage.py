@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -15,7 +15,9 @@ from pipeline.stores import storage
 class LikeHdfs(MemoryFileSystem):
     """Renames onto a file are left undone without a word, as `fsspec.implementations.webhdfs` leaves them."""
 
-    protocol, store, pseudo_dirs = "like-hdfs", {}, [""]
+    protocol = "like-hdfs"
+    store: ClassVar[dict[str, Any]] = {}  # its own, not that of memory://
+    pseudo_dirs: ClassVar[list[str]] = [""]
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
