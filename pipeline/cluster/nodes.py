@@ -34,6 +34,14 @@ def absolve(run: str, node: str) -> None:
     board.remove(run, TOPIC, node)
 
 
+def gpus_here() -> int:
+    """How many the machine of this process has, at least 1; outside of Ray, 1."""
+    if not ray.is_initialized():
+        return 1
+    node = ray.get_runtime_context().get_node_id()
+    return max([1, *(int(entry["Resources"].get("GPU", 0)) for entry in alive() if entry["NodeID"] == node)])
+
+
 def drain(node: str, why: str) -> None:
     """Lets Ray start nothing more on a node, unless it is the head, and end it when it is idle."""
     found = [entry for entry in alive() if entry["NodeID"] == node]

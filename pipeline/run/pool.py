@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,10 +59,7 @@ def actor_options(config: JobConfig) -> ActorOptions:
 def options_of(device: str, batch_size: int, actors: int, tune: bool = False) -> ActorOptions:
     """Of each of so many actors, which Ray Data spreads over the machines that have what they book."""
     threads = os.environ.get("OMP_NUM_THREADS")  # the driver's: Ray sets 1 for its processes
-    if device == "cuda":
-        share = max(_machines("GPU").values(), default=1)
-    else:
-        share = -(-actors // max(1, len(_machines("CPU"))))
+    share = 1 if device == "cuda" else -(-actors // max(1, _machines_with_cpus()))
     return ActorOptions(device, batch_size, int(threads) if threads else None, tune, share)
 
 
@@ -189,13 +185,8 @@ def _joined() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def _machines(resource: str) -> Counter[str]:
-    """How much the machines have of a resource, by their addresses; those that have some."""
-    found: Counter[str] = Counter()
-    for node in _alive():
-        if there := node["Resources"].get(resource):
-            found[node["NodeManagerAddress"]] += int(there)
-    return found
+def _machines_with_cpus() -> int:
+    return len({node["NodeManagerAddress"] for node in _alive() if node["Resources"].get("CPU")})
 
 
 def _alive() -> list[dict[str, Any]]:

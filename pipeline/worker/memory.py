@@ -38,8 +38,7 @@ class Fit:
 class Memory:
     """What a step of a job's method takes of a worker's memory.
 
-    device: cpu or cuda, of this process. share: workers of one machine, between which its memory is divided;
-    a GPU is one's own.
+    device: cpu or cuda, of this process. share: workers between which the device's memory is divided.
     """
 
     def __init__(self, config: JobConfig, device: str, share: int) -> None:
@@ -50,7 +49,7 @@ class Memory:
         dtype = dtype_here(config.model.dtype, device)
         self._item_bytes = ITEM_BYTES[dtype]
         self._dtype = "float32" if dtype == "tf32" else dtype
-        self._room = USABLE * devices.memory(device) / (share if device == "cpu" else 1) - PROCESS
+        self._room = USABLE * devices.memory(device) / share - PROCESS
         self._counted: dict[tuple[int, int, bool], float] = {}
 
     def fit(self, size: tuple[int, int], images: int) -> Fit:

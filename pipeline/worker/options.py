@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.cluster import nodes
+
 
 @dataclass(frozen=True)
 class ActorOptions:
@@ -14,7 +16,7 @@ class ActorOptions:
 
     threads: of torch on the CPU; None for a share of the machine's cores.
     tune: measures whether fewer images together are as fast, and takes as few.
-    share: actors of one machine, which share its cores and its memory; a GPU is one's own.
+    share: actors of one machine, which share its cores and its memory; of a GPU, which is one's own, 1.
     """
 
     device: str
@@ -25,4 +27,5 @@ class ActorOptions:
 
     def limit_threads(self) -> None:
         """Gives torch its threads; called by the actor, on whose machine the cores are counted."""
-        torch.set_num_threads(self.threads or max(1, (os.cpu_count() or 1) // self.share))
+        sharing = self.share if self.device == "cpu" else nodes.gpus_here()
+        torch.set_num_threads(self.threads or max(1, (os.cpu_count() or 1) // sharing))

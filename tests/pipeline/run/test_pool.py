@@ -40,13 +40,13 @@ def test_the_pool_begins_with_what_is_there_within_its_bounds(
     )
 
 
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("device", "machines", "share", "threads"),
     [
         ("cpu", {"a": {"CPU": 16.0}}, 8, 2),
         ("cpu", {"head": {}, **{name: {"CPU": 16.0} for name in "abcd"}}, 8, 2),
-        ("cuda", {"head": {"CPU": 3.0}, **{name: {"CPU": 3.0, "GPU": 4.0} for name in "abcd"}}, 4, 4),
-        ("cuda", {"head": {"CPU": 3.0}}, 1, 16),  # until machines with GPUs join
+        ("cuda", {"a": {"CPU": 3.0, "GPU": 4.0}, **{name: {"CPU": 3.0, "GPU": 1.0} for name in "bcd"}}, 1, 4),
     ],
 )
 def test_actors_share_the_cores_of_their_machine_and_not_of_the_cluster(
@@ -58,7 +58,11 @@ def test_actors_share_the_cores_of_their_machine_and_not_of_the_cluster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each actor counts those that are where it is, which here are 16 for all."""
-    nodes = [{"Alive": True, "NodeManagerAddress": name, "Resources": has} for name, has in machines.items()]
+    here = ray.get_runtime_context().get_node_id()  # as of the first machine
+    nodes = [
+        {"Alive": True, "NodeID": here if name == "a" else name, "NodeManagerAddress": name, "Resources": has}
+        for name, has in machines.items()
+    ]
     total = {name: sum(has.get(name, 0) for has in machines.values()) for name in ("CPU", "GPU")}
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "cluster_resources", lambda: total)
