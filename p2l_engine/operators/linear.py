@@ -141,7 +141,7 @@ class Linear(OperatorSettings):
 
     def make(self, data: Data) -> LinearOperator:
         # Where y alone is known, images and measurements are of one size.
-        shape = data.measurement_shape or data.need("image_shape")
+        shape = data.image_shape or data.measurement_shape or data.need("image_shape")
         return linear(resolve_function(self.function), shape)
 
 

@@ -73,7 +73,9 @@ def test_what_is_no_linear_function_of_images_is_refused(function: Any, problem:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "cameras_for_test.py").write_text("def flip(x):\n    return x.flip(-1)\n\ngain = 2\n")
+    (tmp_path / "cameras_for_test.py").write_text(
+        "def flip(x):\n    return x.flip(-1)\n\ndef half(x):\n    return x[..., ::2]\n\ngain = 2\n"
+    )
     (tmp_path / "broken_for_test.py").write_text("raise RuntimeError('half written')\n")
     monkeypatch.syspath_prepend(tmp_path)
     return "cameras_for_test"
@@ -83,6 +85,13 @@ def test_a_function_is_found_by_its_name(module: str) -> None:
     A = operators.build("linear", function=f"{module}:flip", image_shape=SHAPE)
     x = torch.randn(2, *SHAPE)
     torch.testing.assert_close(A(x), x.flip(-1))
+
+
+def test_a_function_maps_images_of_the_shape_given_beside_that_of_y(module: str) -> None:
+    settings = operators.from_block({"name": "linear", "function": f"{module}:half"})
+    measured = (*SHAPE[:2], SHAPE[2] // 2)
+    A = settings.build(image_shape=SHAPE, measurement_shape=measured)
+    assert A.measurement_shape(SHAPE) == measured
 
 
 @pytest.mark.parametrize(
