@@ -33,10 +33,12 @@ def build(name: str, preset: str | None = None, operator: str | None = None, **s
         settings = {"preset": preset, **settings}
         if has_presets(name):
             merged = _merge(merged, _preset(preset, name, operator))
-    try:
-        return solver.model_validate(_merge(merged, settings))
-    except ValidationError as error:
-        raise Mistakes(explain(error, solver)) from None
+    return _checked(solver, _merge(merged, settings))
+
+
+def with_steps(solver: Solver, steps: int) -> Solver:
+    """The solver, which takes steps, with so many of them. Raises Mistakes as `build` does."""
+    return _checked(type(solver), {**dict(solver), "steps": steps}, strict=True)
 
 
 def has_presets(name: str) -> bool:
@@ -84,6 +86,14 @@ def validate(block: Mapping[str, Any], operator: str | None = None) -> list[str]
     except Mistakes as mistakes:
         return mistakes.problems
     return []
+
+
+def _checked(solver: type[Solver], settings: Mapping[str, Any], strict: bool | None = None) -> Solver:
+    """strict: numbers of another type, such as 2.0 steps, are mistakes."""
+    try:
+        return solver.model_validate(settings, strict=strict)
+    except ValidationError as error:
+        raise Mistakes(explain(error, solver)) from None
 
 
 def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:

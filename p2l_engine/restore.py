@@ -80,7 +80,7 @@ def restore(
     if steps is not None:
         if "steps" not in type(solver).model_fields:
             raise ValueError(f"steps: got {steps}; allowed: none, the method {solver.name} takes no steps")
-        solver = solver.model_copy(update={"steps": steps})
+        solver = methods.with_steps(solver, steps)
     check_measurements(A, y)
     model = _prior_of(solver, model)
     refuse(solver.too_small(model, A.image_shape(tuple(y.shape[1:]))[1:]), "method")
