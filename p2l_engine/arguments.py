@@ -34,7 +34,7 @@ def check_measurements(A: LinearOperator, y: Tensor) -> None:
         raise ValueError(f"y: got shape {tuple(y.shape)}; allowed: {tuple(measured.shape)}, which A yields")
     if bad := _where(~y.isfinite().flatten(1).all(1)):
         raise ValueError(f"y: got not-a-number or infinity in measurement {bad}; allowed: finite numbers")
-    _check_range(A, y)
+    _check_range(A, A.observed(y))
 
 
 def check_conditions(

@@ -59,9 +59,9 @@ def restore(
 
     model: a prior of the kind that the method asks for, such as `load_model` gives; None for a method that
     needs none (adjoint, bicubic, tv).
-    y: (B, *measurement), B at least 1, finite, of images in [-1, 1]. Images of any size: the latent is that
-    of a canvas rounded up to `model.image_multiple`, whose border the measurement says nothing of, and which
-    is cropped at the end.
+    y: (B, *measurement), B at least 1, finite, of images in [-1, 1]; what the holes of a mask hold does not
+    matter. Images of any size: the latent is that of a canvas rounded up to `model.image_multiple`, whose
+    border the measurement says nothing of, and which is cropped at the end.
     method: a name with its defaults, or a value of `methods.build`. steps: instead of the method's.
     prompts: one an image, default the empty one; a pixel model reads none. seeds: one an image, default 0, of
     all that is drawn.
@@ -141,9 +141,10 @@ def pose(
     seeds = [0] * len(y) if seeds is None else [int(seed) for seed in seeds]
     y = lasting(y.detach())
     if model is None:
-        return Problem.of(A, y, sigma, seeds)
+        return Problem.of(A, A.observed(y), sigma, seeds)
     dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
     A, y = A.to(model.device, dtype), y.to(model.device, dtype)
+    y = A.observed(y)
     height, width = A.image_shape(tuple(y.shape[1:]))[1:]
     bottom, right = -height % model.image_multiple, -width % model.image_multiple
     canvas = Cropped(A, (bottom, right)) if bottom or right else A

@@ -113,6 +113,31 @@ def test_no_noise_takes_a_measurement_for_one_of_0_to_255(sigma: float, value: f
         assert restore(None, A, y, "adjoint").errors == (None,) * 8
 
 
+@pytest.mark.parametrize("steps", [0, -3, 2.5, True])
+@pytest.mark.parametrize("name", ["ldps", "daps", "latino", "tv"])
+def test_steps_in_place_of_the_methods_are_checked_as_settings_are(
+    idle_model: LatentDiffusion, name: str, steps: Any
+) -> None:
+    refused(idle_model, f"steps: got {steps}; input should be", method=name, steps=steps)
+
+
+@pytest.mark.parametrize("held", [1.0, -1000.0])
+@pytest.mark.parametrize("method", [QUICK, "tv", "adjoint"])
+def test_what_holes_hold_changes_nothing(random_model: LatentDiffusion, method: Any, held: float) -> None:
+    """To the bit, by the discrepancy rule and on a canvas too."""
+    if method is QUICK:
+        method = methods.build("p2l", prompt_tuning=None, projection={"weight": "discrepancy"}, finish={})
+    masks = torch.rand(2, 1, 20, 16, generator=torch.Generator().manual_seed(1)) < 0.3
+    A = operators.build("inpainting", mask="given", masks=masks)
+    y = A(torch.cat([images(), images()[:, :, :4]], dim=2))
+    steps = None if method == "adjoint" else 4
+    expected, found = (
+        restore(random_model, A, given, method, steps, sigma=0.05)
+        for given in (y, torch.where(masks, y, held))
+    )
+    assert torch.equal(found.images, expected.images) and torch.equal(found.residual, expected.residual)
+
+
 def test_an_operator_of_ones_own_may_have_any_range(random_model: LatentDiffusion) -> None:
     A = operators.linear(lambda x: 100 * x.sum(1, keepdim=True), SHAPE)
     y = A(torch.ones(1, *SHAPE, dtype=torch.float64))
