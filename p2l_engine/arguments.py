@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine.operators import LinearOperator
+from p2l_engine.priors.base import canvas
 
 SURE_OF_MEAN = 8  # standard errors: noise alone takes a mean this far in one of 10^13 measurements
 FEWEST = 48  # entries from which a mean is judged
@@ -64,10 +65,10 @@ def _shape_of(name: str, model: Any, A: LinearOperator, y: Tensor) -> tuple[int 
             raise ValueError(f"{name}: got them for a pixel model, which reads no text; allowed: none")
         return None, model.text_width
     sides = A.image_shape(tuple(y.shape[1:]))[1:]
-    canvas = [-(-side // model.image_multiple) * model.image_multiple for side in sides]
+    whole = canvas(sides, model.image_multiple)
     if model.kind == "pixel":
-        return 3, *canvas
-    return model.latent_channels, *(side // model.factor for side in canvas)
+        return 3, *whole
+    return model.latent_channels, *(side // model.factor for side in whole)
 
 
 def _check_range(A: LinearOperator, y: Tensor) -> None:

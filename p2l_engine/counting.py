@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_
 
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import ImageShape, Shape
+from p2l_engine.priors.base import canvas
 from p2l_engine.priors.load import Model
 from p2l_engine.solvers import Problem, Sampler, Solver, evaluations
 
@@ -175,9 +176,8 @@ def count_solver(
         multiple = prior.image_multiple
         if prior.kind == "latent":
             C = torch.empty(batch, *prior.embedding_shape, device=prior.device)
-    height, width = (-(-side // multiple) * multiple for side in image[1:])
     y = torch.empty(batch, *measurement, device="meta")
-    problem = Problem.of(OfShape((3, height, width), measurement), y, 0.0, range(batch), C)
+    problem = Problem.of(OfShape((3, *canvas(image[1:], multiple)), measurement), y, 0.0, range(batch), C)
 
     flop = nfe = step_bytes = 0
     for part in parts(prior, solver, problem):

@@ -13,6 +13,7 @@ from p2l_engine.mistakes import refuse
 from p2l_engine.operators import LinearOperator
 from p2l_engine.operators.base import lasting
 from p2l_engine.operators.cropped import Cropped
+from p2l_engine.priors.base import canvas
 from p2l_engine.solvers import LatentState, Problem, Progress, Sampler, Solution, Solver, solve
 
 
@@ -146,16 +147,17 @@ def pose(
     A, y = A.to(model.device, dtype), y.to(model.device, dtype)
     y = A.observed(y)
     height, width = A.image_shape(tuple(y.shape[1:]))[1:]
-    bottom, right = -height % model.image_multiple, -width % model.image_multiple
-    canvas = Cropped(A, (bottom, right)) if bottom or right else A
+    whole = canvas((height, width), model.image_multiple)
+    if whole != (height, width):
+        A = Cropped(A, (whole[0] - height, whole[1] - width))
     first = None if initial_latents is None else lasting(initial_latents.detach())
     if model.kind == "pixel":
-        return Problem.of(canvas, y, sigma, seeds, first=first)
+        return Problem.of(A, y, sigma, seeds, first=first)
     if prompt_embeddings is None:
         C = model.embed_prompts(list(prompts) if prompts is not None else [""] * len(y))
     else:
         C = lasting(prompt_embeddings.detach()).to(model.device)
-    return Problem.of(canvas, y, sigma, seeds, C.to(dtype), first)
+    return Problem.of(A, y, sigma, seeds, C.to(dtype), first)
 
 
 def _part(progress: Progress | None, number: int, samples: int) -> Progress | None:

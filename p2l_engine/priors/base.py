@@ -62,3 +62,9 @@ class LatentPrior(Prior, Protocol):
     def predict_noise(self, z: Tensor, t: int, C: Tensor) -> Tensor: ...
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
+
+
+def canvas(size: Sequence[int], multiple: int) -> tuple[int, int]:
+    """The height and width that a prior works on for an image of a size: the next of its `image_multiple`."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from p2l_engine.priors.base import canvas
 from p2l_engine.settings import Settings
 
 TOGETHER = 4  # windows that go through the network at a time
@@ -47,8 +48,8 @@ class Patches(Settings):
 
     def too_small(self, model: Any, size: tuple[int, int]) -> list[str]:
         """Why images (height, width) in pixels have no room for a window; on the canvas that they get."""
-        multiple, side = model.image_multiple, self.side(model)
-        cells = [-(-length // multiple) * multiple // model.factor for length in size]
+        side = self.side(model)
+        cells = [length // model.factor for length in canvas(size, model.image_multiple)]
         if min(cells) >= side:
             return []
         return [

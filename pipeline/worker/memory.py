@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from p2l_engine.counting import count_solver
+from p2l_engine.priors.base import canvas
 from p2l_engine.priors.load import Model, without_weights
 from pipeline import feasible
 from pipeline.accelerators import ITEM_BYTES
@@ -74,8 +75,7 @@ class Memory:
 
     def _needed(self, height: int, width: int, checkpointing: bool) -> float:
         """Bytes of a step on one image, on the canvas that it gets."""
-        multiple = self._model.image_multiple
-        height, width = (-(-side // multiple) * multiple for side in (height, width))
+        height, width = canvas((height, width), self._model.image_multiple)
         if (height, width, checkpointing) not in self._counted:
             self._model.checkpoint_activations(checkpointing)
             image = (3, height, width)
