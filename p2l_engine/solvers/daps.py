@@ -52,9 +52,10 @@ class DAPSState(LatentState):
 
 
 class DAPS(LatentSampler):
-    """sigma_max, sigma_min: ends of the annealing. flow_steps: network calls of each step's flow, times two.
+    """sigma_max, sigma_min: ends of the annealing. flow_steps: of each step's probability flow.
 
-    guidance_scale, null_prompt: of classifier-free guidance.
+    guidance_scale, null_prompt: of classifier-free guidance, with which a step of the flow takes two network
+    calls; at a scale of 1, without the null prompt, one.
     """
 
     name: Literal["daps"] = "daps"

@@ -6,6 +6,11 @@ from p2l_engine.priors.base import LatentPrior
 
 
 def predict_guided(prior: LatentPrior, z: Tensor, t: int, C: Tensor, null: Tensor, scale: float) -> Tensor:
-    """eps(null) + scale (eps(C) - eps(null)), two evaluations an image. C, null: (B, any L, D)."""
+    """eps(null) + scale (eps(C) - eps(null)). C, null: (B, any L, D).
+
+    Two evaluations an image, or one where the scale is 1, which leaves eps(C), or 0, which leaves eps(null).
+    """
+    if scale == 1:
+        return prior.predict_noise(z, t, C)
     without = prior.predict_noise(z, t, null)
-    return without + scale * (prior.predict_noise(z, t, C) - without)
+    return without if scale == 0 else without + scale * (prior.predict_noise(z, t, C) - without)
