@@ -64,19 +64,24 @@ def _daps(iterations: int, step_size: float, momentum: float, last: float = 1.0)
     return {"daps": {"dynamics": dynamics}}
 
 
-# Of LATINO's authors, for Stable Diffusion 1.5 with LCM-LoRA and for SDXL's DMD2; where none have a delta, it
-# is the discrepancy rule.
-LATINO: dict[str, Settings] = {"latino": {"grid": 50, "result": "latent"}, "latino_pro": {"result": "latent"}}
+# Of LATINO's authors, for Stable Diffusion 1.5 with LCM-LoRA, which was distilled at 50 timesteps. A task
+# without a delta has the discrepancy rule; so has LATINO-PRO, whose deltas are for SDXL alone.
+LCM_LORA: Settings = {"grid": 50, "result": "latent"}
+LATINO: dict[str, Settings] = {"latino": LCM_LORA, "latino_pro": LCM_LORA}
 
 
 def _latino(early: float, late: float, split: int, of: str = "residual") -> dict[str, Settings]:
     """A task of the authors' table for LATINO with LCM-LoRA, at 512."""
     delta = {"early": early, "late": late, "split": split, "of": of}
-    return {"latino": {**LATINO["latino"], "delta": delta}}
+    return {"latino": {**LCM_LORA, "delta": delta}}
 
 
 # Stable Diffusion's text encoder was trained with this image tower.
-SD_TREG = {"treg": {"negation": {"tower": "openai/clip-vit-large-patch14"}}}
+SD_TREG: dict[str, Settings] = {"treg": {"negation": {"tower": "openai/clip-vit-large-patch14"}}}
+# The examples of the authors' README; their program's own default is a scale of 4.
+AUTHORS_TREG: dict[str, Settings] = {
+    "treg": {**SD_TREG["treg"], "guidance_scale": 5.0, "null_prompt": "out of focus, depth of field"}
+}
 
 TINY_STEPS = 20
 # The proximal map to the noise of y at every step, with the noise beside it drawn anew.
@@ -121,13 +126,13 @@ TINY = {
     "linear": _tiny(8.0, 5.0, 0.05),
 }
 
-# App. D.3 for methods over pixels, where it differs from their fields' defaults.
+# App. D.3 for methods over pixels, where it differs from their fields' defaults, which are those for blur.
 PAPER: dict[str, dict[str, Settings]] = {
-    "motion_blur": {"diffpir": {"weight": 7.0, "zeta": 0.3}},
-    "gaussian_blur": {"diffpir": {"weight": 7.0, "zeta": 0.3}, "dds": {"eta": 0.0}},
-    "blur": {"diffpir": {"weight": 7.0, "zeta": 0.3}},
+    "motion_blur": {},
+    "gaussian_blur": {"dds": {"eta": 0.0}},
+    "blur": {},
     "super_resolution": {"diffpir": {"weight": 35.0, "zeta": 0.35}, "dps": {"eta": 0.0}},
-    "inpainting": {"diffpir": {"weight": 7.0, "zeta": 1.0}},
+    "inpainting": {"diffpir": {"zeta": 1.0}},
 }
 
 
@@ -138,7 +143,7 @@ def _authors(step_size: float, zeta: float) -> dict[str, Settings]:
         "diffpir": {"weight": 0.25, "zeta": zeta, "clamp": True},
         "dds": {"steps": 50, "eta": 0.85, "noise": "share"},
         "pigdm": {"eta": 0.0},
-        **SD_TREG,
+        **AUTHORS_TREG,
         **LATINO,
     }
 

@@ -201,7 +201,7 @@ def test_the_authors_settings_of_latino_are_those_of_their_code_with_lcm_lora(
     assert (found["delta"] and tuple(found["delta"].values())) == delta
     assert methods.build("daps", "authors", operator).model_dump()["dynamics"]["tau"] == 0.01
     pro = methods.build("latino_pro", "authors", operator).model_dump()
-    assert pro["delta"] is None and pro["result"] == "latent"
+    assert (pro["delta"], pro["grid"], pro["result"]) == (None, 50, "latent")
     assert pro["prompt_ascent"] == {
         "rounds": 15,
         "steps": 4,
