@@ -46,6 +46,12 @@ class Patches(Settings):
             found.append(f"patches.stride: got {self.stride}; allowed: 1 to {side}, the size of a patch")
         return found
 
+    def doubts(self, steps: int) -> list[str]:
+        """What of the settings does nothing."""
+        if self.weights == "gaussian" or self.variance == type(self).model_fields["variance"].default:
+            return []
+        return [f"variance is {self.variance}, but weights are uniform"]
+
     def too_small(self, model: Any, size: tuple[int, int]) -> list[str]:
         """Why images (height, width) in pixels have no room for a window; on the canvas that they get."""
         side = self.side(model)

@@ -265,12 +265,21 @@ class LatentSampler(Sampler):
         return True
 
     def doubts(self) -> list[str]:
-        if self.small_decoder is None or self.differentiates():
-            return []
-        return [f"small_decoder is {self.small_decoder!r}, but no gradient passes through the decoder"]
+        found = doubted(self.steps, patches=self.patches)
+        if self.small_decoder is not None and not self.differentiates():
+            found.append(
+                f"small_decoder is {self.small_decoder!r}, but no gradient passes through the decoder"
+            )
+        return found
 
     def load(self, prior: LatentPrior) -> int:
         return 0 if self.small_decoder is None else weight_bytes(self.small_decoder, prior)
+
+
+def doubted(steps: int, **parts: Any) -> list[str]:
+    """What the parts of a solver, by name, doubt of themselves in so many steps. None: it is taken out."""
+    there = {name: part for name, part in parts.items() if part is not None}
+    return [f"{name}.{doubt}" for name, part in there.items() for doubt in part.doubts(steps)]
 
 
 S = TypeVar("S")

@@ -24,7 +24,7 @@ from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
-from p2l_engine.solvers.parts.classifier_free import predict_guided
+from p2l_engine.solvers.parts.classifier_free import predict_guided, unread
 from p2l_engine.solvers.parts.guidance import fidelity
 
 CURVATURE = 7  # rho of Karras et al.
@@ -73,6 +73,9 @@ class DAPS(LatentSampler):
             Step(self.steps - k, t, a, levels[k + 1][1] if k + 1 < self.steps else 1.0)
             for k, (t, a) in enumerate(levels)
         ]
+
+    def doubts(self) -> list[str]:
+        return super().doubts() + unread(self.guidance_scale, self.null_prompt)
 
     def brief(self) -> Self:
         return self.model_copy(update={"dynamics": self.dynamics.model_copy(update={"iterations": 2})})

@@ -32,7 +32,7 @@ from p2l_engine.operators.discrepancy import discrepancy_weight
 from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.schedule import Step, posterior_mean
 from p2l_engine.settings import Settings
-from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted
 from p2l_engine.solvers.parts.prompt_ascent import PromptAscent, ascend, direction
 from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding, tuning_at
 
@@ -86,6 +86,8 @@ class Latino(LatentSampler):
     def _one_tuning(self) -> "Latino":
         if self.prompt_ascent is not None and self.prompt_tuning is not None:
             refuse(["prompt_tuning: got it beside prompt_ascent; allowed: one of them, the other null"])
+        if self.prompt_ascent is None and self.name == "latino_pro":
+            refuse(["prompt_ascent: got None; allowed: its settings, or the method latino, which has none"])
         return self
 
     @model_validator(mode="after")
@@ -147,6 +149,12 @@ class Latino(LatentSampler):
 
     def kind(self, at: Step) -> Hashable:
         return self._climbs(at), tuning_at(self.prompt_tuning, at, self.steps) is not None
+
+    def doubts(self) -> list[str]:
+        found = super().doubts() + doubted(self.steps, prompt_tuning=self.prompt_tuning)
+        if self.delta is not None and self.discrepancy != type(self).model_fields["discrepancy"].default:
+            found.append(f"discrepancy is {self.discrepancy}, but delta takes its place")
+        return found
 
     def brief(self) -> Self:
         return self.model_copy(update={"prompt_tuning": self.prompt_tuning and self.prompt_tuning.brief()})

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
-from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, traced, update
 from p2l_engine.solvers.parts.projection import Projection, project, renewed
 from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding, tuning_at
@@ -110,11 +110,12 @@ class P2L(LatentSampler):
         return self.guidance is not None or self.prompt_tuning is not None
 
     def doubts(self) -> list[str]:
-        if self.projection is None or self.projection.every <= self.steps:
-            return super().doubts()
-        every = self.projection.every
-        never = f"projection.every is {every}, above the {self.steps} steps: the projection is never made"
-        return [*super().doubts(), never]
+        return super().doubts() + doubted(
+            self.steps,
+            prompt_tuning=self.prompt_tuning,
+            projection=self.projection,
+            guidance=self.guidance,
+        )
 
     def _projection_at(self, at: Step) -> Projection | None:
         return self.projection if self.projection and at.number % self.projection.every == 0 else None

@@ -24,7 +24,7 @@ from torch import Tensor
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
-from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, fidelity, gradient_at, traced, update
 
 PATIENCE = 200  # iterations, after which an optimisation that gained nothing ends
@@ -91,6 +91,14 @@ class ReSample(LatentSampler):
 
     def images(self, prior: LatentPrior, problem: Problem, state: ReSampleState) -> Tensor:
         return prior.decode(state.z)
+
+    def doubts(self) -> list[str]:
+        found = super().doubts() + doubted(self.steps, guidance=self.guidance)
+        if not any(self._stage(Step(number)) in ("pixel", "latent") for number in range(1, self.steps + 1)):
+            found.append(
+                f"every is {self.every}: of the {self.steps} steps only the last fits the measurement"
+            )
+        return found
 
     def brief(self) -> Self:
         few = {"iterations": 2}

@@ -11,7 +11,11 @@
 
 Where the authors' code and P2L's text differ, the code is the default: data steps at every third step up to
 85 % of all, with fresh noise; no gradient (Eq. 50), which is added at every step where `guidance` is set. The
-encoder's mean is taken, where their code samples.
+guidance scale of 7.5 is P2L's; their program has 4, their examples 5 and a null prompt (preset `authors`).
+
+Not as in their code: the encoder's mean is taken, where they sample. Noise levels are those of the timestep
+that the network is given, where they read those of one timestep below. A guidance scale of 1 leaves the
+prompt, where they predict from the null text alone.
 """
 
 from collections.abc import Hashable
@@ -25,8 +29,8 @@ from torch import Tensor
 from p2l_engine.priors.base import LatentPrior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
-from p2l_engine.solvers.base import LatentSampler, LatentState, Problem
-from p2l_engine.solvers.parts.classifier_free import predict_guided
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted
+from p2l_engine.solvers.parts.classifier_free import predict_guided, unread
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, traced, update
 from p2l_engine.solvers.parts.negation import Negation, negate
 
@@ -108,6 +112,15 @@ class TReg(LatentSampler):
 
     def asks_of_model(self) -> bool:
         return super().asks_of_model() or self.negation is not None
+
+    def doubts(self) -> list[str]:
+        found = super().doubts() + doubted(self.steps, guidance=self.guidance)
+        found += unread(self.guidance_scale, self.null_prompt)
+        if self.negation is None:
+            found.append("negation is null: TReg without what moves its null text; name a tower, or a preset")
+        elif self.guidance_scale == 1:
+            found.append("negation is set, but at a guidance_scale of 1 nothing reads the null text it moves")
+        return found
 
     def load(self, prior: LatentPrior) -> int:
         tower = 0 if self.negation is None else self.negation.loaded(prior).weight_bytes

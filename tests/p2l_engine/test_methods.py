@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from p2l_engine import methods
+from p2l_engine.presets import PRESETS
 from p2l_engine.solvers.p2l import P2L
 from p2l_engine.solvers.parts.guidance import FixedPoint, Guidance
 from p2l_engine.solvers.parts.prompt_tuning import PromptTuning
@@ -209,6 +210,59 @@ def test_the_authors_settings_of_latino_are_those_of_their_code_with_lcm_lora(
         "radius": 15.0,
         "fixed_tokens": 4,
     }
+
+
+def test_the_authors_settings_of_treg_are_those_of_their_examples() -> None:
+    authors = methods.build("treg", "authors", "super_resolution").model_dump()
+    paper = methods.build("treg", "imagenet", "super_resolution").model_dump()
+    null_prompt = "out of focus, depth of field"
+    assert authors == paper | {"preset": "authors", "guidance_scale": 5.0, "null_prompt": null_prompt}
+    tower = {"tower": "openai/clip-vit-large-patch14", "learning_rate": 1e-3, "iterations": 10}
+    assert (paper["guidance_scale"], paper["null_prompt"], paper["negation"]) == (7.5, "", tower)
+
+
+@pytest.mark.parametrize(
+    ("block", "start"),
+    [
+        ({"name": "p2l", "steps": 3}, "projection.every is 4, above the 3 steps"),
+        ({"name": "p2l", "projection": {"onto": "gluing", "weight": 5.0}}, "projection.weight is 5.0"),
+        (
+            {"name": "p2l", "projection": {"onto": "none", "weight": "discrepancy"}},
+            "projection.weight is dis",
+        ),
+        ({"name": "p2l", "steps": 20, "prompt_tuning": {"between": [0.01, 0.02]}}, "prompt_tuning.between"),
+        ({"name": "latino", "prompt_tuning": {"between": [0.01, 0.02]}}, "prompt_tuning.between is [0.01, "),
+        (
+            {"name": "ldps", "steps": 20, "guidance": {"state_subspace": {"every": 50}}},
+            "guidance.state_subsp",
+        ),
+        ({"name": "ldps", "patches": {"weights": "uniform", "variance": 0.5}}, "patches.variance is 0.5"),
+        ({"name": "latino", "delta": {"early": 1, "late": 1, "split": 9}, "discrepancy": 3.0}, "discrepancy"),
+        ({"name": "daps", "guidance_scale": 1.0, "null_prompt": "blurry"}, "null_prompt is 'blurry'"),
+        ({"name": "treg"}, "negation is null"),
+        ({"name": "treg", "guidance_scale": 1.0, "negation": {"tower": "tiny"}}, "negation is set"),
+        ({"name": "resample", "every": 1000}, "every is 1000"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_does_nothing_is_doubted(block: dict[str, Any], start: str) -> None:
+    (doubt,) = methods.from_block(block).doubts()
+    assert doubt.startswith(start)
+
+
+def test_no_preset_sets_what_does_nothing() -> None:
+    settings = {
+        (preset, column, name)
+        for preset, columns in PRESETS.items()
+        for column, blocks in columns.items()
+        for name in blocks
+    }
+    assert [found for found in settings if methods.build(found[2], *found[:2]).doubts()] == []
+
+
+def test_latino_pro_without_its_ascent_is_refused() -> None:
+    (problem,) = methods.validate({"name": "latino_pro", "prompt_ascent": None})
+    assert problem == "prompt_ascent: got None; allowed: its settings, or the method latino, which has none"
 
 
 def test_settings_are_laid_over_the_preset_key_by_key() -> None:

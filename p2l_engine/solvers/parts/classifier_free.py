@@ -14,3 +14,10 @@ def predict_guided(prior: LatentPrior, z: Tensor, t: int, C: Tensor, null: Tenso
         return prior.predict_noise(z, t, C)
     without = prior.predict_noise(z, t, null)
     return without if scale == 0 else without + scale * (prior.predict_noise(z, t, C) - without)
+
+
+def unread(scale: float, null_prompt: str) -> list[str]:
+    """What is doubted of a null prompt beside a guidance scale."""
+    if scale != 1 or not null_prompt:
+        return []
+    return [f"null_prompt is {null_prompt!r}, but at a guidance_scale of 1 nothing reads it"]

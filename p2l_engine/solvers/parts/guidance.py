@@ -49,6 +49,13 @@ class Guidance(Grown):
     fixed_point: FixedPoint | None = None
     state_subspace: StateSubspace | None = None
 
+    def doubts(self, steps: int) -> list[str]:
+        """What of the settings does nothing in so many steps."""
+        if self.state_subspace is None or self.state_subspace.every <= steps:
+            return []
+        every = self.state_subspace.every
+        return [f"state_subspace.every is {every}, above the {steps} steps: every gradient is used whole"]
+
 
 @dataclass(frozen=True)
 class Moments:

@@ -29,6 +29,15 @@ class Projection(Grown):
     onto: Literal["proximal", "gluing", "none"] = "proximal"
     fresh_noise: float = Field(default=0.0, ge=0, le=1)
 
+    def doubts(self, steps: int) -> list[str]:
+        """What of the settings does nothing in so many steps."""
+        found = []
+        if self.every > steps:
+            found.append(f"every is {self.every}, above the {steps} steps: the projection is never made")
+        if self.onto != "proximal" and self.weight != type(self).model_fields["weight"].default:
+            found.append(f"weight is {self.weight}, but onto is {self.onto}, which has none")
+        return found
+
 
 @torch.no_grad()
 def project(prior: LatentPrior, problem: Problem, x0: Tensor, setting: Projection) -> Tensor:

@@ -38,6 +38,12 @@ class PromptTuning(Grown):
         refuse([f"between: got {[low, high]}; allowed: the lower share first"] if low > high else [])
         return self
 
+    def doubts(self, steps: int) -> list[str]:
+        """What of the settings does nothing in so many steps."""
+        if any(tuning_at(self, Step(number), steps) for number in range(1, steps + 1)):
+            return []
+        return [f"between is {list(self.between)}, where none of the {steps} steps is: no prompt is tuned"]
+
     def brief(self) -> Self:
         """Itself with one iteration."""
         return self.model_copy(update={"iterations": 1})

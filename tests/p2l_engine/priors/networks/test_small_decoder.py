@@ -71,7 +71,11 @@ def test_every_method_over_latents_that_differentiates_takes_one(
 
 def test_without_a_gradient_through_the_decoder_it_is_doubted(small: str) -> None:
     assert methods.build("p2l", small_decoder=small).doubts() == []
-    for name, settings in (("latino", {}), ("p2l", {"guidance": None, "prompt_tuning": None}), ("treg", {})):
+    for name, settings in (
+        ("latino", {}),
+        ("p2l", {"guidance": None, "prompt_tuning": None}),
+        ("treg", {"negation": {"tower": "tiny"}}),
+    ):
         (doubt,) = methods.build(name, small_decoder=small, **settings).doubts()
         assert "no gradient passes through the decoder" in doubt
 
