@@ -34,6 +34,8 @@ FORWARD_PROCESS_SCHEDULERS = (
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 )
+# Those whose timesteps are spaced "leading" where their configuration does not say, of others "linspace".
+LEADING = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "trailing", "linspace")
@@ -102,12 +104,13 @@ def read_forward_process(config: Mapping[str, Any]) -> ForwardProcess:
     scheduler = _one_of(config, "_class_name", FORWARD_PROCESS_SCHEDULERS)
     # PNDMScheduler is the only one of them that ends at alphas_cumprod[0] unless told otherwise.
     ends_at_one = scheduler != "PNDMScheduler"
+    spacing = "leading" if scheduler in LEADING else "linspace"
     return ForwardProcess(
         alphas_cumprod=_alphas_cumprod(config),
         prediction_type=_one_of(config, "prediction_type", PREDICTION_TYPES, default="epsilon"),
         set_alpha_to_one=bool(config.get("set_alpha_to_one", ends_at_one)),
         steps_offset=int(config.get("steps_offset", 0)),
-        spacing=_one_of(config, "timestep_spacing", SPACINGS, default="leading"),
+        spacing=_one_of(config, "timestep_spacing", SPACINGS, default=spacing),
     )
 
 

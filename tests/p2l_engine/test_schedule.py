@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from p2l_engine.priors.published import PUBLISHED
 from p2l_engine.schedule import (
+    FORWARD_PROCESS_SCHEDULERS,
     ForwardProcess,
     Schedule,
     ddim_step,
@@ -58,6 +60,19 @@ def test_timesteps_are_those_of_diffusers(steps: int, spacing: str) -> None:
     theirs = DDIMScheduler(num_train_timesteps=1000, steps_offset=1, timestep_spacing=spacing)
     theirs.set_timesteps(steps)
     assert schedule.timesteps.tolist() == theirs.timesteps.tolist()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers with NumPy 2
+@pytest.mark.parametrize("name", FORWARD_PROCESS_SCHEDULERS)
+def test_a_spacing_that_is_not_said_is_that_of_the_class_in_diffusers(name: str) -> None:
+    """The noisiest timestep tells of it; that of LCMScheduler follows its own grid."""
+    config = {key: value for key, value in SD14.items() if key != "steps_offset"} | {"_class_name": name}
+    ours = make_schedule(read_forward_process(config), 20).timesteps
+    theirs = getattr(diffusers, name).from_config(config)
+    theirs.set_timesteps(20)
+    assert ours[0] == (950 if name == "LCMScheduler" else round(float(theirs.timesteps[0])))
+    if name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler"):
+        assert ours.tolist() == theirs.timesteps.double().round().tolist()  # they have fractions between
 
 
 @pytest.mark.parametrize(
