@@ -8,8 +8,10 @@
 | v | v | velocity of the Hamiltonian dynamics that draw it |
 | eta_t | eta | its step size, from `step_size` to a share `last` of it |
 
-The noise levels are those of Karras et al. (2022), each the nearest that the model was trained at. The
-authors' exponent has |y - A x|^2 / tau^2 without a half: noise of deviation sigma has tau = sqrt(2) sigma.
+The noise levels are those of Karras et al. (2022), each the nearest that the model was trained at. As in the
+authors' code sigma_min is that after the last step, which ends clean instead: the last one visited lies above
+it, 0.116 by default. The authors' exponent has |y - A x|^2 / tau^2 without a half: noise of deviation sigma
+has tau = sqrt(2) sigma.
 """
 
 from collections.abc import Sequence
@@ -17,9 +19,10 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from p2l_engine.mistakes import refuse
 from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
@@ -28,7 +31,7 @@ from p2l_engine.solvers.parts.classifier_free import predict_guided, unread
 from p2l_engine.solvers.parts.guidance import fidelity
 
 CURVATURE = 7  # rho of Karras et al.
-LEAST_SIGMA = 1e-3  # at which the probability flow ends
+LEAST_SIGMA = 1e-3  # of the levels that space the probability flow; in its place the flow ends at 0
 
 
 class Dynamics(Settings):
@@ -66,6 +69,12 @@ class DAPS(LatentSampler):
     guidance_scale: float = Field(default=7.5, ge=0)
     null_prompt: str = ""
     dynamics: Dynamics = Dynamics()
+
+    @model_validator(mode="after")
+    def _annealed(self) -> Self:
+        low, high = self.sigma_min, self.sigma_max
+        refuse([f"sigma_min: got {low}; allowed: below sigma_max, {high}"] if low >= high else [])
+        return self
 
     def schedule(self, prior: Prior) -> Sequence[Step]:
         levels = _levels(prior, self.sigma_max, self.sigma_min, self.steps)[:-1]

@@ -87,6 +87,13 @@ def test_the_levels_are_the_nearest_that_the_model_has(random_model: LatentDiffu
     steps = methods.build("daps").schedule(random_model)
     sigmas = [((1 - at.alpha_bar) / at.alpha_bar) ** 0.5 for at in steps]
     assert len(steps) == 50 and steps[-1].alpha_bar_prev == 1.0
+    assert sigmas[-1] == pytest.approx(0.116, abs=5e-4)  # of sigma_min 0.1
     for k, sigma in enumerate(sigmas):
         assert sigma == pytest.approx(karras(10.0, 0.1, k / 50), rel=0.02)
     assert [at.alpha_bar for at in steps[1:]] == [at.alpha_bar_prev for at in steps[:-1]]
+
+
+@pytest.mark.parametrize("sigma_min", [0.1, 5.0])
+def test_annealing_upwards_is_refused(sigma_min: float) -> None:
+    (problem,) = methods.validate({"name": "daps", "sigma_max": 0.1, "sigma_min": sigma_min})
+    assert problem == f"sigma_min: got {sigma_min}; allowed: below sigma_max, 0.1"
