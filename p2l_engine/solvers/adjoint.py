@@ -8,7 +8,7 @@ from p2l_engine.solvers.base import ImageState, Problem, Solver
 
 
 class Adjoint(Solver):
-    """A^T y over A^T A 1: for super-resolution plain enlargement, for inpainting black holes."""
+    """A^T y over A^T A 1: for super-resolution plain enlargement, for inpainting grey holes."""
 
     name: Literal["adjoint"] = "adjoint"
 

@@ -8,8 +8,9 @@
 | eps^_t | eps | noise in x_t beside u, no longer the network's |
 
 Eq. 56 has its noise under a hat: it is taken from x_t and u, as the authors' code does, where DDS keeps the
-network's. sigma is in units of [-1, 1] here and in the paper's settings. The authors' are for pixels in
-[0, 1], where the same lambda means a quarter of it, and they limit x_0|t to [-1, 1]: the preset `authors`.
+network's. sigma is in units of [-1, 1] here; the paper does not say, and its 0.01 is read so. The authors'
+is for pixels in [0, 1], where the same lambda means a quarter of it, and they limit x_0|t to [-1, 1]: the
+preset `authors`.
 Their code has more that is not offered here: timesteps that lie denser towards the end; a start from y in the
 shape of an image, of which 0.6 % is left beneath the first noise; no data step at the last timestep, whose
 noise stays in the result.

@@ -189,10 +189,10 @@ class Latino(LatentSampler):
 
 
 def timesteps(available: int, grid: int, steps: int) -> list[int]:
-    """`steps` of `grid` timesteps that are spaced evenly over 0 .. available - 1, the last of which is one.
+    """`steps` of `grid` timesteps, which are the multiples of available // grid, less 1.
 
-    Noisiest first: 999, 874, ... 124 for 8 of 1000, 999, 879, 759, ... 139 for 8 of a grid of 50. ValueError
-    where there are not as many.
+    Noisiest first: 999, 874, ... 124 for 8 of 1000, 999, 879, 759, ... 139 for 8 of a grid of 50; a grid that
+    does not divide them starts below, one of 48 at 959. ValueError where there are not as many.
     """
     if not steps <= grid <= available:
         most = min(grid, available)

@@ -22,6 +22,14 @@ LDPS, GML-DPS, PSLD and LDIR are the same loop with parts taken out.
 | psld | - | - | + fixed-point term after gluing (Eq. 45) |
 | ldir | - | - | Adam history (Eq. 40-43) |
 | p2l | Algorithm 2 | Sec. 3.3 | gradient descent (Alg. 1) or Adam history (Alg. 3) |
+
+Algorithm 1 (line 12) and Eq. 13 print the gradient of the squared norm of y - A D(z0). Taken here is that of
+the norm, shorter by 2 |y - A D(z0)|, as Algorithm 3 (line 11) and Eq. 6, 40, 44 and 45 print it, and as App.
+D.1 says of prompt tuning: the step sizes of Table 6 are read for it. `guidance.residual: squared` is line 12
+as it is printed.
+
+PSLD is Eq. 45. Its own code adds noise anew to A D(z0) at every step, takes for A^T what is no adjoint (for
+blurs and masks the identity), encodes to a sample, and has norms of the whole batch.
 """
 
 from collections.abc import Hashable

@@ -34,6 +34,9 @@ class FixedPoint(Settings):
 class Guidance(Grown):
     """The measurement gradient. step_size: rho, times alpha_bar_t where the schedule says so.
 
+    rule: rho times the gradient (gd, Alg. 1), or divided by its history (adam, Alg. 3).
+    residual: of y - A D(z0), what is differentiated: the norm, or its square, which Alg. 1 and Eq. 13 print.
+    fixed_point: the term that is added to it (GML-DPS, PSLD).
     for_steps: the number of steps rho was chosen for; with fewer it grows in proportion. null: for any.
     variable: z_t, or z_0 (Eq. 35), for which nothing passes back through the network.
     state_subspace: what it is projected onto before it is used (DiffStateGrad).
