@@ -23,7 +23,10 @@ from p2l_engine.operators.base import LinearOperator
 # lambda of a proximal map as a setting: a number, or this rule.
 Weight = Literal["discrepancy"] | Annotated[float, Field(gt=0)]
 
-ITERATIONS = 30  # of Lanczos
+ITERATIONS = 30  # of Lanczos, at most
+FULL = (
+    1e-6  # of T_11, and nothing but rounding: what is left of a new direction where the Krylov space is full
+)
 LEAST, MOST = 1e-6, 1e3  # of mu, in units of 1 / T_11
 HALVINGS = 50  # of an interval of 20 nats
 
@@ -53,23 +56,31 @@ def discrepancy_weight(A: LinearOperator, y: Tensor, x: Tensor, rms: float) -> T
 
 
 def _lanczos(A: LinearOperator, residual: Tensor) -> Tensor:
-    """T (B, n, n) in float64, n = ITERATIONS, of A A^T from each residual (B, *measurement).
+    """T (B, n, n) in float64 of A A^T from each residual (B, *measurement).
 
-    Once a Krylov space is full, what follows hangs together with it by rounding errors only.
+    n: ITERATIONS, or less where the Krylov spaces of all are full: at 1 where A A^T is a multiple of I. What
+    follows of those that are full before others hangs together with them by rounding errors only.
     """
     least = torch.finfo(residual.dtype).tiny
-    wide = (-1, *(1 for _ in residual.shape[1:]))
-    size = torch.linalg.vector_norm(residual.flatten(1), dim=1)
-    before, v = torch.zeros_like(residual), residual / size.clamp_min(least).view(wide)
-    beta = torch.zeros_like(size)
+
+    def beside_images(values: Tensor) -> Tensor:
+        return values.to(residual).view(-1, *(1 for _ in residual.shape[1:]))
+
+    def length(values: Tensor) -> Tensor:  # in float64, as all sums: those of float32 would hide a full space
+        return torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+
+    before, v = torch.zeros_like(residual), residual / beside_images(length(residual).clamp_min(least))
     alphas, betas = [], []
     for _ in range(ITERATIONS):
-        w = A(A.adjoint(v)) - beta.view(wide) * before
-        alpha = (w * v).flatten(1).sum(dim=1)
-        w = w - alpha.view(wide) * v
-        beta = torch.linalg.vector_norm(w.flatten(1), dim=1)
-        before, v = v, w / beta.clamp_min(least).view(wide)
-        alphas.append(alpha.double())
-        betas.append(beta.double())
-    beside = torch.diag_embed(torch.stack(betas[:-1], dim=1), offset=1)
+        w = A(A.adjoint(v))
+        if betas:
+            w = w - beside_images(betas[-1]) * before
+        alphas.append((w * v).flatten(1).sum(dim=1, dtype=torch.float64))
+        w = w - beside_images(alphas[-1]) * v
+        betas.append(length(w))
+        before, v = v, w / beside_images(betas[-1].clamp_min(least))
+        active = betas[-1] > FULL * alphas[0]  # False for NaN
+        if not active.is_meta and not active.any():  # without data there is no knowing
+            break
+    beside = torch.diag_embed(torch.stack(betas, dim=1)[:, :-1], offset=1)
     return torch.diag_embed(torch.stack(alphas, dim=1)) + beside + beside.mT

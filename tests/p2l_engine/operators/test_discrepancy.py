@@ -1,11 +1,14 @@
 """The weight whose proximal map leaves as much of a measurement as its noise is."""
 
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from p2l_engine import operators
+from p2l_engine.operators import discrepancy
 from p2l_engine.operators.base import LinearOperator
 from p2l_engine.operators.discrepancy import discrepancy_weight
 from tests.p2l_engine.operators.test_operators import BATCH, both_dtypes, every_operator, noise
@@ -75,3 +78,25 @@ def test_an_image_neither_stops_nor_changes_the_others() -> None:
     weight = discrepancy_weight(A, y, x, 0.1)
     assert bool((weight.isfinite() & (weight > 0)).all())
     torch.testing.assert_close(weight[2:], alone, rtol=1e-12, atol=0)
+
+
+@both_dtypes
+@pytest.mark.parametrize(
+    ("name", "settings", "most"),
+    [
+        ("denoising", {}, 1),
+        ("super_resolution", {"factor": 4}, 1),
+        ("inpainting", {"mask": "given", "masks": (noise(BATCH, 1, *SIZE, seed=2) > 0).double()}, 1),
+        ("gaussian_blur", {"size": 9, "sigma": 1.5}, discrepancy.ITERATIONS),
+    ],
+)
+def test_a_is_applied_no_more_often_than_a_at_has_eigenvalues(
+    name: str, settings: dict[str, Any], most: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    A = operators.build(name, **settings).to("cpu", dtype)
+    y, x = measured(A, dtype)
+    x[1, 0, 0, 0] = torch.nan  # holds no other up
+    calls, adjoint = [], type(A).adjoint
+    monkeypatch.setattr(type(A), "adjoint", lambda self, y: calls.append(1) or adjoint(self, y))
+    discrepancy_weight(A, y, x, 0.1)
+    assert len(calls) == most
