@@ -70,7 +70,7 @@ def _lanczos(A: LinearOperator, residual: Tensor) -> Tensor:
         return torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
 
     before, v = torch.zeros_like(residual), residual / beside_images(length(residual).clamp_min(least))
-    alphas, betas = [], []
+    alphas, betas = list[Tensor](), list[Tensor]()
     for _ in range(ITERATIONS):
         w = A(A.adjoint(v))
         if betas:
