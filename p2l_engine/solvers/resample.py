@@ -13,8 +13,8 @@ last the latent itself is, and so is the result. As in the authors' code, but fo
 formula has the square root of 1 - a, and the steps ahead are taken at their own noise levels.
 
 Not as in their code either: an optimisation of the image too ends when it gained nothing for long, where
-theirs goes on to its last iteration (of a noisy blur a quarter later, and 1.5 dB worse); each image ends its
-own, where their loss is of the batch; an image is encoded to the mean.
+theirs goes on to the last iteration, and into the noise of a blur; each image ends its own, where their loss
+is of the batch; an image is encoded to the mean.
 """
 
 from collections.abc import Callable, Hashable
