@@ -24,9 +24,7 @@ from p2l_engine.operators.base import LinearOperator
 Weight = Literal["discrepancy"] | Annotated[float, Field(gt=0)]
 
 ITERATIONS = 30  # of Lanczos, at most
-FULL = (
-    1e-6  # of T_11, and nothing but rounding: what is left of a new direction where the Krylov space is full
-)
+FULL = 1e-5  # of T_11: above what rounding leaves of a new direction where a Krylov space is full
 LEAST, MOST = 1e-6, 1e3  # of mu, in units of 1 / T_11
 HALVINGS = 50  # of an interval of 20 nats
 
