@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ os.environ.setdefault(
     "RAY_num_workers_soft_limit", "8"
 )  # idle processes that are kept: starts are what costs
 os.environ |= {"P2L_TEST_KEY": "loopback", "P2L_TEST_SECRET": SECRET}
+os.environ["P2L_TEST_SLOWED"] = f"{tempfile.gettempdir()}/p2l-slowed-{os.getpid()}"  # see small_jobs.slowed
+# A GPU has no room for so many processes; with CUDA_VISIBLE_DEVICES=0 the tests that can use it do.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
@@ -41,7 +45,7 @@ def ray_cluster() -> Iterator[None]:
 
     from pipeline.cluster import ray_start
 
-    ray_start.init(address="local", num_cpus=2, include_dashboard=False)
+    ray_start.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False)
     yield
     ray.shutdown()
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config import JobConfig, load_config
+from pipeline.output.folder import OutputFolder
 
 SIDE = 16
 
@@ -94,5 +98,34 @@ def means_of_rows(images: Tensor) -> Tensor:
 
 def slow_identity(images: Tensor) -> Tensor:
     """A linear operator for configurations that takes its time, as a real solver does."""
-    time.sleep(0.02)
+    time.sleep(0.5 if Path(os.environ["P2L_TEST_SLOWED"]).exists() else 0.02)
     return images * 1.0
+
+
+@contextmanager
+def slowed() -> Iterator[Path]:
+    """While entered, `slow_identity` is so slow that a run outlasts what a test does beside it.
+
+    Gives the file whose being there slows it, in all processes that this one started.
+    """
+    marker = Path(os.environ["P2L_TEST_SLOWED"])
+    marker.touch()
+    try:
+        yield marker
+    finally:
+        marker.unlink()
+
+
+def committed(output: Path | str) -> dict[str, float]:
+    """Seconds, which no second restoration repeats, by key; each key must be there once. May be under way."""
+    folder = OutputFolder(str(output))
+    for _ in range(100):
+        with suppress(OSError, pa.ArrowException):  # a shard became whole, and its commits went
+            commits = chain.from_iterable(folder.unfinished().values())
+            files = [*commits, *map(folder.restored_file, folder.restored())]
+            tables = [folder.read(file, ["key", "seconds"]) for file in files]
+            found = [(row["key"], row["seconds"]) for table in tables for row in table.to_pylist()]
+            if len(found) == len(dict(found)):  # else its commits are about to go
+                return dict(found)
+        time.sleep(0.05)
+    raise AssertionError(f"{output} cannot be read, or has a key twice")

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
@@ -18,7 +17,7 @@ import yaml
 from jobs.console import Exit
 from pipeline.config import load_config
 from pipeline.run.run import RunError, run
-from tests.pipeline.small_jobs import settings, write_shards
+from tests.pipeline.small_jobs import committed, settings, slowed, write_shards
 
 pytestmark = pytest.mark.e2e
 
@@ -33,12 +32,6 @@ def start(job: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def rows(output: Path) -> dict[str, float]:
-    """Seconds, which no second restoration repeats, by key."""
-    files = [*output.glob("unfinished/*/*.parquet"), *output.glob("restored/*.parquet")]
-    return {row["key"]: row["seconds"] for file in files for row in pq.read_table(file).to_pylist()}
-
-
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_second_driver_is_refused_and_sigterm_stops_the_first_with_its_commits_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -48,25 +41,26 @@ def test_a_second_driver_is_refused_and_sigterm_stops_the_first_with_its_commits
     job = settings(write_shards(tmp_path / "input", "a", rows=200), output, operator=slow)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
 
-    first = start(tmp_path / "job.yaml")
-    deadline = time.monotonic() + 240
-    while not rows(output):
-        assert first.poll() is None and time.monotonic() < deadline, first.stderr and first.stderr.read()
-        time.sleep(0.2)
-    with pytest.raises(RunError) as refused:
-        run(load_config(job))
-    for part in (socket.gethostname(), f"process {first.pid}", "--take-over"):
-        assert part in str(refused.value)
-    (waits,) = capsys.readouterr().err.splitlines()
-    assert "taken over unless it changes within" in waits
+    with slowed():
+        first = start(tmp_path / "job.yaml")
+        deadline = time.monotonic() + 240
+        while not committed(output):
+            assert first.poll() is None and time.monotonic() < deadline, first.stderr and first.stderr.read()
+            time.sleep(0.2)
+        with pytest.raises(RunError) as refused:
+            run(load_config(job))
+        for part in (socket.gethostname(), f"process {first.pid}", "--take-over"):
+            assert part in str(refused.value)
+        (waits,) = capsys.readouterr().err.splitlines()
+        assert "taken over unless it changes within" in waits
 
-    assert first.poll() is None, "the first ended before it could be stopped"
-    first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate(timeout=240)
+        first.send_signal(signal.SIGTERM)
+        _, errors = first.communicate(timeout=240)
     assert first.returncode == Exit.INCOMPLETE
     assert "error stopped by SIGTERM; what is committed stays" in errors and "Traceback" not in errors
-    committed = rows(output)
-    assert 0 < len(committed) < 200 and not (output / "lease.json").exists()
+    before = committed(output)
+    assert 0 < len(before) < 200 and not (output / "lease.json").exists()
 
     assert run(load_config(job | {"commit_every": 50})).ok == 200
-    assert {key: rows(output)[key] for key in committed} == committed
+    after = committed(output)
+    assert {key: after[key] for key in before} == before

@@ -22,9 +22,8 @@ from jobs.console import Exit
 from jobs.faults.chaos import WHOLE
 from pipeline.cluster.session import log_folder
 from pipeline.output.folder import RUN, OutputFolder
-from pipeline.output.rows import all_rows
 from pipeline.stores import storage, storage_options
-from tests.pipeline.small_jobs import SIDE, png
+from tests.pipeline.small_jobs import SIDE, committed, png, slowed
 from tests.stores import SECRET, Store, make_bucket, proxied
 
 pytestmark = pytest.mark.e2e
@@ -57,12 +56,6 @@ def start(job: str, store: Store) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def committed(output: str) -> dict[str, float]:
-    """When each row was restored, by its key: a row restored again took another time."""
-    table = all_rows(OutputFolder(output), ["seconds"])
-    return dict(zip(table["key"].to_pylist(), table["seconds"].to_pylist(), strict=True))
 
 
 def command_lines() -> str:
@@ -103,14 +96,15 @@ def test_a_job_wholly_on_a_store(store: Store, bucket: str, ray_cluster: None) -
     }
     storage.write_text(f"{bucket}/job.yaml", json.dumps(job))
 
-    first = start(f"{bucket}/job.yaml", store)
-    deadline = time.monotonic() + 300
-    while len(before := committed(f"{bucket}/run")) < 4:
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate(timeout=5)
-        time.sleep(0.5)  # the store is to serve the run, too
-    assert SECRET not in command_lines()
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    with slowed():
+        first = start(f"{bucket}/job.yaml", store)
+        deadline = time.monotonic() + 300
+        while len(committed(f"{bucket}/run")) < 4:
+            assert first.poll() is None and time.monotonic() < deadline, first.communicate(timeout=5)
+            time.sleep(0.5)  # the store is to serve the run, too
+        assert SECRET not in command_lines()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
     time.sleep(2)  # orphaned actors may still commit what they had in work
     before = committed(f"{bucket}/run")
     assert 4 <= len(before) < ROWS, "killed too late to show anything"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,17 +11,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.clusters import ROOT, Head, ray_head
-from tests.pipeline.small_jobs import settings, write_shards
+from tests.pipeline.small_jobs import committed, settings, slowed, write_shards
 
 pytestmark = pytest.mark.e2e
 
 ROWS = 28
 LONGEST = 400  # seconds; the machine may be busy
-OPERATOR = "import time\n\n\ndef slow(images):\n    time.sleep(0.1)\n    return images * 1.0\n"
+OPERATOR = """
+import pathlib, time
+
+
+def slow(images):
+    time.sleep(0.5 if pathlib.Path({slowed!r}).exists() else 0.02)
+    return images * 1.0
+"""
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 
 
@@ -44,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, wheel_file: Path) -> Path:
     write_shards(folder / "input", "ab", ROWS // 2)
     job = settings(Path("input"), Path("output"), operator={"name": "linear", "function": "own:slow"})
     (folder / "job.yaml").write_text(json.dumps(job))
-    (folder / "own.py").write_text(OPERATOR)
+    (folder / "own.py").write_text(OPERATOR.format(slowed=os.environ["P2L_TEST_SLOWED"]))
     (folder / "pipeline.py").write_text("raise ImportError('the user has a file of this name')\n")
     (environment,) = re.findall(r"^# (runtime_env\.yaml\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (folder / "runtime_env.yaml").write_text(environment.partition("\n")[2])
@@ -71,13 +78,6 @@ def command(head: Head, folder: Path) -> Callable[[str], subprocess.CompletedPro
     return run
 
 
-def rows(output: Path) -> dict[str, float]:
-    files = [*output.glob("unfinished/*/*.parquet"), *output.glob("restored/*.parquet")]
-    found = [row for file in files for row in pq.read_table(file, columns=["key", "seconds"]).to_pylist()]
-    assert len(found) == len({row["key"] for row in found})
-    return {row["key"]: row["seconds"] for row in found}
-
-
 def told(output: Path) -> dict:
     return json.loads((output / "progress.json").read_text())
 
@@ -93,27 +93,28 @@ def test_a_submitted_job_is_stopped_and_goes_on_when_submitted_again(
 ) -> None:
     output = folder / "bucket" / "runs" / "sr4"
     first, second = commands("ray job submit")
-    done = command(first)
-    assert done.returncode == 0, done.stdout
-    deadline = time.monotonic() + LONGEST
-    while not (output / "unfinished").exists() or len(rows(output)) < 4:
-        assert time.monotonic() < deadline, command("ray job logs sr4-1").stdout
-        time.sleep(0.2)
-    assert head.get("/api/jobs/sr4-1")[1]["status"] == "RUNNING"
-    assert (told(output)["submission_id"], told(output)["state"]) == ("sr4-1", "running")
+    with slowed():
+        done = command(first)
+        assert done.returncode == 0, done.stdout
+        deadline = time.monotonic() + LONGEST
+        while len(committed(output)) < 4:
+            assert time.monotonic() < deadline, command("ray job logs sr4-1").stdout
+            time.sleep(0.2)
+        assert head.get("/api/jobs/sr4-1")[1]["status"] == "RUNNING"
+        assert (told(output)["submission_id"], told(output)["state"]) == ("sr4-1", "running")
 
-    for line in commands("ray job stop"):
-        assert command(line).returncode == 0
+        for line in commands("ray job stop"):
+            assert command(line).returncode == 0
     assert head.get("/api/jobs/sr4-1")[1]["status"] == "STOPPED"
     time.sleep(1)  # an actor may still commit what it had in work
-    before = rows(output)
+    before = committed(output)
     assert 4 <= len(before) < ROWS, "stopped too late to show anything"
     assert told(output)["state"] == "stopped" and told(output)["done"] <= len(before)
 
     done = command(second)
     assert done.returncode == 0, done.stdout
     assert f"{ROWS} of {ROWS} rows restored, 0 errors" in done.stdout, "the job's log"
-    after = rows(output)
+    after = committed(output)
     assert len(after) == ROWS and {key: after[key] for key in before} == before
     (info,) = [job for job in head.get("/api/jobs/")[1] if job["submission_id"] != "sr4-1"]
     assert (info["status"], info["driver_exit_code"]) == ("SUCCEEDED", 0)

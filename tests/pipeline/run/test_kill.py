@@ -9,10 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.small_jobs import settings, write_shards
+from tests.pipeline.small_jobs import committed, settings, slowed, write_shards
 
 ROOT = Path(__file__).resolve().parents[3]
 TWO_CPUS = """
@@ -33,11 +32,6 @@ def start(job: dict) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def rows(output: Path) -> list[dict]:
-    files = [*output.glob("unfinished/*/*.parquet"), *output.glob("restored/*.parquet")]
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
 @pytest.mark.slow  # kills of drivers are made by `make chaos`, and on a store by every `make test`
 def test_a_killed_run_goes_on_and_ends_with_every_key_once(tmp_path: Path) -> None:
     """Two actors and all their reads on two CPUs: neither the first run nor the resumed one starves."""
@@ -47,23 +41,24 @@ def test_a_killed_run_goes_on_and_ends_with_every_key_once(tmp_path: Path) -> No
         operator={"name": "linear", "function": "tests.pipeline.small_jobs:slow_identity"},
         workers=2,
     )
-    first = start(job)
-    deadline = time.monotonic() + 240
-    while len(rows(tmp_path / "output")) < 6:
-        assert first.poll() is None and time.monotonic() < deadline, first.stderr and first.stderr.read()
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    with slowed():
+        first = start(job)
+        deadline = time.monotonic() + 240
+        while len(committed(tmp_path / "output")) < 6:
+            assert first.poll() is None and time.monotonic() < deadline, first.stderr and first.stderr.read()
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
     time.sleep(1)  # orphaned actors may still commit what they had in work
-    committed = {row["key"]: row["seconds"] for row in rows(tmp_path / "output")}
-    assert 6 <= len(committed) < 30, "killed too late to show anything"
+    before = committed(tmp_path / "output")
+    assert 6 <= len(before) < 30, "killed too late to show anything"
 
     second = start(job)
     _, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
-    found = {row["key"]: row["seconds"] for row in rows(tmp_path / "output")}
-    assert len(rows(tmp_path / "output")) == len(found) == 30
-    assert {key: found[key] for key in committed} == committed, "what was committed was restored again"
+    after = committed(tmp_path / "output")
+    assert len(after) == 30
+    assert {key: after[key] for key in before} == before, "what was committed was restored again"
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [
         "metrics.parquet",
         "progress.json",

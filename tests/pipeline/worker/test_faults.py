@@ -23,7 +23,7 @@ import ray
 from torch import Tensor
 
 from pipeline.run.run import RunError, run
-from tests.pipeline.small_jobs import encoded, job, picture, write_parquet, write_shards
+from tests.pipeline.small_jobs import committed, encoded, job, picture, slowed, write_parquet, write_shards
 
 pytestmark = pytest.mark.e2e
 
@@ -53,14 +53,6 @@ def breaks_once(images: Tensor) -> Tensor:
     return images * 1.0
 
 
-def rows(output: Path) -> dict[str, float]:
-    """Seconds, which no second restoration repeats, by key; each key must be there once."""
-    files = [*output.glob("unfinished/*/*.parquet"), *output.glob("restored/*.parquet")]
-    found = [(row["key"], row["seconds"]) for file in files for row in pq.read_table(file).to_pylist()]
-    assert len(found) == len(dict(found))
-    return dict(found)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mounts a disk in memory with the given options, or changes those of the mounted one."""
@@ -88,11 +80,12 @@ def test_a_full_disk_ends_the_run_and_more_room_lets_it_go_on(
     config = job(write_shards(tmp_path / "input", "a", rows=30), output)
     with pytest.raises(RunError, match=r"no space left \(.*\)\. Free some for .* the same command goes on"):
         run(config)
-    committed = rows(output)
-    assert 0 < len(committed) < 30 and not list(output.rglob("*.tmp"))
+    before = committed(output)
+    assert 0 < len(before) < 30 and not list(output.rglob("*.tmp"))
     small_disk("size=20m")
     assert run(config).ok == 30
-    assert {key: rows(output)[key] for key in committed} == committed
+    after = committed(output)
+    assert {key: after[key] for key in before} == before
 
 
 def test_a_read_only_output_is_named(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
@@ -122,7 +115,7 @@ def test_more_images_than_the_object_store_holds_are_restored_all_the_same(tmp_p
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert len(rows(tmp_path / "output")) == 8
+    assert len(committed(tmp_path / "output")) == 8
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -146,7 +139,7 @@ def test_a_device_that_fails_in_one_of_two_actors_costs_no_row(tmp_path: Path) -
     operator = {"name": "linear", "function": "tests.pipeline.worker.test_faults:breaks_once"}
     BROKEN.unlink(missing_ok=True)
     assert run(job(tmp_path / "input", tmp_path / "output", operator=operator, workers=2)).exit_status == 0
-    assert BROKEN.exists() and len(rows(tmp_path / "output")) == 24
+    assert BROKEN.exists() and len(committed(tmp_path / "output")) == 24
     BROKEN.unlink()
 
 
@@ -191,6 +184,7 @@ def test_a_hung_actor_ends_the_run_after_the_time_given_and_nothing_is_lost(tmp_
     source = write_shards(tmp_path / "input", "a", rows=60)
     for limit in (5, 30, 90):  # a busy machine may need more for an actor's start
         with (
+            slowed(),
             after_its_first_commit(output, psutil.Process.suspend) as hung,
             pytest.raises(
                 RunError, match=rf"nothing was committed for {limit} s: .* the same command goes on"
@@ -199,9 +193,10 @@ def test_a_hung_actor_ends_the_run_after_the_time_given_and_nothing_is_lost(tmp_
             run(job(source, output, operator=SLOW, no_progress_seconds=limit))
         if hung:
             break
-    committed = rows(output)
-    assert hung and 0 < len(committed) < 60
+    before = committed(output)
+    assert hung and 0 < len(before) < 60
     assert run(job(source, output, operator=SLOW, commit_every=30)).ok == 60
-    assert {key: rows(output)[key] for key in committed} == committed
+    after = committed(output)
+    assert {key: after[key] for key in before} == before
     with suppress(psutil.NoSuchProcess):  # where Ray has not ended it by now
         hung[0].kill()  # with the Ray of a command it would end; this one lives on
