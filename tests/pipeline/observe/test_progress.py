@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -35,24 +37,33 @@ def told(folder: Path) -> dict:
     return json.loads((folder / "progress.json").read_text())
 
 
+def wait_for(text: str, shown: io.StringIO) -> None:
+    deadline = time.monotonic() + 120
+    while text not in shown.getvalue():
+        assert time.monotonic() < deadline, shown.getvalue()
+        time.sleep(0.02)
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(sys, "stderr", shown := io.StringIO())
     with Progress(
         Start(OutputFolder(str(tmp_path))), 10, 4, micro_batch=4, interval=0.05
     ).shown() as progress:
-        time.sleep(0.08)
+        wait_for("restored 4 of 10 rows", shown)
         progress.committed(receipts("ok", "ok", "error"))
-        time.sleep(0.08)
-    lines = capsys.readouterr().err.splitlines()
+        wait_for("restored 7 of 10 rows", shown)
+    lines = shown.getvalue().splitlines()
     assert lines[0] == "restored 4 of 10 rows, no image yet, 0 errors"
     assert lines[-1].startswith("restored 7 of 10 rows, ") and lines[-1].endswith(" left, 1 errors")
     assert "images/s" in lines[-1]
 
 
 def test_the_last_line_is_there_once_and_tells_of_no_worker_when_all_is_done(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(sys, "stderr", shown := io.StringIO())
     crew = Crew("tests.progress")
     crew.wanted = 1
     with Progress(
@@ -61,8 +72,8 @@ def test_the_last_line_is_there_once_and_tells_of_no_worker_when_all_is_done(
         progress.committed(receipts("ok"))
         assert progress.line().endswith("; 1 waiting for a machine")
         progress.committed(receipts("ok"))
-        time.sleep(0.2)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "restored 2 of 2" in line]
+        wait_for("restored 2 of 2", shown)  # the end of the block tells of it, too
+    lines = [line for line in shown.getvalue().splitlines() if "restored 2 of 2" in line]
     assert len(lines) == 1 and lines[0].endswith(" 0 errors")
 
 
@@ -97,7 +108,7 @@ def test_the_output_tells_how_far_the_run_is_while_it_works(tmp_path: Path) -> N
     ):
         assert (told(tmp_path)["state"], told(tmp_path)["done"]) == ("running", 4)
         progress.committed(receipts("ok", "error"))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while told(tmp_path)["done"] == 4 and time.monotonic() < deadline:
             time.sleep(0.02)
         found = told(tmp_path)
