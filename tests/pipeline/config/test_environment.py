@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ LOOKS = ("open", "import", "os.", "socket.", "subprocess.", "glob.", "shutil.")
 
 
 def looks_of(read: Callable[[], object]) -> list[str]:
-    """What Python's audit tells of a call; its hooks stay, so that this one goes silent."""
-    looks, listening = list[str](), [True]
+    """What Python's audit tells of a call in this thread; its hooks stay, so that this one goes silent."""
+    looks, listening, caller = list[str](), [True], threading.get_ident()
 
     def listen(event: str, arguments: tuple[Any, ...]) -> None:
-        if listening and event.startswith(LOOKS):
+        if listening and threading.get_ident() == caller and event.startswith(LOOKS):
             looks.append(f"{event} {arguments}")
 
     sys.addaudithook(listen)
