@@ -53,17 +53,12 @@ def test_make_alone_lists_the_targets() -> None:
     assert sorted(listed) == sorted(declared.split())
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint"])
-def test_make_has_the_target(target: str) -> None:
-    shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert shown.returncode == 0, shown.stderr
-
-
 def test_what_runs_before_a_commit_is_make_lint() -> None:
     (repository,) = load_config(ROOT / ".pre-commit-config.yaml")["repos"]
     assert [hook["entry"] for hook in repository["hooks"]] == ["make lint"]
 
 
-def test_the_constraints_select_the_cpu_wheel_of_torch() -> None:
-    """Only this exact pin does; see the Makefile for machines with a GPU."""
-    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+def test_the_line_that_make_leaves_out_on_a_gpu_machine_is_the_pin_of_torch() -> None:
+    pattern, *_ = re.findall(r"pin='(.+?)'", (ROOT / "Makefile").read_text())
+    (line,) = re.findall(f"{pattern}.*", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"torch==[\d.]+", line)
