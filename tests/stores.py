@@ -96,7 +96,7 @@ def served(protocol: str) -> Iterator[Store]:
 
 
 def wait_until_up(port: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -128,7 +128,7 @@ def test_checking_an_id_imports_no_network_library() -> None:
         "print({'torch', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=240
     )
     assert done.stdout.strip() == "set()"
 
@@ -231,8 +231,8 @@ from fsspec.implementations.local import LocalFileSystem
 class Slow(LocalFileSystem):
     protocol = "slow"
     def get_file(self, *args, **kwargs):
-        time.sleep(float(sys.argv[2]))
         super().get_file(*args, **kwargs)
+        time.sleep(float(sys.argv[2]))
 
 fsspec.register_implementation("slow", Slow)
 logging.basicConfig(level=logging.INFO)
@@ -253,7 +253,7 @@ def start_fetch(folder: Path, delay: float) -> subprocess.Popen[str]:
 def test_processes_that_load_at_once_fetch_once(cache: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "sd", MODEL)
     outcomes = [
-        (*process.communicate(timeout=60), process.returncode)
+        (*process.communicate(timeout=240), process.returncode)
         for process in [start_fetch(source, 0.1) for _ in range(3)]
     ]
     assert [code for *_, code in outcomes] == [0, 0, 0], outcomes
@@ -264,8 +264,8 @@ def test_processes_that_load_at_once_fetch_once(cache: Path, tmp_path: Path) -> 
 
 def test_a_fetch_that_was_killed_is_never_taken_for_a_whole_one(cache: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "sd", MODEL)
-    killed = start_fetch(source, 0.3)
-    deadline = time.monotonic() + 60
+    killed = start_fetch(source, 600)
+    deadline = time.monotonic() + 240
     while not any(path.is_file() for path in cache.glob("*.partial/*/*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -273,7 +273,7 @@ def test_a_fetch_that_was_killed_is_never_taken_for_a_whole_one(cache: Path, tmp
     killed.communicate()
     assert [path.suffix for path in cache.iterdir() if path.is_dir()] == [".partial"]
 
-    out, log = start_fetch(source, 0).communicate(timeout=60)
+    out, log = start_fetch(source, 0).communicate(timeout=240)
     assert files_in(Path(out.strip())) == MODEL, log
     assert not list(cache.glob("*.partial"))
 

@@ -86,7 +86,7 @@ def test_a_machine_that_fails_twice_between_two_commits_gets_no_more_work(run: s
     command += [f"--address={address}", '--resources={"broken": 1}', "--object-store-memory=80000000"]
     node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while "broken" not in ray.cluster_resources() and time.monotonic() < deadline:
             time.sleep(0.2)
         (bad,) = (entry["NodeID"] for entry in nodes.alive() if "broken" in entry["Resources"])
