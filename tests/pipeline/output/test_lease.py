@@ -23,7 +23,7 @@ from pipeline.output import lease
 from pipeline.output.folder import OutputFolder
 from pipeline.output.lease import Lease, LeaseError
 from pipeline.run.run import RunError, run
-from pipeline.stores import exclusive, retries, storage_options
+from pipeline.stores import exclusive, retries, storage, storage_options
 from pipeline.stores.exclusive import Changed, Stored
 from tests.pipeline.small_jobs import job, write_shards
 from tests.stores import Store, make_bucket, proxied
@@ -78,7 +78,9 @@ def test_a_second_driver_is_refused_with_the_first_ones_host_and_start(tmp_path:
             run(job(tmp_path / "input", tmp_path / "output"))
         for part in (holder["host"], holder["started"], "--take-over"):
             assert part in str(refused.value)
-        assert [path.name for path in (tmp_path / "output").iterdir()] == ["lease.json"], "it was touched"
+        names = {path.name for path in (tmp_path / "output").iterdir()}
+        renewed_through = {name for name in names if name.endswith(storage.LEFTOVER_SUFFIX)}
+        assert names - renewed_through == {"lease.json"}, "it was touched"
 
 
 def test_a_process_of_this_machine_that_is_gone_is_followed_at_once(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_a_driver_that_was_taken_over_is_told_and_leaves_the_new_lease_alone(
         before = json.loads((tmp_path / "lease.json").read_text())["renewed"]
         while json.loads((tmp_path / "lease.json").read_text())["renewed"] == before:
             time.sleep(0.05)  # it is renewed, by the second
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not told and time.monotonic() < deadline:
             store(tmp_path, other())  # again, where a renewal came between
             time.sleep(0.05)
@@ -223,11 +225,11 @@ def test_of_drivers_that_start_in_the_same_moment_one_gets_the_output(output: st
     def start(_: int) -> str:
         try:
             with hold(output) as held:
-                decided.wait(20)
+                decided.wait(120)
                 lease.check(OutputFolder(output), held)
                 return held
         except LeaseError as refused:
-            decided.wait(20)
+            decided.wait(120)
             return str(refused)
 
     told = at_once(start, 3)
