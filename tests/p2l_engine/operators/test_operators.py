@@ -320,7 +320,11 @@ def test_backprojecting_a_small_picture_enlarges_it() -> None:
 def test_operators_move_and_travel(make: Callable) -> None:
     A = make((16, 16))
     x = noise(BATCH, 3, 16, 16, dtype=torch.float32)
-    torch.testing.assert_close(A.to("cpu", torch.float32)(x), A(x))
+    for dtype in (torch.float32, torch.float64):
+        moved = A.to("cpu", dtype)
+        kernel = getattr(getattr(moved, "operator", moved), "kernel", None)
+        assert kernel is None or kernel.dtype == dtype
+        torch.testing.assert_close(moved(x), A(x))
     torch.testing.assert_close(pickle.loads(pickle.dumps(A))(x), A(x))
 
 
