@@ -51,7 +51,7 @@ def ray_head(cpus: int, *, node_types: Mapping[str, Any] | None = None, **enviro
     url = f"http://127.0.0.1:{dashboard}"
     options = [
         *(f"--num-cpus={cpus}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
-        *(f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"),
+        *(f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0", "--num-gpus=0"),
     ]
     shared = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
