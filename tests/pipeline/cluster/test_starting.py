@@ -48,7 +48,7 @@ def test_what_does_not_pass_ends_the_process_for_ray_to_start_another(make: str,
     """A raised error would end the actor for good; on `meta` nothing can be computed."""
     code = NEVER.format(make=make, device=device)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=240)
     assert ended.returncode == COULD_NOT_START, ended.stderr
 
 

@@ -138,7 +138,7 @@ class Page:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         os.close(self._send)
         os.close(self._receive)
 
