@@ -46,10 +46,10 @@ def load_model(
     is of another kind, when the adapter does not fit, and when nothing can be compiled here; ConnectionError
     when it cannot be fetched.
     """
-    check_device(device)
+    gpu = check_device(device).type == "cuda"
     check_dtype(dtype)
     if compile:
-        refuse(compiling.obstacles())
+        refuse(compiling.obstacles(gpu))
     adapter = None if lora is None else read_adapter(lora)
     folder = fetch.resolve(model_id, revision)
     names = layout.listing(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partialmethod
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from p2l_engine.operators import LinearOperator
 from p2l_engine.restore import Restored
@@ -121,6 +124,25 @@ def test_an_image_that_diverges_is_an_error_and_its_neighbours_are_not(
     rows = worker(input_rows(png(1), png(2), png(3)))
     assert [row.get("error") for row in rows] == [None, "restoration diverged: not-a-number at step 3", None]
     assert rows[1].get("image") is None
+
+
+def test_compiled_blocks_restore_as_they_would_uncompiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what torch records of them, without a compiler."""
+    own = UNet2DConditionModel.compile_repeated_blocks
+    recorded = partialmethod(own, backend="aot_eager")
+    monkeypatch.setattr(UNet2DConditionModel, "compile_repeated_blocks", recorded)
+    method = {"name": "p2l", "preset": "tiny", "steps": 1}
+    torch._dynamo.reset()
+    counters.clear()
+    plain, compiled = (
+        restorer(tmp_path, 1, model={"id": "tiny", "compile": compile}, method=method)(input_rows(png(1)))[0]
+        for compile in (False, True)
+    )
+    assert 0 < counters["frames"]["ok"] == counters["frames"]["total"]
+    before, after = (np.asarray(decode_image(row["image"]["bytes"]), dtype=int) for row in (plain, compiled))
+    np.testing.assert_allclose(after, before, atol=1)
 
 
 def test_a_row_with_a_prompt_uses_it_and_others_the_default(
