@@ -11,10 +11,12 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.context import AutoscalingConfig
 
 from p2l_engine.priors.architecture import is_near
+from p2l_engine.priors.networks import compiling
 from p2l_engine.solvers import Sampler
 from pipeline import feasible
 from pipeline.config import ConfigError, JobConfig
 from pipeline.worker.memory import Memory, TooLarge
+from pipeline.worker.models import device_here
 from pipeline.worker.options import ActorOptions
 
 # CPUs are bookkeeping to Ray. An actor books half of one, and so does each task that reads: a pool can never
@@ -76,6 +78,14 @@ def refuse_too_large(config: JobConfig, options: ActorOptions) -> None:
         Memory(config, options.device, options.share).fit(config.sides, 1)
     except TooLarge as error:
         raise ConfigError([f"size: {error}"]) from None
+
+
+def refuse_uncompiled(config: JobConfig) -> None:
+    """Raises ConfigError where this machine's workers could not compile; other machines' find that out."""
+    if not config.model.compile or _joined():
+        return
+    if problems := compiling.obstacles(gpu=device_here(config.model.device) == "cuda"):
+        raise ConfigError([f"model.{problem}" for problem in problems])
 
 
 def pool_size(config: JobConfig, device: str) -> tuple[int, int, int | None]:

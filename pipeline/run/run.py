@@ -90,6 +90,7 @@ def run(
     open_shards = _open_shards(output, chosen, retry_errors)
     if open_shards:
         captioning.check(config)
+        pool.refuse_uncompiled(config)
     dollars = usage_json.dollars(earlier, config.price)
     if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
         raise LimitError(budget.spent(dollars, config.budget))

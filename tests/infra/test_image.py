@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from p2l_engine.priors.networks import compiling
 from tests.infra.documents import INFRA, ROOT, VERSION
 from tests.infra.image_checks import hadolint_complaints, project_complaints, sources
 
@@ -73,6 +74,11 @@ def test_hadolint_names_a_mistake(good: str, bad: str, complaint: str) -> None:
 def test_a_broken_rule_of_the_project_is_named(good: str, bad: str, complaint: str) -> None:
     assert good in DOCKERFILE
     assert any(complaint in found for found in project_complaints(DOCKERFILE.replace(good, bad), VERSION))
+
+
+def test_the_image_has_the_compilers_that_a_job_may_ask_for() -> None:
+    (packages,) = re.findall(r"apt-get install .*--no-install-recommends (.+) ", DOCKERFILE)
+    assert {compiling.CXX[1], compiling.CC[1]} <= set(packages.split())
 
 
 def test_the_build_sees_what_it_copies_and_nothing_else() -> None:

@@ -10,7 +10,8 @@ import ray
 
 from pipeline.config import ConfigError
 from pipeline.run import pool
-from tests.pipeline.small_jobs import job
+from pipeline.run.run import run
+from tests.pipeline.small_jobs import job, write_shards
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,21 @@ def test_a_cpu_chosen_for_want_of_a_gpu_is_said_on_a_cluster(
     assert not [note for note in pool.notes(config, "cpu") if "GPU" in note]
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert [note for note in pool.notes(config, "cpu") if "set model.device=cuda" in note]
+
+
+def test_a_job_that_could_not_compile_here_ends_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"id": "tiny", "compile": True}
+    method = {"name": "ldps", "preset": None}
+    config = job(write_shards(tmp_path / "in"), tmp_path / "out", model=model, method=method)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ConfigError, match="model.compile: got true, but this machine has no no-such-compiler"
+    ):
+        run(config)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    pool.refuse_uncompiled(config)  # other machines may have one
 
 
 def test_an_output_among_what_ray_unpacked_is_refused() -> None:
