@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from p2l_engine.priors import latent
 from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.computing import DTYPES
 from p2l_engine.priors.latent import LatentDiffusion
@@ -218,6 +219,41 @@ def test_a_model_is_loaded_from_a_bucket(
 def test_an_image_that_does_not_fit_is_refused(model: LatentDiffusion) -> None:
     with pytest.raises(ValueError, match="30x32 pixels: allowed are multiples of 4"):
         model.encode(images(1, 3, 30, 32))
+
+
+def test_a_prompt_is_embedded_once_while_it_is_among_the_last(
+    model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_kept", {})
+    monkeypatch.setattr(latent, "KEPT", 2)
+    embed, asked = model._embed, list[str]()
+
+    def told(prompts: list[str]) -> torch.Tensor:
+        asked.extend(prompts)
+        return embed(prompts)
+
+    monkeypatch.setattr(model, "_embed", told)
+    C = model.embed_prompts(["", "", ""])
+    C.fill_(7)
+    for prompt in ("", "a", "", "b", "", "a"):
+        torch.testing.assert_close(model.embed_prompts([prompt, prompt])[1:], embed([prompt]))
+    assert asked == ["", "a", "b", "a"]
+    model.embed_prompts(["", "a"])
+    assert asked[4:] == ["", "a"]
+
+
+def test_the_text_encoder_waits_on_the_cpu_and_lends_a_gpu_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's device without data, in a GPU's place."""
+    own = LatentDiffusion(**make_parts())
+    assert own._text_place == torch.device("cpu")
+    monkeypatch.setattr(own, "device", torch.device("meta"))
+    assert own._text_place == torch.device("meta")
+    monkeypatch.setattr(own, "device", torch.device("cuda"))
+    assert own._text_place == torch.device("cpu")
+    monkeypatch.setattr(own, "device", torch.device("meta"))
+    weights = [weight.data_ptr() for weight in own._text_encoder.parameters()]
+    assert own.embed_prompts(["a", "b"]).is_meta
+    assert [weight.data_ptr() for weight in own._text_encoder.parameters()] == weights != [0] * len(weights)
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model: LatentDiffusion) -> None:
