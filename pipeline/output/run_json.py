@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from pipeline.config import ConfigError, JobConfig, changed_settings
@@ -11,7 +13,8 @@ from pipeline.input import files, sources
 from pipeline.input.rows import SourceError
 from pipeline.input.sources import Shard
 from pipeline.output import rows, versions
-from pipeline.output.folder import RUN, OutputFolder
+from pipeline.output.folder import RUN, OutputFolder, json_text
+from pipeline.stores import exclusive
 
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 
@@ -31,6 +34,24 @@ def as_begun(config: JobConfig) -> JobConfig:
         return config
     dtype = begun_with["settings"]["model.dtype"]
     return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
+
+
+def settled_dtype(url: str, dtype: str, device: str) -> str:
+    """What dtype `auto` is for all of a run: that of the first worker which asked, as run.json then says.
+
+    url: of the output. dtype, device: what it is on this worker's device, and that device's name. Without a
+    run.json it is the worker's own.
+    """
+    output = OutputFolder(url)
+    while (stored := exclusive.read(output.at(RUN))) is not None:
+        begun = json.loads(stored.text)
+        if "auto" in begun:
+            return str(begun["auto"]["dtype"])
+        with suppress(exclusive.Changed):  # by a worker that was quicker
+            auto = {"dtype": dtype, "device": device}
+            exclusive.write(output.at(RUN), json_text(begun | {"auto": auto}), stored)
+            break
+    return dtype
 
 
 def refuse_other_settings(config: JobConfig) -> None:
@@ -79,7 +100,8 @@ def refuse_changed_folders(output: OutputFolder, planned: Sequence[Shard]) -> No
 def begin(config: JobConfig, device: str) -> list[str]:
     """Writes run.json: the whole configuration, its fingerprint, and each start's device and versions.
 
-    Returns sentences on what differs from the start before and can change results.
+    Returns sentences on what differs from the start before and can change results, and on what dtype `auto`
+    is by an earlier start.
     """
     output = OutputFolder(config.output)
     stored = _begun(output)
@@ -92,9 +114,15 @@ def begin(config: JobConfig, device: str) -> list[str]:
         "versions": now["versions"],
         "starts": [*starts, now],
     }
-    output.write_json(RUN, content)
-    changes = versions.changes(starts[-1], now) if starts else []
-    return [
+    auto = stored.get("auto")
+    output.write_json(RUN, content | ({"auto": auto} if auto else {}))
+    said = [
         f"since the start before: {change}; rows from here on can differ from those before"
-        for change in changes
+        for change in (versions.changes(starts[-1], now) if starts else [])
     ]
+    if auto and (device != "cpu" or auto["dtype"] != "float32"):
+        said.append(
+            f"model.dtype auto: {auto['dtype']}, which the run was begun with on {auto['device']}; choose "
+            "another output for another dtype"
+        )
+    return said

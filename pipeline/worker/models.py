@@ -11,7 +11,8 @@ from p2l_engine.priors.computing import check_device
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.priors.load import Model, load_model
 from pipeline.accelerators import own_dtype
-from pipeline.config import ModelConfig
+from pipeline.config import JobConfig, ModelConfig
+from pipeline.output import run_json
 from pipeline.stores import retries
 
 
@@ -71,6 +72,19 @@ def dtype_here(dtype: str, device: str) -> str:
     if dtype != "auto":
         return dtype
     return own_dtype(torch.cuda.get_device_capability() if device == "cuda" else None)
+
+
+def as_begun(config: JobConfig, device: str) -> ModelConfig:
+    """A job's model on a device of this process; dtype `auto` is what it was for the run's first worker.
+
+    Raises ValueError for a device that is not to be had here.
+    """
+    check_device(device)
+    dtype: str = config.model.dtype
+    if dtype == "auto":
+        name = torch.cuda.get_device_name() if device == "cuda" else device
+        dtype = run_json.settled_dtype(config.output, dtype_here(dtype, device), name)
+    return config.model.model_copy(update={"device": device, "dtype": dtype})
 
 
 def unread(model: Model | None, prompt: str) -> str | None:

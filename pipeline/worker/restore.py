@@ -69,8 +69,8 @@ class Restorer:
         self.solver = config.method
         self.model = None
         if self.solver.prior is not None:
-            there = config.model.model_copy(update={"device": self.device})
-            self.model = models.load(there, self.solver.prior)
+            config = config.model_copy(update={"model": models.as_begun(config, self.device)})
+            self.model = models.load(config.model, self.solver.prior)
         self.solver.load(self.model)
         self._memory = None if self.model is None else Memory(config, self.device, options.share)
         self.checkpointing = False  # whether some images took too much memory without it
@@ -81,7 +81,7 @@ class Restorer:
             "operator": json.dumps(config.operator.model_dump(mode="json")),
             "method": json.dumps(methods.to_block(config.method, config.operator.column)),
             "model": config.model.id,
-            "fingerprint": config.fingerprint,
+            "fingerprint": self.config.fingerprint,
         }
 
     def __call__(self, rows: Iterable[InputRow]) -> list[Row]:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.config import load_config
+from pipeline.input.rows import InputRow
 from pipeline.output import run_json
 from pipeline.output.versions import changes, entry, upgrades
 from pipeline.results.report import write_report
 from pipeline.run.run import run
+from pipeline.worker.options import ActorOptions
+from pipeline.worker.restore import Restorer
 from tests.pipeline.small_jobs import job, png, settings, write_parquet
 
 
@@ -59,3 +63,20 @@ def test_a_run_goes_on_in_the_dtype_that_it_was_begun_in(tmp_path: Path, begun: 
     assert later.model.dtype == "auto" and run_json.as_begun(later).fingerprint == earlier.fingerprint
     other = load_config(settings(tmp_path / "in", tmp_path / "out"), ["model.dtype=tf32"])
     assert run_json.as_begun(other) == other
+
+
+def test_auto_is_the_dtype_of_the_first_worker_for_all_of_a_run(tmp_path: Path) -> None:
+    config = job(tmp_path / "in", tmp_path / "out", model="tiny", method={"name": "ldps", "preset": "tiny"})
+    assert run_json.settled_dtype(config.output, "float32", "cpu") == "float32", "without a run"
+    run_json.begin(config, "cuda")
+    assert run_json.settled_dtype(config.output, "bfloat16", "an A100") == "bfloat16"
+    assert run_json.settled_dtype(config.output, "float32", "a V100") == "bfloat16"
+    (said,) = run_json.begin(config, "cuda")
+    assert "model.dtype auto: bfloat16, which the run was begun with on an A100" in said
+    stored = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert stored["auto"] == {"dtype": "bfloat16", "device": "an A100"} and len(stored["starts"]) == 2
+    run_json.refuse_other_settings(config)
+    worker = Restorer(config, ActorOptions("cpu", 1, 1))
+    (row,) = worker([InputRow("a", "shard", png(1))])
+    assert worker.model is not None and worker.model.dtype == torch.bfloat16
+    assert row["fingerprint"] == config.fingerprint
