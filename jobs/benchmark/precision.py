@@ -11,8 +11,10 @@ from torch import Tensor
 
 from jobs.tables import held_out
 from jobs.tables.figures import line
-from p2l_engine import load_model, methods, operators, restore
+from p2l_engine import methods, operators, restore
 from p2l_engine.tiny.data import to_tensor
+from pipeline.config import ModelConfig
+from pipeline.worker import models
 
 FACTOR, NOISE = 4, 0.01  # of the enlargement and its measurements
 PEAK = 2.0  # of pixels in [-1, 1]
@@ -28,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "resample": {"name": "resample"},
     "daps": {"name": "daps"},
     "latino": {"name": "latino"},
+    "latino_pro": {"name": "latino_pro"},
     "dps": {"name": "dps"},
     "diffpir": {"name": "diffpir"},
     "dds": {"name": "dds"},
@@ -53,12 +56,13 @@ def figures(name: str, dtype: str, images: int, steps: int | None) -> Tensor:
     """
     operator = operators.from_block({"name": "super_resolution", "factor": FACTOR})
     solver = methods.build(**{"preset": "tiny", "operator": "super_resolution", **METHODS[name]})
-    model = load_model("tiny" if solver.prior == "latent" else "tiny-pixel", dtype=dtype)
+    shipped = "tiny" if solver.prior == "latent" else "tiny-pixel"
+    model = models.load(ModelConfig.model_validate({"id": shipped, "dtype": dtype}))
     x = to_tensor(np.stack([pixels for _, pixels, _ in held_out.examples(images)]))
     A = operator.example(images, (3, *x.shape[2:]))
     y = A.measure(x, NOISE, [torch.Generator().manual_seed(place) for place in range(images)])
     done = restore(model, A, y, solver, steps, seeds=range(images))
     if failed := [error for error in done.errors if error]:
         raise RuntimeError(f"{name} in {dtype}: {len(failed)} of {images} failed, the first: {failed[0]}")
-    error = (done.images - x).square().flatten(1).mean(dim=1)
+    error = (done.images.cpu() - x).square().flatten(1).mean(dim=1)
     return 10 * (PEAK**2 / error).log10()
