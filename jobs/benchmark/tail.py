@@ -47,6 +47,10 @@ class End:
     seconds: float
     idle: float
 
+    def __str__(self) -> str:
+        """Both, and the idle share of all actors' time."""
+        return f"{self.seconds:.0f}, {self.idle:.0f}, {self.idle / self.seconds:.1%}"
+
 
 def sizes(rows: int, batch: int, actors: int) -> list[int]:
     """Images of each item that a run of so many rows is cut into."""
@@ -97,16 +101,13 @@ def simulate(items: Sequence[int], pool: Pool, seed: int) -> End:
 def table(pool: Pool, rows: Sequence[int]) -> str:
     """Markdown: seconds of a run, and how long an actor is idle at its end, without and with sharing."""
     lines = [
-        "| images | items of one size: s, idle s | the last shared out: s, idle s | saved |",
+        "| images | items of one size: s, idle s, idle | the last shared out: s, idle s, idle | saved |",
         "|---|---|---|---|",
     ]
     for count in rows:
         alike, shared = (_mean(sizes(count, pool.batch, actors), pool) for actors in (1, pool.actors))
         saved = 1 - shared.seconds / alike.seconds
-        lines.append(
-            f"| {count:,} | {alike.seconds:.0f}, {alike.idle:.0f} | {shared.seconds:.0f}, {shared.idle:.0f} "
-            f"| {saved:.1%} |"
-        )
+        lines.append(f"| {count:,} | {alike} | {shared} | {saved:.1%} |")
     return "\n".join(lines)
 
 

@@ -38,5 +38,8 @@ def test_two_queued_items_wait_while_another_actor_is_idle() -> None:
 
 def test_sharing_out_saves_time_on_a_pool_of_32() -> None:
     lines = table(Pool(), (200,)).splitlines()
-    alike, shared = (float(cell.split(",")[0]) for cell in lines[2].split("|")[2:4])
+    cells = [cell.replace("%", "").split(",") for cell in lines[2].split("|")[2:4]]
+    (alike, *_), (shared, *_) = figures = [[float(figure) for figure in cell] for cell in cells]
     assert shared < 0.9 * alike
+    for seconds, idle, share in figures:
+        assert share == pytest.approx(100 * idle / seconds, abs=0.2)
