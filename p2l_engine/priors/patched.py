@@ -72,6 +72,7 @@ class Patched:
 
     def __init__(self, prior: Any, patches: Patches) -> None:
         self._prior, self._patches = prior, patches
+        self._known: dict[Any, Tensor] = {}  # shares, by the latent's size, device and dtype
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._prior, name)
@@ -81,7 +82,10 @@ class Patched:
         side = self._patches.side(self._prior)
         height, width = z.shape[-2:]
         corners = windows(height, width, side, self._patches.stride or -(-side // 2))
-        shares = self._shares(corners, height, width).to(z)
+        key = height, width, z.device, z.dtype
+        if key not in self._known:  # a copy would wait for a GPU at every step
+            self._known[key] = self._shares(corners, height, width).to(z)
+        shares = self._known[key]
         noise = torch.zeros_like(z)
         for first in range(0, len(corners), TOGETHER):
             some = corners[first : first + TOGETHER]

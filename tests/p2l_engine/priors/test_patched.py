@@ -52,6 +52,21 @@ def test_the_weights_of_every_cell_sum_to_one(weights: Any, size: tuple[int, int
     assert prior.evaluations == 2 * count
 
 
+def test_weights_are_counted_once_for_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = Patched(Identity(), Patches())
+    sizes, count = [], prior._shares
+
+    def told(corners: list[tuple[int, int]], height: int, width: int) -> Tensor:
+        sizes.append((height, width))
+        return count(corners, height, width)
+
+    monkeypatch.setattr(prior, "_shares", told)
+    for side in (96, 96, 64, 96):
+        z = torch.ones(1, 3, side, side)
+        torch.testing.assert_close(prior.predict_noise(z, 5, torch.zeros(1, 1, 1)), z)
+    assert sizes == [(96, 96), (64, 64)]
+
+
 @BOTH
 def test_windows_are_averaged_by_their_weights_and_gradients_pass(
     random_model: LatentDiffusion, weights: Any
