@@ -84,7 +84,7 @@ class LatentDiffusion:
             network.eval().requires_grad_(False) for network in (vae, unet, text_encoder)
         )
         for network in (self._vae, self._unet):
-            network.to(memory_format=memory_format(self.device))
+            network.to(memory_format=memory_format(self.device, self.dtype))
             keep_less(network)
         self._tokenizer: Any = tokenizer
         self.weight_bytes = sum(
@@ -145,7 +145,7 @@ class LatentDiffusion:
         """The noise in z (B, C, h, w) at training timestep t, given text embeddings C (B, L, D)."""
         self.evaluations += len(z)
         z = z.to(self.device, self._outer_dtype)
-        timestep = torch.tensor(t, device=self.device)
+        timestep = torch.full((), t, device=self.device)  # filled there: a copy would wait for a GPU
         C = C.to(self.device, self._outer_dtype)
         prediction = self._unet(half.into(z, self.dtype), timestep, C).sample
         return noise_of(self.process, half.out_of(prediction, self._outer_dtype), z, t)

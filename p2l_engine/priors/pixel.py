@@ -60,7 +60,8 @@ class PixelDiffusion:
             raise ValueError(f"model {name!r}: " + "; ".join(problems))
         self.name = name
         torch.nn.Module.to(unet, self.device, self.dtype)
-        self._unet: Any = unet.eval().requires_grad_(False).to(memory_format=memory_format(self.device))
+        self._unet: Any = unet.eval().requires_grad_(False)
+        self._unet.to(memory_format=memory_format(self.device, self.dtype))
         keep_less(self._unet)
         self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in self._unet.parameters())
         self._outer_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -85,7 +86,7 @@ class PixelDiffusion:
         """
         self.evaluations += len(x)
         x = x.to(self.device, self._outer_dtype)
-        timestep = torch.tensor(t, device=self.device)
+        timestep = torch.full((), t, device=self.device)  # filled there: a copy would wait for a GPU
         labels = None if label is None else torch.full((len(x),), label, device=self.device)
         given = half.into(x, self.dtype)
         prediction = self._unet(given, timestep, class_labels=labels).sample[:, :3]

@@ -78,7 +78,7 @@ def load_small_decoder(name: str, device: torch.device, dtype: torch.dtype) -> A
         if absent := sorted(report["missing_keys"]):
             raise ValueError(f"{name!r}: its weights lack {len(absent)} tensors, such as {absent[0]}")
     torch.nn.Module.to(network, device, dtype)  # diffusers' own warns of what it keeps in float32: nothing
-    return network.to(memory_format=memory_format(device)).eval().requires_grad_(False)
+    return network.to(memory_format=memory_format(device, dtype)).eval().requires_grad_(False)
 
 
 def weight_bytes(name: str, prior: Any) -> int:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine import LatentDiffusion, load_model, methods, operators, restore
+from p2l_engine.priors.computing import memory_format
 from p2l_engine.priors.networks import half
 from p2l_engine.schedule import posterior_mean
 from p2l_engine.tiny import data
@@ -85,6 +86,13 @@ def test_restorations_are_as_good_as_in_float32(
         return -10 * (images - x).square().flatten(1).mean(dim=1).log10()
 
     assert float((psnr(half_model) - psnr(tiny_model)).mean().abs()) < 0.05
+
+
+def test_weights_are_channels_last_on_gpus_in_half_types_alone() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for dtype in (torch.bfloat16, torch.float16):
+        assert memory_format(gpu, dtype) == memory_format(cpu, dtype) == torch.channels_last
+    assert memory_format(gpu, torch.float32) == torch.contiguous_format
 
 
 def test_the_text_encoder_computes_in_float32(
