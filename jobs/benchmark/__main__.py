@@ -254,7 +254,8 @@ def speed(
         list[int] | None, typer.Option(min=1, help="Images together; repeatable. Default: 1 and 8.")
     ] = None,
     k: Annotated[
-        list[int] | None, typer.Option(min=0, help="Iterations of prompt tuning. Default: 0 and 1.")
+        list[int] | None,
+        typer.Option(min=0, help="Iterations of P2L's prompt tuning. Default: 0 and 1, or a preset's own."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="That are run; figures are scaled to all. Default: all.")
@@ -262,10 +263,27 @@ def speed(
     dtype: Annotated[str, typer.Option(help="As in a job's model block.")] = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Of each pair.")] = 3,
     images: Annotated[int, typer.Option(min=0, help="Of the pipeline's run; 0: none.")] = 16,
+    method: Annotated[str, typer.Option(help="Of a latent model.")] = "p2l",
+    preset: Annotated[str | None, typer.Option(help="Default: tiny, or imagenet for other models.")] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Transformer blocks, beside the same ones as they are.")
+    ] = False,
 ) -> None:
-    """Time P2L here: its share of the matrix rate, time by part, batches, the pipeline's overhead."""
+    """Time a method here: its share of the matrix rate, time by part, batches, the pipeline's overhead."""
+    tuned = [0, 1] if method == "p2l" and preset is None else [None]
     request = speed_benchmark.Request(
-        model, random_weights, size or [64], batch or [1, 8], k or [0, 1], steps, dtype, rounds, images
+        model,
+        random_weights,
+        size or [64],
+        batch or [1, 8],
+        k or tuned,
+        steps,
+        dtype,
+        rounds,
+        images,
+        method,
+        preset,
+        compile,
     )
     for line in speed_benchmark.run(request):
         print(line, flush=True)

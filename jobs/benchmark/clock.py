@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -112,6 +115,15 @@ def _on_gradient(tensor: Tensor, clock: Clock, part: str) -> None:
         clock.switch(part)
 
     tensor.register_hook(switch)
+
+
+def processor() -> str:
+    """The CPU's name, where Linux tells it, or its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, side: int, rounds: int = 5) -> float:

@@ -1,4 +1,4 @@
-"""How near to the machine's limit P2L runs, and where the time goes: ``python -m jobs.benchmark speed``."""
+"""How near to the machine's limit a method runs, and where time goes: ``python -m jobs.benchmark speed``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ from pipeline.worker import models
 GIB = 2**30
 OPERATOR = {"name": "super_resolution", "factor": 4}
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+COLUMNS = (
+    "size",
+    "K",
+    "batch",
+    "s an image",
+    "TFLOP an image",
+    "of the matrix rate",
+    "peak memory, GiB",
+    "time one at a time / together",
+    "time uncompiled / compiled",
+    "differ by, grey levels",
+)
 GREY_LEVEL = 2 / 255
 # By which images of a batch and alone may differ, in grey levels: kernels of other sizes add in other orders.
 MOST_APART = {torch.float32: 1.0, torch.float64: 0.01, torch.float16: 8.0, torch.bfloat16: 8.0}
@@ -41,34 +53,40 @@ MOST_APART = {torch.float32: 1.0, torch.float64: 0.01, torch.float16: 8.0, torch
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured: each size with each batch size and each K.
+    """What is measured: each size with each batch size and each K of P2L, None for the preset's.
 
     model: an id; with random_weights its architecture alone, nothing of which is fetched. dtype: as a job's.
     steps: that are run, None for all of the method's. rounds: of each pair. images: of the pipeline's run, 0
-    for none.
+    for none. preset: None for the model's own. compile: transformer blocks, beside the same ones as they are.
     """
 
     model: str
     random_weights: bool
     sizes: Sequence[int]
     batches: Sequence[int]
-    iterations: Sequence[int]
+    iterations: Sequence[int | None]
     steps: int | None
     dtype: str
     rounds: int
     images: int
+    method: str = "p2l"
+    preset: str | None = None
+    compile: bool = False
 
-    def job(self, size: int, batch: int, iterations: int, steps: int | None = None) -> JobConfig:
-        """The job of a setting, by the preset that the model has."""
-        method: dict[str, Any] = {
-            "name": "p2l",
-            "preset": "tiny" if self.model == "tiny" else "imagenet",
-            "prompt_tuning": {"iterations": iterations} if iterations else None,
-        }
+    @property
+    def settings(self) -> str:
+        """The preset's name."""
+        return self.preset or ("tiny" if self.model == "tiny" else "imagenet")
+
+    def job(self, size: int, batch: int, iterations: int | None, steps: int | None = None) -> JobConfig:
+        """The job of a setting."""
+        method: dict[str, Any] = {"name": self.method, "preset": self.settings}
+        if iterations is not None:
+            method["prompt_tuning"] = {"iterations": iterations} if iterations else None
         settings = {
             "input": "images",
             "output": "restored",
-            "model": {"id": self.model, "dtype": self.dtype},
+            "model": {"id": self.model, "dtype": self.dtype, "compile": self.compile},
             "size": size,
             "operator": OPERATOR,
             "noise": 0,
@@ -84,8 +102,9 @@ class Cell:
     """A setting, measured. seconds, teraflop: an image, with all of the method's steps.
 
     seconds are scaled from the steps that ran by their counted operations. peak_bytes: of the batch with the
-    weights, the GPU's own figure, on a CPU counted. shares: of the time, by part. against_alone: how many
-    times as long the same images take one at a time; apart: by how many grey levels they then differ at most.
+    weights, the GPU's own figure, on a CPU counted. shares: of the time, by part. against_alone,
+    against_plain: how many times as long the same images take one at a time, and without compiled blocks;
+    apart: by how many grey levels they then differ at most.
     """
 
     size: int
@@ -96,6 +115,7 @@ class Cell:
     peak_bytes: float
     shares: dict[str, float]
     against_alone: Ratio | None
+    against_plain: Ratio | None
     apart: float
 
 
@@ -104,19 +124,16 @@ def run(request: Request) -> Iterator[str]:
     model = load(request)
     rate = clock.matrix_rate(model.device, model.dtype, MATRIX_SIDE[model.device.type])
     settings = list(product(request.sizes, request.iterations, request.batches))
-    cells = []
-    for number, (size, iterations, batch) in enumerate(settings, 1):
-        cells.append(measure(request, model, size, batch, iterations))
-        yield f"{number}/{len(settings)}  {size} pixels, K = {iterations}, {batch} at a time"
-    yield ""
     yield _machine(request, model, rate)
     yield ""
-    yield from _table(cells, rate)
+    yield line(COLUMNS)
+    yield line(["---:"] * len(COLUMNS))
+    cells = []
+    for size, iterations, batch in settings:
+        cells.append(measure(request, model, size, batch, iterations))
+        yield _row(cells[-1], rate)
     yield ""
     yield from _parts(cells)
-    if any(cell.against_alone for cell in cells):
-        yield ""
-        yield from _pairs(cells)
     if request.images and not request.random_weights:
         job = request.job(request.sizes[0], max(request.batches), request.iterations[0], request.steps)
         yield ""
@@ -129,13 +146,14 @@ def load(request: Request) -> LatentDiffusion:
     if not request.random_weights:
         return models.load_latent(config)
     device, dtype = models.computing(config)
-    model = with_random_weights(read_architecture(config.id), device=device, dtype=dtype)
+    architecture = read_architecture(config.id)
+    model = with_random_weights(architecture, device=device, dtype=dtype, compile=request.compile)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(f"model {config.id!r}: it is a {model.kind} model, allowed: a latent one")
     return model
 
 
-def measure(request: Request, model: LatentDiffusion, size: int, batch: int, iterations: int) -> Cell:
+def measure(request: Request, model: LatentDiffusion, size: int, batch: int, iterations: int | None) -> Cell:
     """One setting, a batch of several beside the same images one at a time."""
     counted = ran = count(request.job(size, batch, iterations))
     job = request.job(size, batch, iterations, request.steps)
@@ -143,30 +161,42 @@ def measure(request: Request, model: LatentDiffusion, size: int, batch: int, ite
         ran = count(job)
     C = _random_prompts(model, batch) if request.random_weights else model.embed_prompts([""] * batch)
     work = Work.of(model, job, C)
-    work.run(steps=1)  # warms up
-    on_gpu = model.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(model.device)
+    for places in (slice(None), slice(1)):  # warms up, and compiles
+        work.run(places, steps=1)
     images: dict[str, Tensor] = {}
-    variants = {"together": lambda: images.update(together=work.run().images)}
+    peak = counted.peak_bytes * model.dtype.itemsize / counted.item_bytes
+
+    def together() -> None:
+        nonlocal peak
+        on_gpu = model.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(model.device)
+        images["together"] = work.run().images
+        if on_gpu:
+            peak = torch.cuda.max_memory_allocated(model.device)
+
+    variants = {"together": together}
     if batch > 1:
         variants["alone"] = lambda: images.update(alone=work.one_at_a_time())
+    if request.compile:
+        variants["plain"] = lambda: images.update(plain=work.uncompiled())
     seconds = clock.timed(variants, request.rounds, clock.reader(model.device))
-    peak = counted.peak_bytes * model.dtype.itemsize / counted.item_bytes
-    if on_gpu:
-        peak = torch.cuda.max_memory_allocated(model.device)
-    apart = float((images["together"] - images.get("alone", images["together"])).abs().max()) / GREY_LEVEL
+    apart = max(float((images["together"] - other).abs().max()) / GREY_LEVEL for other in images.values())
     if apart > MOST_APART[model.dtype]:
-        raise RuntimeError(f"images of a batch of {batch} differ by {apart:.1f} grey levels from each alone")
+        raise RuntimeError(
+            f"images of a batch of {batch} differ by {apart:.1f} grey levels from each alone or uncompiled"
+        )
+    against = {name: clock.ratio(took, seconds["together"]) for name, took in seconds.items()}
     return Cell(
         size,
         batch,
-        iterations,
+        _iterations(job),
         seconds=min(seconds["together"]) / batch * counted.teraflop / ran.teraflop,
         teraflop=counted.teraflop,
         peak_bytes=peak,
         shares=work.shares(),
-        against_alone=clock.ratio(seconds["alone"], seconds["together"]) if batch > 1 else None,
+        against_alone=against.get("alone"),
+        against_plain=against.get("plain"),
         apart=apart,
     )
 
@@ -209,6 +239,11 @@ class Work:
         """The images (B, 3, H, W), each by a call of its own."""
         return torch.cat([self.run(slice(place, place + 1)).images for place in range(len(self.y))])
 
+    def uncompiled(self) -> Tensor:
+        """The images (B, 3, H, W), by blocks as they are."""
+        with torch.compiler.set_stance("force_eager"):
+            return self.run().images
+
     def shares(self) -> dict[str, float]:
         """Of the time, by part."""
         watch = Clock(clock.reader(self.model.device))
@@ -223,29 +258,22 @@ class Work:
 
 def _machine(request: Request, model: LatentDiffusion, rate: float) -> str:
     on_gpu = model.device.type == "cuda"
-    device = (
-        torch.cuda.get_device_name(model.device) if on_gpu else f"CPU, threads: {torch.get_num_threads()}"
-    )
+    cpu = f"{clock.processor()}, threads: {torch.get_num_threads()}"
+    device = torch.cuda.get_device_name(model.device) if on_gpu else cpu
+    method = f"{request.method}, {request.settings}"
     of = f"{request.model}, random weights" if request.random_weights else request.model
     dtype = "tf32" if request.dtype == "tf32" else str(model.dtype).removeprefix("torch.")
     side = MATRIX_SIDE[model.device.type]
-    return f"{device}; {of}; {dtype}; a product of two {side}x{side} matrices: {rate / 1e12:.3g} TFLOP/s"
+    product = f"a product of two {side}x{side} matrices: {rate / 1e12:.3g} TFLOP/s"
+    return f"{device}; {of}; {method}; {dtype}; {product}"
 
 
-def _table(cells: Sequence[Cell], rate: float) -> Iterator[str]:
-    yield line(
-        ["size", "K", "batch", "s an image", "TFLOP an image", "of the matrix rate", "peak memory, GiB"]
-    )
-    yield line(["---:"] * 7)
-    for cell in cells:
-        share = cell.teraflop * 1e12 / cell.seconds / rate
-        figures = [
-            f"{cell.seconds:.3g}",
-            f"{cell.teraflop:.4g}",
-            f"{share:.0%}",
-            f"{cell.peak_bytes / GIB:.2f}",
-        ]
-        yield line([*_setting(cell), *figures])
+def _row(cell: Cell, rate: float) -> str:
+    """A line of the table of `COLUMNS`."""
+    share = cell.teraflop * 1e12 / cell.seconds / rate
+    figures = [f"{cell.seconds:.3g}", f"{cell.teraflop:.4g}", f"{share:.0%}", f"{cell.peak_bytes / GIB:.2f}"]
+    pairs = ["" if one is None else str(one) for one in (cell.against_alone, cell.against_plain)]
+    return line([*_setting(cell), *figures, *pairs, f"{cell.apart:.4f}" if any(pairs) else ""])
 
 
 def _parts(cells: Sequence[Cell]) -> Iterator[str]:
@@ -253,14 +281,6 @@ def _parts(cells: Sequence[Cell]) -> Iterator[str]:
     yield line(["---:"] * (3 + len(PARTS)))
     for cell in cells:
         yield line([*_setting(cell), *(f"{cell.shares[part]:.1%}" for part in PARTS)])
-
-
-def _pairs(cells: Sequence[Cell]) -> Iterator[str]:
-    yield line(["size", "K", "batch", "time one at a time / together", "differ by, grey levels"])
-    yield line(["---:"] * 5)
-    for cell in cells:
-        if cell.against_alone is not None:
-            yield line([*_setting(cell), str(cell.against_alone), f"{cell.apart:.4f}"])
 
 
 def _setting(cell: Cell) -> list[str]:

@@ -147,20 +147,24 @@ def without_weights(
     return _of_architecture(architecture, name=name, device="meta", dtype=dtype)
 
 
-def with_random_weights(architecture: Architecture, *, device: str = "cpu", dtype: str = "float32") -> Model:
+def with_random_weights(
+    architecture: Architecture, *, device: str = "cpu", dtype: str = "float32", compile: bool = False
+) -> Model:
     """The networks of an architecture as training would begin with them, the same at each call on a device.
 
-    They cost what trained ones do. It has no tokenizer: `restore` asks for `prompt_embeddings`.
-    Raises ValueError when device or dtype is not to be had.
+    They cost what trained ones do. It has no tokenizer: `restore` asks for `prompt_embeddings`. compile: as
+    of `load_model`. Raises ValueError when device or dtype is not to be had or nothing can be compiled here.
     """
     check_dtype(dtype)
     chosen = check_device(device)
+    if compile:
+        refuse(compiling.obstacles(chosen.type == "cuda"))
     with torch.random.fork_rng([chosen] if chosen.type == "cuda" else []):
         torch.manual_seed(0)
-        return _of_architecture(architecture, name="random weights", device=device, dtype=dtype)
+        return _of_architecture(architecture, compile, name="random weights", device=device, dtype=dtype)
 
 
-def _of_architecture(architecture: Architecture, **common: Any) -> Model:
+def _of_architecture(architecture: Architecture, compile: bool = False, **common: Any) -> Model:
     common["scheduler_config"] = architecture.scheduler
     if architecture.kind == "pixel":
         with without_garbage_collection():
@@ -177,6 +181,8 @@ def _of_architecture(architecture: Architecture, **common: Any) -> Model:
         vae = AutoencoderKL.from_config(dict(architecture.vae))
         unet = UNet2DConditionModel.from_config(dict(architecture.unet))
         text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(architecture.text_encoder)))
+    if compile:
+        compiling.compile_blocks(unet)
     return LatentDiffusion(vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=None, **common)
 
 

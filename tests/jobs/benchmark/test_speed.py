@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partialmethod
 from itertools import count
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 from jobs.benchmark import clock, speed
@@ -96,6 +99,34 @@ def test_images_that_differ_from_those_restored_alone_end_the_benchmark(
     monkeypatch.setitem(speed.MOST_APART, torch.float32, -1.0)
     with pytest.raises(RuntimeError, match="images of a batch of 2 differ by"):
         speed.measure(ASKED, random_model, SIDE, batch=2, iterations=0)
+
+
+def test_compiled_blocks_are_timed_beside_the_same_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what torch records of them, without a compiler, in a method with a preset's own K."""
+    own = UNet2DConditionModel.compile_repeated_blocks
+    recorded = partialmethod(own, backend="aot_eager")
+    monkeypatch.setattr(UNet2DConditionModel, "compile_repeated_blocks", recorded)
+    torch._dynamo.reset()
+    counters.clear()
+    asked = replace(ASKED, preset="balanced", compile=True, batches=[1], iterations=[None])
+    cell = speed.measure(asked, speed.load(asked), SIDE, batch=1, iterations=None)
+    assert cell.iterations == 1 and cell.against_plain is not None and cell.against_alone is None
+    assert 0 < counters["frames"]["ok"] == counters["frames"]["total"]
+
+
+def test_a_row_is_told_when_its_setting_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    def measured(*given: Any) -> speed.Cell:
+        done.append(given)
+        return speed.Cell(SIDE, 1, 0, 1.0, 1.0, 1.0, dict.fromkeys(clock.PARTS, 0.0), None, None, 0.0)
+
+    monkeypatch.setattr(speed, "measure", measured)
+    asked = replace(ASKED, method="ldps", batches=[1], iterations=[None, None])
+    lines = speed.run(asked)
+    machine = next(lines)
+    assert f"{clock.processor()}, threads: " in machine and "; ldps, tiny; float32; " in machine
+    assert next(told for told in lines if told.startswith("| 16 |")) and len(done) == 1
 
 
 @pytest.mark.usefixtures("ray_cluster")
