@@ -91,6 +91,22 @@ def test_a_cpu_chosen_for_want_of_a_gpu_is_said_on_a_cluster(
     assert [note for note in pool.notes(config, "cpu") if "set model.device=cuda" in note]
 
 
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 4), ("cuda", 32)])
+def test_a_gpu_is_offered_as_many_images_as_a_large_one_holds(
+    device: str, expected: int, tmp_path: Path
+) -> None:
+    config = job(
+        tmp_path,
+        tmp_path / "out",
+        model="tiny",
+        method={"name": "p2l", "preset": "tiny"},
+        commit_every="auto",
+    )
+    assert pool.batch_size(config, device) == pool.commit_every(config, device) == expected
+    given = config.model_copy(update={"batch_size": 5})
+    assert pool.batch_size(given, device) == 5
+
+
 def test_a_job_that_could_not_compile_here_ends_before_ray_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
