@@ -41,5 +41,17 @@ def test_the_parts_of_a_row_are_told_with_the_whole() -> None:
 @pytest.mark.e2e
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_of_a_solver_that_has_no_name_in_a_job_file_is_measured() -> None:
+    """Its figures are those of four micro-batches of a tenth of a second and the waits between them."""
     told = busy.run(seconds=0.1, batch=1, count=4, side=64)
-    assert "busy" in told and "%" in told
+    cells = [[cell.strip() for cell in text.split("|")[1:3]] for text in told.splitlines()[2:]]
+    (_, of), (_, whole), (_, median), (_, waits), (_, took) = cells
+    assert of == "4, 1, 64"
+    usual, most = map(float, waits.split(", "))
+    asked, each = map(float, took.split(", "))
+    assert asked == 0.1 <= each and -0.001 <= usual <= most
+    assert _share(median) == pytest.approx(0.1 / (0.1 + usual), abs=0.01)
+    assert 0 < _share(whole) <= 0.4 / (0.4 + most) + 0.01
+
+
+def _share(percent: str) -> float:
+    return float(percent.removesuffix("%")) / 100
