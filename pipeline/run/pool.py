@@ -23,7 +23,9 @@ from pipeline.worker.options import ActorOptions
 # book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
 STEPS_TO_TUNE = 50  # of a method; measuring takes four of each size
-ON_A_GPU = 32  # images together, which 80 GB have room for with Stable Diffusion in 16 bits at 512x512
+# Images together on a GPU: as 80 GB have room for with Stable Diffusion in 16 bits at 512x512; of a method with
+# steps to tune fewer, which fill a GPU, for what is in work is lost with a machine.
+QUICK, SLOW = 32, 8
 QUICK_BATCHES = 4  # to a commit, of a method that costs nothing
 IN_FLIGHT = 2  # items of an actor: the one on its device, and one that is read or committed meanwhile
 GROW_AT, SHRINK_AT = 1.75, 0.5  # items in hand of an actor, at which its pool gets larger or smaller
@@ -54,8 +56,7 @@ def actor_options(config: JobConfig) -> ActorOptions:
         device = "cuda" if _has("GPU") else "cpu"
     if not needs_model(config):
         device = "cpu"
-    steps = config.method.steps if isinstance(config.method, Sampler) else 0
-    tune = config.batch_size == "auto" and device == "cuda" and steps >= STEPS_TO_TUNE
+    tune = config.batch_size == "auto" and device == "cuda" and _is_slow(config)
     return options_of(device, batch_size(config, device), pool_size(config, device)[1], tune)
 
 
@@ -164,7 +165,13 @@ def batch_size(config: JobConfig, device: str) -> int:
         return config.batch_size
     if costs_nothing(config):
         return 64
-    return ON_A_GPU if device == "cuda" else 4
+    if device == "cpu":
+        return 4
+    return SLOW if _is_slow(config) else QUICK
+
+
+def _is_slow(config: JobConfig) -> bool:
+    return isinstance(config.method, Sampler) and config.method.steps >= STEPS_TO_TUNE
 
 
 def commit_every(config: JobConfig, device: str) -> int:

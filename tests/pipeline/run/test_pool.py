@@ -91,15 +91,17 @@ def test_a_cpu_chosen_for_want_of_a_gpu_is_said_on_a_cluster(
     assert [note for note in pool.notes(config, "cpu") if "set model.device=cuda" in note]
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cpu", 4), ("cuda", 32)])
-def test_a_gpu_is_offered_as_many_images_as_a_large_one_holds(
-    device: str, expected: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("device", "steps", "expected"), [("cpu", 20, 4), ("cpu", 1000, 4), ("cuda", 20, 32), ("cuda", 1000, 8)]
+)
+def test_a_gpu_is_offered_more_images_together_the_less_is_lost_with_it(
+    device: str, steps: int, expected: int, tmp_path: Path
 ) -> None:
     config = job(
         tmp_path,
         tmp_path / "out",
         model="tiny",
-        method={"name": "p2l", "preset": "tiny"},
+        method={"name": "p2l", "preset": "tiny", "steps": steps},
         commit_every="auto",
     )
     assert pool.batch_size(config, device) == pool.commit_every(config, device) == expected
