@@ -23,8 +23,8 @@ from pipeline.worker.options import ActorOptions
 # book all there is and leave the reads waiting for ever, even on a single CPU.
 ACTOR_CPUS = 0.5
 STEPS_TO_TUNE = 50  # of a method; measuring takes four of each size
-# Images together on a GPU: as 80 GB have room for with Stable Diffusion in 16 bits at 512x512; of a method with
-# steps to tune fewer, which fill a GPU, for what is in work is lost with a machine.
+# Images together on a GPU: as many as 80 GB hold of Stable Diffusion in 16 bits at 512x512. Of a method with
+# steps to tune, as many as fill it, for what is in work is lost with a machine.
 QUICK, SLOW = 32, 8
 QUICK_BATCHES = 4  # to a commit, of a method that costs nothing
 IN_FLIGHT = 2  # items of an actor: the one on its device, and one that is read or committed meanwhile
