@@ -162,6 +162,17 @@ AUTHORS = {
     | _latino(1.0, 0.5, 500, "one"),
 }
 
+OF_SHIPPED: dict[str, dict[str, dict[str, Settings]]] = {  # chosen on the shipped model
+    "tiny": TINY,
+    # Algorithm 3, and the mean of eight restorations, whose prompts stay as they are.
+    "tiny_adam": _with_p2l(TINY, guidance=_adam(0.1) | {"step_schedule": "alpha_bar"}),
+    "tiny_psnr": _with_p2l(TINY, prompt_tuning=None, samples=8),
+    # By what they cost an image with Stable Diffusion at 512: docs/speed.md.
+    "fast": _cheaper(TINY, {"iterations": 3, "through": "network"}),
+    "balanced": _cheaper(TINY, {"iterations": 1, "through": "network"}),
+    "instant": _cheaper(TINY, None, steps=6),
+}
+
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     "ffhq": {
         "motion_blur": {"p2l": _p2l(_adam(0.05), 5, 1.0, 3, 5e-5), **SD_TREG},
@@ -179,14 +190,7 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
         "super_resolution": {"p2l": _p2l(_gd(15.0, "alpha_bar"), 4, 1.0, 3, 1e-5), **SD_TREG},
         "inpainting": {"p2l": _p2l(_gd(0.5), 3, 0.1, 1, 1e-4), **SD_TREG},
     },
-    "tiny": TINY,
-    # Algorithm 3, and the mean of eight restorations, whose prompts stay as they are.
-    "tiny_adam": _with_p2l(TINY, guidance=_adam(0.1) | {"step_schedule": "alpha_bar"}),
-    "tiny_psnr": _with_p2l(TINY, prompt_tuning=None, samples=8),
-    # By what they cost an image with Stable Diffusion at 512: docs/speed.md.
-    "fast": _cheaper(TINY, {"iterations": 3, "through": "network"}),
-    "balanced": _cheaper(TINY, {"iterations": 1, "through": "network"}),
-    "instant": _cheaper(TINY, None, steps=6),
+    **OF_SHIPPED,
     "paper": PAPER,
     "authors": AUTHORS,
 }

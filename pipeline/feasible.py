@@ -11,6 +11,7 @@ import torch
 from p2l_engine import methods
 from p2l_engine.mistakes import Mistakes
 from p2l_engine.operators import OperatorSettings
+from p2l_engine.presets import OF_SHIPPED
 from p2l_engine.priors.architecture import Architecture, is_near, read_architecture
 from p2l_engine.priors.fetch import SHIPPED
 from p2l_engine.priors.lora import is_here, read_adapter
@@ -22,7 +23,6 @@ from pipeline.stores import retries, storage_options
 if TYPE_CHECKING:
     from pipeline.config import JobConfig, ModelConfig
 
-PRESETS_OF_SHIPPED = {"tiny", "tiny_adam", "tiny_psnr", "fast", "balanced", "instant"}
 USUAL_TIMESTEPS = 1000  # of the published models of Stable Diffusion 1.x and 2.x
 
 
@@ -116,7 +116,7 @@ def warnings(config: JobConfig) -> list[str]:
     """What can run, but will hardly be meant."""
     found = [f"method.{doubt}" for doubt in config.method.doubts()]
     preset = config.method.preset if isinstance(config.method, Sampler) else None
-    if preset in PRESETS_OF_SHIPPED and config.model.id not in SHIPPED and config.method.prior is not None:
+    if preset in OF_SHIPPED and config.model.id not in SHIPPED and config.method.prior is not None:
         found.append(
             f"method.preset is {preset}, chosen on the shipped model; what it reaches with {config.model.id} "
             "was not measured"

@@ -112,9 +112,9 @@ def tune(
 ) -> None:
     """Try a grid of settings on images apart from the reported ones."""
     _known("grid", [grid], list(tuning.GRIDS))
-    apart, out = held_out.examples(images, held_out.TUNED_ON), _folder(out, images)
-    tried = _table(_tasks(task), tuning.rows(grid), out, apart, 1, steps)
-    print(figures.every_figure(tried, figures.read(tried, out, 1)))
+    apart, cells = held_out.examples(images, held_out.TUNED_ON), _folder(out, images)
+    tried = _table(_tasks(task), tuning.rows(grid), cells, apart, 1, steps)
+    print(figures.every_figure(tried, figures.read(tried, cells, 1)))
 
 
 @app.command()

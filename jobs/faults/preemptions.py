@@ -3,10 +3,9 @@
 Each machine of the model restores items as `pipeline.worker.actor` does: micro-batch after micro-batch, with
 a commit each `COMMIT_SECONDS` and at the item's end. It lives for an exponentially distributed time. Each
 loss leaves a try behind (`pipeline.worker.tries`). Most are announced; of the others Ray calls the machine
-alive until it notices. What was not committed is restored again by the
-successor, which takes over what its predecessor had in hand. `tries.is_deadly` decides, as in a run, which
-items are done row by row and which rows become errors. Some rows end each process that restores them, so that
-this has to happen, to them alone.
+alive until it notices. What was not committed is restored again by the successor, which takes over what its
+predecessor had in hand. `tries.is_deadly` decides, as in a run, which items are done row by row and which
+rows become errors. Some rows end each process that restores them, so that this has to happen, to them alone.
 
 Beside it stands the rule of Ray, by which a run ended when an item's process had died ten times: a machine
 that went without a word cost seven of nine retries, one that was drained a single one, of both items in hand.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 from p2l_engine.nearest_text import nearest
 from p2l_engine.priors.base import LatentPrior
 from pipeline.config import ConfigError, read_back
+from pipeline.input.cells import npy
 from pipeline.output.columns import completed
 from pipeline.output.folder import MEAN_PROMPT, PROMPTS, RUN, OutputFolder
 from pipeline.output.folder import now as now_text
-from pipeline.stores import storage
+from pipeline.stores import storage, storage_options
 from pipeline.worker import models
 from pipeline.worker.stored_prompts import COLUMN, Embeddings, of_table
 
@@ -37,6 +37,7 @@ def read_prompts(url: str, captions: Sequence[str], words: bool, images: int) ->
     output = OutputFolder(storage.absolute(url).rstrip("/"))
     output.check()
     config = read_back(output.json(RUN)["config"])
+    storage_options.configure(config.storage)
     count, total, starts = 0, np.zeros(()), set[str | None]()
     first: dict[str, tuple[str | None, Embeddings]] = {}
     for key, start, embedding in _embeddings(output):
@@ -47,8 +48,8 @@ def read_prompts(url: str, captions: Sequence[str], words: bool, images: int) ->
     if not count:
         raise ConfigError([f"{url}: no row has a {COLUMN}; allowed: a run of a tuning method that keeps it"])
     mean = (total / count).astype(np.float32)
-    _write_npy(output.at(MEAN_PROMPT), mean)
-    model = models.load_latent(config.model)
+    storage.write_bytes(output.at(MEAN_PROMPT), npy(mean))
+    model = models.load_latent(config.model.model_copy(update={"device": "auto"}))  # not the run's machine
     texts = {"captions": list(captions), "words": model.words() if words else []}
     of_all = starts.pop() if len(starts) == 1 else None
     told: dict[str, Any] = {"made": now_text(), "prompt": of_all, "rows": count}
@@ -98,10 +99,3 @@ def _near(
 def _moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
     """Root mean square of the change."""
     return float(np.sqrt(np.square(after.astype(np.float64) - before).mean()))
-
-
-def _write_npy(url: str, array: NDArray[np.float32]) -> None:
-    data = io.BytesIO()
-    np.save(data, array)
-    with storage.write_whole(url) as file:
-        file.write(data.getvalue())

@@ -14,6 +14,7 @@ from p2l_engine.priors.architecture import is_near
 from p2l_engine.priors.networks import compiling
 from p2l_engine.solvers import Sampler
 from pipeline import feasible
+from pipeline.cluster import nodes
 from pipeline.config import ConfigError, JobConfig
 from pipeline.worker.memory import Memory, TooLarge
 from pipeline.worker.models import device_here
@@ -148,7 +149,7 @@ def notes(config: JobConfig, device: str) -> Iterator[str]:
         yield "model.dtype auto: bfloat16 on GPUs of compute capability 8.0 and later, float32 on others"
     if device == "cuda":
         yield from feasible.slow_dtype(config.model.dtype)
-    machines = len({node["NodeManagerAddress"] for node in _alive()})
+    machines = len({node["NodeManagerAddress"] for node in nodes.alive()})
     if "://" not in config.output and machines > 1:
         yield f"{config.output} is a local path: all {machines} machines must share it"
 
@@ -204,11 +205,7 @@ def _joined() -> bool:
 
 
 def _machines_with_cpus() -> int:
-    return len({node["NodeManagerAddress"] for node in _alive() if node["Resources"].get("CPU")})
-
-
-def _alive() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
+    return len({node["NodeManagerAddress"] for node in nodes.alive() if node["Resources"].get("CPU")})
 
 
 def _has(resource: str) -> float:

@@ -242,9 +242,8 @@ def _upload(fs: AbstractFileSystem, url: str, source: str, path: str) -> None:
             attempt(fs, url, "written", lambda: fs.makedirs(folder, exist_ok=True))
             attempt(fs, url, "written", lambda: fs.put_file(source, neighbour))
             attempt(fs, url, "written", lambda: fs.mv(neighbour, path))
-            if _kind_in_store(
-                fs, url, neighbour
-            ):  # HDFS renames onto no file, and its client does not say so
+            # HDFS renames onto no file that is there, and its client does not say so.
+            if _kind_in_store(fs, url, neighbour):
                 remove(url)
                 attempt(fs, url, "written", lambda: fs.mv(neighbour, path))
                 if _kind_in_store(fs, url, neighbour):

@@ -47,9 +47,9 @@ def _models(grid: Grid) -> list[str]:
     """The models of the rows, each once, and for how long those that are shipped were trained."""
     column = next(iter(grid.columns))
     models = dict.fromkeys(grid.settings_of(Cell(row, column, 0), "")["model"] for row in grid.rows)
-    steps = {model: training_of(model) for model in models}
     return [
-        model if (n := steps[model]) is None else f"{model} ({n:,} steps of training)" for model in models
+        model if (steps := training_of(model)) is None else f"{model} ({steps:,} steps of training)"
+        for model in models
     ]
 
 

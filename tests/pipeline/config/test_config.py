@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 import p2l_engine
 from p2l_engine import methods
 from p2l_engine.operators.pooling import SuperResolution
-from p2l_engine.presets import PRESETS
+from p2l_engine.presets import OF_SHIPPED, PRESETS
 from p2l_engine.priors import layout
 from pipeline.config import ConfigError, changed_settings, load_config
-from pipeline.feasible import PRESETS_OF_SHIPPED, warnings
+from pipeline.feasible import warnings
 from pipeline.prices import load_prices
 
 TINY = Path(p2l_engine.__file__).parent / "tiny" / "weights"
@@ -322,7 +322,7 @@ def test_what_will_hardly_be_meant_is_warned_of() -> None:
     (measured,) = warnings(load_config(MINIMAL | {"method": fast}))
     assert "preset is fast, chosen on the shipped model; what it reaches with CompVis/stable" in measured
     assert warnings(load_config(MINIMAL | {"model": "tiny", "method": fast})) == []
-    assert set(PRESETS) >= PRESETS_OF_SHIPPED
+    assert set(PRESETS) >= set(OF_SHIPPED)
 
 
 def test_changes_are_named_with_both_values() -> None:
