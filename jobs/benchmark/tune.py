@@ -12,7 +12,7 @@ EVERY = (1, 2, 3)
 FRESH = (0.0, 0.5, 1.0)
 STEPS = (8, 20, 50, 100)
 TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
-LEARNING_RATE = (0.01, 0.03, 0.1)
+LEARNING_RATE = (0.01, 0.03, 0.1, 0.3)
 
 Point = tuple[str, dict[str, Any]]  # a method and its settings over those of preset tiny
 K0: dict[str, Any] = {"prompt_tuning": None}
