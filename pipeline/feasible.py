@@ -121,6 +121,8 @@ def warnings(config: JobConfig) -> list[str]:
             f"method.preset is {preset}, chosen on the shipped model; what it reaches with {config.model.id} "
             "was not measured"
         )
+    if config.mode == "restore" and config.fit != type(config).model_fields["fit"].default:
+        found.append(f"fit is {config.fit}, but measurements are restored as they are in mode restore")
     commit, batch = config.commit_every, config.batch_size
     if isinstance(commit, int) and isinstance(batch, int) and commit < batch:
         found.append(

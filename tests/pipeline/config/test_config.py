@@ -318,6 +318,8 @@ def test_what_will_hardly_be_meant_is_warned_of() -> None:
     assert "projection.every is 4, above the 3 steps" in projection
     (batch,) = warnings(load_config(MINIMAL, ["batch_size=8", "commit_every=2"]))
     assert "batch_size is 8" in batch
+    (fitted,) = warnings(load_config(MINIMAL, ["mode=restore", "fit=pad"]))
+    assert "fit is pad, but measurements are restored as they are" in fitted
     fast = {"name": "p2l", "preset": "fast"}
     (measured,) = warnings(load_config(MINIMAL | {"method": fast}))
     assert "preset is fast, chosen on the shipped model; what it reaches with CompVis/stable" in measured
