@@ -116,14 +116,15 @@ TINY_ELSEWHERE: dict[str, Settings] = {
     "pigdm": {"steps": TINY_STEPS},
 }
 TINY = {
-    "motion_blur": _tiny(10.0, 1.0, 0.05),
-    "gaussian_blur": _tiny(15.0, 3.0, 0.01),
-    "blur": _tiny(15.0, 3.0, 0.01),
-    "super_resolution": _tiny(15.0, 8.0, 0.05),
-    "super_resolution x8": _tiny(45.0, 15.0, 0.05),
-    "inpainting": _tiny(8.0, 5.0, 0.05),
-    "denoising": _tiny(8.0, 5.0, 0.05),
-    "linear": _tiny(8.0, 5.0, 0.05),
+    "motion_blur": _tiny(10.0, 1.0, 0.1),
+    "gaussian_blur": _tiny(15.0, 3.0, 0.1),
+    "blur": _tiny(15.0, 3.0, 0.1),
+    "super_resolution": _tiny(15.0, 8.0, 0.01),
+    "super_resolution x8": _tiny(45.0, 15.0, 0.01),
+    "inpainting": _tiny(8.0, 5.0, 0.1),
+    "inpainting free_form": _tiny(8.0, 3.0, 0.1),
+    "denoising": _tiny(8.0, 5.0, 0.1),
+    "linear": _tiny(8.0, 5.0, 0.1),
 }
 
 # App. D.3 for methods over pixels, where it differs from their fields' defaults, which are those for blur.

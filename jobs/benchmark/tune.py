@@ -40,6 +40,7 @@ GRIDS: dict[str, list[Point]] = {
     + [("p2l", {"prompt_tuning": {"iterations": 1, "learning_rate": rate}}) for rate in LEARNING_RATE],
     "tuning-ldps": [("ldps", {})]
     + [("ldps", {"prompt_tuning": {"iterations": 1, "learning_rate": rate}}) for rate in LEARNING_RATE],
+    "mean": [("p2l", {**tuning, "samples": 8}) for tuning in (K0, {})],
 }
 
 

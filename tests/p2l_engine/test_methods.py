@@ -53,15 +53,17 @@ def test_a_preset_is_the_column_of_table_6(preset: str, operator: str) -> None:
 
 
 TINY = {  # of the shipped model: rho of LDPS; rho and learning rate of P2L
-    "motion_blur": (10.0, 1.0, 0.05),
-    "gaussian_blur": (15.0, 3.0, 0.01),
-    "blur": (15.0, 3.0, 0.01),
-    "super_resolution": (15.0, 8.0, 0.05),
-    "super_resolution x8": (45.0, 15.0, 0.05),
-    "super_resolution x4": (15.0, 8.0, 0.05),  # no column of its own
-    "inpainting": (8.0, 5.0, 0.05),
-    "denoising": (8.0, 5.0, 0.05),
-    "linear": (8.0, 5.0, 0.05),
+    "motion_blur": (10.0, 1.0, 0.1),
+    "gaussian_blur": (15.0, 3.0, 0.1),
+    "blur": (15.0, 3.0, 0.1),
+    "super_resolution": (15.0, 8.0, 0.01),
+    "super_resolution x8": (45.0, 15.0, 0.01),
+    "super_resolution x4": (15.0, 8.0, 0.01),  # no column of its own
+    "inpainting": (8.0, 5.0, 0.1),
+    "inpainting random": (8.0, 5.0, 0.1),
+    "inpainting free_form": (8.0, 3.0, 0.1),
+    "denoising": (8.0, 5.0, 0.1),
+    "linear": (8.0, 5.0, 0.1),
 }
 
 
