@@ -43,7 +43,7 @@ ROWS = {
     "bicubic": _row("bicubic", BEST_WITHOUT),
     BEST_WITHOUT: _row("tv", None),
     PLAIN: _p2l(BEST_WITHOUT, 0),
-    "P2L, K=0, mean of 8": _row("p2l", BEST_WITHOUT, preset="tiny_psnr"),
+    "P2L, mean of 8": _row("p2l", BEST_WITHOUT, preset="tiny_psnr"),
     "P2L, K=1": _p2l(PLAIN, 1),
     "P2L, K=3": _p2l(PLAIN, 3),
     "P2L, K=0, right caption": _p2l(PLAIN, 0, captioned=True),
