@@ -35,7 +35,8 @@ class Projection(Grown):
         if self.every > steps:
             found.append(f"every is {self.every}, above the {steps} steps: the projection is never made")
         if self.onto != "proximal" and self.weight != type(self).model_fields["weight"].default:
-            found.append(f"weight is {self.weight}, but onto is {self.onto}, which has none")
+            unread = f"weight is {self.weight}, of the job or its preset"
+            found.append(f"{unread}, but onto is {self.onto}, which has none")
         return found
 
 
