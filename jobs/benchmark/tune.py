@@ -10,7 +10,7 @@ RHO = (1.0, 3.0, 8.0, 15.0, 45.0)
 ADAM_RHO = (0.02, 0.05, 0.15)
 EVERY = (1, 2, 3)
 FRESH = (0.0, 0.5, 1.0)
-STEPS = (8, 20, 50, 100)
+STEPS = (20, 8, 50, 100)  # the first is what the others are compared with
 TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
 LEARNING_RATE = (0.01, 0.03, 0.1, 0.3)
 

@@ -75,10 +75,7 @@ def test_small_gradients_pass_through_float16() -> None:
 def test_restorations_are_as_good_as_in_float32(
     half_model: LatentDiffusion, tiny_model: LatentDiffusion
 ) -> None:
-    """By the paired difference of PSNR of crops; `python -m jobs.benchmark precision` has more of them.
-
-    Their median: where the network is sharp, a difference of a thousandth sends an image elsewhere.
-    """
+    """By the paired difference of PSNR of crops; `python -m jobs.benchmark precision` has more of them."""
     drawn = torch.tensor(data.scenes(4, data.HELD_OUT_SEED).images)
     x = drawn.permute(0, 3, 1, 2)[..., :32, :32].float() / 127.5 - 1
     A = operators.build("super_resolution", factor=4)
@@ -88,7 +85,7 @@ def test_restorations_are_as_good_as_in_float32(
         images = restore(model, A, A(x), method, 4, seeds=[1, 2, 3, 4]).images
         return -10 * (images - x).square().flatten(1).mean(dim=1).log10()
 
-    assert float((psnr(half_model) - psnr(tiny_model)).median().abs()) < 0.05
+    assert float((psnr(half_model) - psnr(tiny_model)).mean().abs()) < 0.05
 
 
 def test_weights_are_channels_last_on_gpus_in_half_types_alone() -> None:
