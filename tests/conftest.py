@@ -38,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in on_ray)
 
 
+@pytest.fixture(autouse=True)
+def the_same_random_numbers() -> None:
+    """In every run: what a test draws without a generator of its own."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A real local cluster; its logical CPUs leave room for reads and writes beside the actors."""

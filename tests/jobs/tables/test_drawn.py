@@ -41,14 +41,15 @@ def test_the_drift_of_an_auto_encoder_is_measured_from_its_first_latent() -> Non
 
 def test_the_evolution_of_a_method_ends_at_its_restoration(tiny_model: LatentDiffusion) -> None:
     A = operators.build("super_resolution", factor=4)
-    y = A(torch.rand(1, 3, 32, 32) * 2 - 1)
-    solver = methods.build("ldps", steps=12)
+    colours = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = A(torch.nn.functional.interpolate(colours, size=32, mode="bicubic").clamp(-1, 1))
+    solver = methods.build("ldps", preset="tiny", operator="super_resolution", steps=12, finish=None)
     moments = evolution(tiny_model, solver, pose(tiny_model, A, y, seeds=[1]))
     assert len(moments) == SHOWN
     expected = restore(tiny_model, A, y, solver, seeds=[1]).images
     assert torch.equal(moments[-1].clamp(-1, 1), expected)
     errors = [float((A(x) - y).square().mean()) for x in moments]
-    assert errors[-1] < errors[0]
+    assert errors[-1] < errors[0] / 2
 
 
 @pytest.fixture
