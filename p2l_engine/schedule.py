@@ -114,8 +114,10 @@ def read_forward_process(config: Mapping[str, Any]) -> ForwardProcess:
     )
 
 
-def make_schedule(process: ForwardProcess, steps: int) -> Schedule:
+def make_schedule(process: ForwardProcess, steps: int, until: float = 1.0) -> Schedule:
     """Chooses `steps` of the N training timesteps, spaced as the process says.
+
+    until: the share of the timesteps, from the least noisy on, that there are to choose from; N is theirs.
 
     leading: i * (N // steps) + offset, where the offset is `steps_offset`, made smaller where the first
     timestep would otherwise pass N - 1. With N = 1000 and steps_offset = 1: 50 steps visit 981 ... 1, and
@@ -125,17 +127,23 @@ def make_schedule(process: ForwardProcess, steps: int) -> Schedule:
 
     Raises ValueError when `steps` is not an integer in 1 .. N, or `spacing` is unknown.
     """
-    alphas_cumprod = process.alphas_cumprod
-    available = len(alphas_cumprod)
+    available = timesteps_until(until, len(process.alphas_cumprod))
+    alphas_cumprod = process.alphas_cumprod[:available]
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= available:
+        share = "" if until == 1 else f"{until} of "
         raise ValueError(
             f"steps: got {steps!r}, allowed is an integer from 1 to {available}, "
-            "the number of timesteps the model was trained with"
+            f"{share}the number of timesteps the model was trained with"
         )
     timesteps = _space(available, steps, process.steps_offset, process.spacing)
     alpha_bar = alphas_cumprod.double()[timesteps]
     final = torch.ones(1, dtype=torch.float64) if process.set_alpha_to_one else alphas_cumprod[:1].double()
     return Schedule(timesteps, alpha_bar, torch.cat([alpha_bar[1:], final]))
+
+
+def timesteps_until(share: float, timesteps: int) -> int:
+    """How many there are up to a share of them; one at least."""
+    return max(1, round(share * timesteps))
 
 
 def posterior_mean(z_t: Tensor, eps: Tensor, alpha_bar: float | Tensor) -> Tensor:

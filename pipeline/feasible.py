@@ -39,17 +39,19 @@ def own_side(model: ModelConfig, stores: storage_options.Options) -> int:
         ) from error
 
 
-def steps_problems(model: ModelConfig, steps: int, stores: storage_options.Options) -> list[str]:
-    """What is wrong with so many steps. Of a model that is elsewhere nothing is fetched for usual numbers."""
-    if steps <= USUAL_TIMESTEPS and not is_near(model.id):
+def steps_problems(model: ModelConfig, solver: Sampler, stores: storage_options.Options) -> list[str]:
+    """What is wrong with its steps. Of a model that is elsewhere nothing is fetched for usual numbers."""
+    steps = solver.steps
+    if steps <= solver.within(USUAL_TIMESTEPS) and not is_near(model.id):
         return []
     try:
-        most = architecture_of(model, stores).timesteps
+        timesteps = architecture_of(model, stores).timesteps
     except (OSError, ValueError) as error:
         return [f"steps: got {steps}; allowed: as many as the model has, which cannot be read ({error})"]
-    if steps <= most:
+    if steps <= (most := solver.within(timesteps)):
         return []
-    return [f"steps: got {steps}; allowed: 1 to {most}, the timesteps that the model was trained with"]
+    taken = "the" if most == timesteps else f"those up to warm_start.at of the {timesteps}"
+    return [f"steps: got {steps}; allowed: 1 to {most}, {taken} timesteps that the model was trained with"]
 
 
 def model_problems(

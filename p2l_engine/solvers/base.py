@@ -225,6 +225,10 @@ class Sampler(Solver, Grown):
     def schedule(self, prior: Prior) -> Sequence[Step]:
         return prior.schedule(self.steps).steps
 
+    def within(self, timesteps: int) -> int:
+        """Of so many timesteps of a prior, from the least noisy on, those that its steps are among."""
+        return timesteps
+
     def finished(self, prior: Prior, problem: Problem, state: Any) -> Tensor:
         x = self.images(prior, problem, state)
         return x if self.finish is None else problem.proximal(x, self.finish.weight)

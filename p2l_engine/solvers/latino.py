@@ -30,7 +30,7 @@ from torch import Tensor
 from p2l_engine.mistakes import refuse
 from p2l_engine.operators.discrepancy import discrepancy_weight
 from p2l_engine.priors.base import LatentPrior, Prior
-from p2l_engine.schedule import Step, posterior_mean
+from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted
 from p2l_engine.solvers.parts.prompt_ascent import PromptAscent, ascend, direction
@@ -117,7 +117,7 @@ class Latino(LatentSampler):
     def start(self, prior: LatentPrior, problem: Problem) -> LatinoState:
         assert problem.C is not None
         x = problem.A.backproject(problem.y).clamp(-1, 1)
-        z = _noised(prior.encode(x), self.schedule(prior)[0].alpha_bar, problem.first_latents(prior))
+        z = ddim_step(prior.encode(x), problem.first_latents(prior), self.schedule(prior)[0].alpha_bar)
         return LatinoState(z, problem.C, x, torch.zeros_like(problem.C))
 
     def step(self, prior: LatentPrior, problem: Problem, state: LatinoState, at: Step) -> LatinoState:
@@ -132,7 +132,7 @@ class Latino(LatentSampler):
             x = problem.A.proximal(problem.y, u, self._weight(problem, u, at)).clamp(-1, 1)
             z = prior.encode(x)
             if at.number > 1:
-                z = _noised(z, at.alpha_bar_prev, problem.noise(z))
+                z = ddim_step(z, problem.noise(z), at.alpha_bar_prev)
         if self.prompt_ascent is not None:
             if climbs:
                 directions = directions + direction(z, z0, C, at.alpha_bar_prev, self.prompt_ascent)
@@ -198,7 +198,3 @@ def timesteps(available: int, grid: int, steps: int) -> list[int]:
         most = min(grid, available)
         raise ValueError(f"steps: got {steps}; allowed: 1 to {most}, on a grid of at most {available}")
     return [(grid - k * grid // steps) * (available // grid) - 1 for k in range(steps)]
-
-
-def _noised(z: Tensor, alpha_bar: float, noise: Tensor) -> Tensor:
-    return alpha_bar**0.5 * z + (1 - alpha_bar) ** 0.5 * noise

@@ -32,19 +32,20 @@ PSLD is Eq. 45. Its own code adds noise anew to A D(z0) at every step, takes for
 blurs and masks the identity), encodes to a sample, and has norms of the whole batch.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from p2l_engine.priors.base import LatentPrior
-from p2l_engine.schedule import Step, ddim_step, posterior_mean
+from p2l_engine.priors.base import LatentPrior, Prior
+from p2l_engine.schedule import Step, ddim_step, posterior_mean, timesteps_until
 from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted
 from p2l_engine.solvers.parts.guidance import Guidance, Moments, gradient_at, traced, update
 from p2l_engine.solvers.parts.projection import Projection, project, renewed
 from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding, tuning_at
+from p2l_engine.solvers.parts.warm_start import WarmStart, warm_latents
 
 PARTS: dict[str, dict[str, Any]] = {
     "p2l": {"prompt_tuning": {}, "projection": {}, "guidance": {}},
@@ -63,19 +64,35 @@ class P2LState(LatentState):
 
 
 class P2L(LatentSampler):
-    """P2L, or with parts taken out (None) the baselines it is compared with."""
+    """P2L, or with parts taken out (None) the baselines it is compared with.
 
+    warm_start: begins nearer to the answer; None, as in the paper, begins at noise alone.
+    """
+
+    later: ClassVar[frozenset[str]] = LatentSampler.later | {"warm_start"}
     name: Literal["p2l", "ldps", "gml_dps", "psld", "ldir"] = "p2l"
     prompt_tuning: PromptTuning | None = None
     projection: Projection | None = None
     guidance: Guidance | None = None
+    warm_start: WarmStart | None = None
 
     @classmethod
     def defaults(cls, name: str) -> dict[str, Any]:
         return PARTS[name]
 
+    def schedule(self, prior: Prior) -> Sequence[Step]:
+        return (
+            super().schedule(prior) if self.warm_start is None else self.warm_start.steps(prior, self.steps)
+        )
+
+    def within(self, timesteps: int) -> int:
+        return timesteps if self.warm_start is None else timesteps_until(self.warm_start.at, timesteps)
+
     def start(self, prior: LatentPrior, problem: Problem) -> P2LState:
-        z = problem.first_latents(prior)
+        if self.warm_start is None:
+            z = problem.first_latents(prior)
+        else:
+            z = warm_latents(prior, problem, self.schedule(prior)[0].alpha_bar)
         assert problem.C is not None
         return P2LState(z, problem.C, Moments.zeros(z))
 

@@ -95,6 +95,6 @@ class JobHere(JobConfig):
         # Of an operator that is wrong itself no preset was looked up, which may say how many steps.
         known = "operator" in info.data or "steps" in value.model_fields_set
         if isinstance(value, Sampler) and known:
-            problems += feasible.steps_problems(model, value.steps, stores)
+            problems += feasible.steps_problems(model, value, stores)
         refuse(problems, "method")
         return value

@@ -39,7 +39,9 @@ def _in(name: str, chosen: str = "") -> tuple[str, ...]:
 
 
 _P2L, _BASE = (f"p2l_engine/solvers/{name}.py" for name in ("p2l", "base"))
-_GUIDANCE, _TUNING = (f"p2l_engine/solvers/parts/{name}.py" for name in ("guidance", "prompt_tuning"))
+_GUIDANCE, _TUNING, _WARM = (
+    f"p2l_engine/solvers/parts/{name}.py" for name in ("guidance", "prompt_tuning", "warm_start")
+)
 _ENGINE, _OPERATORS = "p2l_engine", "p2l_engine/operators"
 _LOOP = _in(f"{_ENGINE}/solvers/p2l", "the_loop")
 _LATINO = _in(f"{_ENGINE}/solvers/latino", "the_loop and pooling")
@@ -83,6 +85,7 @@ MUTATIONS = (
     ),
     # The loop
     Mutation(_P2L, "z_next = z_next - change", "z_next = z_next + change", _LOOP),
+    Mutation(_WARM, "first_latents(prior), alpha_bar)", "first_latents(prior), alpha_bar**2)", _LOOP),
     Mutation(_P2L, "eps, at.alpha_bar_prev).detach()", "eps, at.alpha_bar).detach()", _LOOP),
     Mutation(_P2L, "at.number % self.projection.every", "at.t % self.projection.every", _LOOP),
     Mutation(_P2L, "self.guidance, at.alpha_bar,", "self.guidance, at.alpha_bar_prev,", _LOOP),

@@ -1,5 +1,6 @@
 """The schedule, beside that of diffusers."""
 
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -132,6 +133,20 @@ def test_float32_latents_stay_float32() -> None:
 def test_impossible_step_counts_are_refused(steps: Any) -> None:
     with pytest.raises(ValueError, match="integer from 1 to 1000"):
         sd14_schedule(steps)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_a_share_of_the_timesteps_is_spaced_as_those_of_a_model_that_has_no_others(spacing: str) -> None:
+    process = read_forward_process({**SD14, "timestep_spacing": spacing})
+    few = replace(process, alphas_cumprod=process.alphas_cumprod[:400])
+    assert make_schedule(process, 6, until=0.4).steps == make_schedule(few, 6).steps
+
+
+def test_more_steps_than_a_share_of_the_timesteps_are_refused() -> None:
+    process = read_forward_process(SD14)
+    assert len(make_schedule(process, 250, until=0.25).steps) == 250
+    with pytest.raises(ValueError, match="got 251, allowed is an integer from 1 to 250, 0.25 of the number"):
+        make_schedule(process, 251, until=0.25)
 
 
 @pytest.mark.parametrize(

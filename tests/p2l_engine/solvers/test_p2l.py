@@ -47,6 +47,9 @@ METHODS: dict[str, Any] = {
         projection={"every": 1, "weight": 0.3, "fresh_noise": 0.75},
         guidance={"step_size": 0.1},
     ),
+    "P2L, warm start": methods.build(
+        "p2l", prompt_tuning=None, guidance={"step_size": 0.1}, warm_start={"at": 0.25}
+    ),
     "LDPS": methods.build("ldps"),
     "GML-DPS": methods.build("gml_dps"),
     "PSLD": methods.build("psld"),
@@ -59,7 +62,11 @@ def reference(
 ) -> Tensor:
     """Algorithms 1, 2, 3 and Eq. 44, 45 for one image, written from the paper apart from the library."""
     table = model.process.alphas_cumprod
-    times = [i * (1000 // T) + 1 for i in range(T)][::-1]
+    available = int(method.warm_start.at * 1000) if method.warm_start else 1000
+    times = [i * (available // T) + 1 for i in range(T)][::-1]
+    if method.warm_start:
+        begun = model.encode(restore(None, A, y, "tv").images)
+        z = table[times[0]].sqrt() * begun + (1 - table[times[0]]).sqrt() * z
     m, v, source = torch.zeros_like(z), torch.zeros_like(z), generator(seed, "solver")
 
     def clean(z: Tensor, C: Tensor, t: int) -> tuple[Tensor, Tensor]:

@@ -244,6 +244,10 @@ def test_the_own_side_of_a_model_in_a_store_is_read_from_its_small_files_alone()
         ),
         ({"operator": {"name": "linear", "function": "torch:ones_like"}}, "operator.linear: A(0) reached 1"),
         ({"method": {"steps": 1001}}, "method.steps: got 1001; allowed: 1 to 1000"),
+        (
+            {"method": {"steps": 9, "warm_start": {"at": 0.008}}},
+            "method.steps: got 9; allowed: 1 to 8,",
+        ),
     ],
 )
 def test_what_cannot_run_at_the_size_or_in_the_steps_is_refused(changed: dict, expected: str) -> None:
