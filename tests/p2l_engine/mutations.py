@@ -153,7 +153,7 @@ MUTATIONS = (
         _in(f"{_ENGINE}/solvers/samples", "numbers_drawn"),
     ),
     Mutation(
-        "p2l_engine/solvers/tv.py",
+        "p2l_engine/solvers/parts/total_variation.py",
         "2 * x - state.x",
         "x",
         _in(f"{_ENGINE}/solvers/without_a_prior", "minimum"),

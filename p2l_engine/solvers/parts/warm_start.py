@@ -14,7 +14,7 @@ from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.schedule import Step, ddim_step, make_schedule
 from p2l_engine.settings import Settings
 from p2l_engine.solvers.base import Problem
-from p2l_engine.solvers.tv import TV
+from p2l_engine.solvers.parts.total_variation import total_variation
 
 
 class WarmStart(Settings):
@@ -33,9 +33,5 @@ class WarmStart(Settings):
 @torch.no_grad()
 def warm_latents(prior: LatentPrior, problem: Problem, alpha_bar: float) -> Tensor:
     """z_t (B, C, h, w), whose noise is what z_T would be without it."""
-    tv = TV()
-    state = tv.start(None, problem)
-    for at in tv.schedule(None):
-        state = tv.step(None, problem, state, at)
-    x = tv.images(None, problem, state).clamp(-1, 1)
+    x = total_variation(problem.A, problem.y, problem.noise_level).clamp(-1, 1)
     return ddim_step(prior.encode(x), problem.first_latents(prior), alpha_bar)

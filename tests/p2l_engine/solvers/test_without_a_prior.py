@@ -10,7 +10,7 @@ from torch import Tensor
 
 from p2l_engine import methods, operators, restore
 from p2l_engine.operators.base import LinearOperator
-from p2l_engine.solvers.tv import adjoint_differences, differences
+from p2l_engine.solvers.parts.total_variation import adjoint_differences, differences
 
 
 def measured(name: str, x: Tensor, sigma: float = 0.0) -> tuple[LinearOperator, Tensor]:
