@@ -25,6 +25,7 @@ from p2l_engine.priors.patched import Patched, Patches
 from p2l_engine.schedule import Step
 from p2l_engine.seeding import generator, sample_seed
 from p2l_engine.settings import Grown, Settings
+from p2l_engine.solvers.parts.total_variation import total_variation
 
 LEAST_NOISE = 2 / 255 / 12**0.5  # of pixels that were rounded to 8 bits, in units of [-1, 1]
 
@@ -199,13 +200,29 @@ class Solver(Settings, ABC):
         return []
 
 
-class Finish(Settings):
-    """A last look at the measurement: the proximal map (Eq. 19) of the image that the prior gave.
+class Finish(Grown):
+    """A last look at the measurement, after what the prior gave, x.
 
-    weight: lambda, or discrepancy: what leaves of y - A x as much as the noise is.
+    by: proximal, the map of Eq. 19, which changes only what A sees; total_variation adds to x the e of least
+    |y - A x - A e|^2 / 2 + w TV(e), which goes on into what A does not see.
+    weight: lambda of the map, or discrepancy: what leaves of y - A x as much as the noise is.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"by"})
+    by: Literal["proximal", "total_variation"] = "proximal"
     weight: Weight = Field(default="discrepancy", description="a number above 0, or discrepancy")
+
+    def applied(self, problem: Problem, x: Tensor) -> Tensor:
+        """The images that x (B, 3, H, W) become."""
+        if self.by == "proximal":
+            return problem.proximal(x, self.weight)
+        return x + total_variation(problem.A, problem.y - problem.A(x), problem.noise_level)
+
+    def doubts(self, steps: int) -> list[str]:
+        """What of the settings is not read."""
+        if self.by == "proximal" or self.weight == "discrepancy":
+            return []
+        return [f"weight is {self.weight}, but by is {self.by}, which takes its own from the noise"]
 
 
 class Sampler(Solver, Grown):
@@ -231,7 +248,10 @@ class Sampler(Solver, Grown):
 
     def finished(self, prior: Prior, problem: Problem, state: Any) -> Tensor:
         x = self.images(prior, problem, state)
-        return x if self.finish is None else problem.proximal(x, self.finish.weight)
+        return x if self.finish is None else self.finish.applied(problem, x)
+
+    def doubts(self) -> list[str]:
+        return super().doubts() + doubted(self.steps, finish=self.finish)
 
 
 class LatentSampler(Sampler):
@@ -269,7 +289,7 @@ class LatentSampler(Sampler):
         return True
 
     def doubts(self) -> list[str]:
-        found = doubted(self.steps, patches=self.patches)
+        found = super().doubts() + doubted(self.steps, patches=self.patches)
         if self.small_decoder is not None and not self.differentiates():
             found.append(
                 f"small_decoder is {self.small_decoder!r}, but no gradient passes through the decoder"

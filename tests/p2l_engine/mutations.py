@@ -153,6 +153,9 @@ MUTATIONS = (
         _in(f"{_ENGINE}/solvers/samples", "numbers_drawn"),
     ),
     Mutation(
+        _BASE, "problem.y - problem.A(x), problem", "problem.y, problem", _in(f"{_ENGINE}/solvers/finish")
+    ),
+    Mutation(
         "p2l_engine/solvers/parts/total_variation.py",
         "2 * x - state.x",
         "x",

@@ -12,6 +12,8 @@ from p2l_engine import methods, operators, restore
 from p2l_engine.operators.base import LinearOperator
 from p2l_engine.operators.linear import linear
 from p2l_engine.priors.latent import LatentDiffusion
+from p2l_engine.solvers import Problem, solve
+from p2l_engine.solvers.base import Finish
 from tests.p2l_engine.cases import CASES, blur, independent
 
 SIGMA = 0.1
@@ -52,9 +54,45 @@ def test_a_number_is_the_weight_of_the_proximal_map(random_model: LatentDiffusio
     torch.testing.assert_close(finished.images, expected, rtol=0, atol=1e-9)
 
 
-def test_an_image_does_not_depend_on_its_neighbours(random_model: LatentDiffusion) -> None:
-    settings: dict[str, Any] = {"finish": {}, "projection": {"weight": "discrepancy", "every": 1}}
+@pytest.mark.parametrize("by", ["proximal", "total_variation"])
+def test_an_image_does_not_depend_on_its_neighbours(random_model: LatentDiffusion, by: str) -> None:
+    settings: dict[str, Any] = {"finish": {"by": by}, "projection": {"weight": "discrepancy", "every": 1}}
     independent(random_model, methods.build("p2l", steps=3, **settings))
+
+
+@pytest.mark.parametrize(("make", "count"), CASES)
+def test_by_total_variation_what_is_added_is_its_own_answer_to_what_is_left(
+    random_model: LatentDiffusion, make: Callable[[slice], LinearOperator], count: int
+) -> None:
+    A = make(slice(None))
+    y = measured(A, count)
+    method = methods.build("ldps", steps=3, finish={"by": "total_variation"})
+    found = restore(random_model, A, y, method, sigma=SIGMA)
+    assert found.latents is not None
+    x = random_model.decode(found.latents)
+    left = Problem.of(A, y - A(x), SIGMA, range(count))
+    added = solve(None, methods.build("tv"), left, None).images
+    torch.testing.assert_close(found.images, (x + added).clamp(-1, 1), rtol=0, atol=1e-9)
+
+
+def test_by_total_variation_what_is_wrong_around_a_hole_is_mended_in_it() -> None:
+    """Of an image that is too bright by 0.2 everywhere, the proximal map leaves the hole so."""
+    mask = torch.ones(1, 1, 16, 16, dtype=torch.float64)
+    mask[..., 6:10, 6:10] = 0
+    A = operators.build("inpainting", mask="given", masks=mask)
+    x = torch.linspace(-0.5, 0.5, 16, dtype=torch.float64).expand(1, 3, 16, 16)
+    problem = Problem.of(A, A(x), 0.01, [0])
+    off = {}
+    for by in ("proximal", "total_variation"):
+        mended = Finish.model_validate({"by": by}).applied(problem, x + 0.2)
+        off[by] = float(((mended - x) * (1 - mask)).abs().max())
+    assert off["total_variation"] < 0.02 < 0.19 < off["proximal"]
+
+
+def test_a_weight_that_is_not_read_is_doubted() -> None:
+    finish: Any = {"by": "total_variation", "weight": 0.1}
+    (doubt,) = methods.build("p2l", finish=finish).doubts()
+    assert doubt == "finish.weight is 0.1, but by is total_variation, which takes its own from the noise"
 
 
 def test_the_projection_by_the_rule_is_the_same_for_an_operator_of_another_scale(
