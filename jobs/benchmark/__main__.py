@@ -75,11 +75,13 @@ def pareto(
     seeds: Annotated[int, typer.Option(min=1)] = 1,
     task: Tasks = None,
     way: Annotated[
-        list[str] | None, typer.Option(help=f"One of: {', '.join(curve.WAYS)}. Default: all.")
+        list[str] | None,
+        typer.Option(help=f"One of: {', '.join(curve.WAYS)}. Default: all but {curve.LONG}."),
     ] = None,
 ) -> None:
     """Restore held-out images in ways of every cost; print and draw quality against cost (pareto.png)."""
-    chosen = {name: curve.WAYS[name] for name in _known("way", way, list(curve.WAYS))}
+    short = [name for name in curve.WAYS if name != curve.LONG]
+    chosen = {name: curve.WAYS[name] for name in _known("way", way or short, list(curve.WAYS))}
     rows = chosen | {curve.FIRST: curve.WAYS[curve.FIRST]}
     cells = _folder(out, images)
     grid = _table(_tasks(task), rows, cells, held_out.examples(images), seeds)
