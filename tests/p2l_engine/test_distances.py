@@ -64,6 +64,19 @@ def test_sums_of_any_parts_are_those_of_the_whole_far_from_zero_as_well() -> Non
         FeatureSums.of(x[:1]).gaussian()
 
 
+def test_a_million_images_on_a_hundred_workers_come_to_the_distance_of_one_process() -> None:
+    """In 1,000 shards, each summed by itself; a run that is resumed twice has them in three lots."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(1e3, 1, (10**6, 4)), rng.normal(1e3 + 0.1, 1, (5000, 4))
+    shards = [FeatureSums.of(part) for part in np.split(x, 1000)]
+    order = rng.permutation(1000)
+    lots = np.split(order, [170, 640])
+    workers = [reduce(add, (shards[i] for i in some)) for lot in lots for some in np.array_split(lot, 100)]
+    apart = frechet_distance(reduce(add, workers), FeatureSums.of(y))
+    assert apart == pytest.approx(frechet_distance(FeatureSums.of(x), FeatureSums.of(y)), rel=1e-6)
+    assert apart == pytest.approx(0.04, rel=0.2), "four means that are 0.1 apart, squared"
+
+
 def test_the_distance_of_fewer_images_than_features_does_not_depend_on_the_parts() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(0, 1, (20, 300)), rng.normal(0.1, 1, (30, 300))
