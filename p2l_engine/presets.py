@@ -47,13 +47,18 @@ def _with_p2l(columns: dict[str, dict[str, Settings]], **settings: Any) -> dict[
 
 
 def _cheaper(
-    columns: dict[str, dict[str, Settings]], tuning: Settings | None, **settings: Any
+    columns: dict[str, dict[str, Settings]], iterations: int, **settings: Any
 ) -> dict[str, dict[str, Settings]]:
-    """P2L of these columns through a small decoder, with other settings of it and of its prompt tuning."""
+    """P2L of these columns through a small decoder, with other settings.
+
+    Prompts are tuned through the network alone, in iterations that share the column's learning rate.
+    """
     found = {}
     for column, methods in columns.items():
-        p2l = methods["p2l"]
-        tuned = None if tuning is None else {**p2l["prompt_tuning"], **tuning}
+        p2l, tuned = methods["p2l"], None
+        if iterations:
+            rate = p2l["prompt_tuning"]["learning_rate"] / iterations
+            tuned = {"iterations": iterations, "learning_rate": rate, "through": "network"}
         found[column] = {"p2l": {**p2l, "small_decoder": "auto", "prompt_tuning": tuned, **settings}}
     return found
 
@@ -179,9 +184,9 @@ OF_SHIPPED: dict[str, dict[str, dict[str, Settings]]] = {  # chosen on the shipp
     "tiny_psnr": _with_p2l(TINY, samples=8, finish={"by": "total_variation"})
     | _with_p2l(WITHOUT_HOLES, samples=8, prompt_tuning=None),
     # By what they cost an image with Stable Diffusion at 512: docs/speed.md.
-    "fast": _cheaper(TINY, {"iterations": 3, "through": "network"}),
-    "balanced": _cheaper(TINY, {"iterations": 1, "through": "network"}),
-    "instant": _cheaper(TINY, None, steps=6) | _cheaper(WARM, None, steps=6, warm_start={"at": 0.4}),
+    "fast": _cheaper(TINY, 3),
+    "balanced": _cheaper(TINY, 1),
+    "instant": _cheaper(TINY, 0, steps=6) | _cheaper(WARM, 0, steps=6, warm_start={"at": 0.4}),
 }
 
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {

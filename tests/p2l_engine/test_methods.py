@@ -101,7 +101,10 @@ def test_cheaper_presets_differentiate_through_a_small_decoder(
 ) -> None:
     """All else is as in the preset that they are made of."""
     tiny, cheaper = (built("p2l", name, operator).model_dump() for name in ("tiny", preset))
-    tuning = tiny["prompt_tuning"] | {"iterations": iterations, "through": "network"} if iterations else None
+    tuning = None
+    if iterations:
+        shared = {"learning_rate": tiny["prompt_tuning"]["learning_rate"] / iterations}
+        tuning = tiny["prompt_tuning"] | shared | {"iterations": iterations, "through": "network"}
     changes = {"preset": preset, "steps": steps, "small_decoder": "auto", "prompt_tuning": tuning}
     if preset == "instant" and operator.startswith(("super_resolution", "inpainting")):
         changes["warm_start"] = {"at": 0.4}
