@@ -13,6 +13,7 @@ FRESH = (0.0, 0.5, 1.0)
 STEPS = (20, 8, 50, 100)  # the first is what the others are compared with
 TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
 LEARNING_RATE = (0.01, 0.03, 0.1, 0.3)
+WARM_AT = (0.2, 0.4, 0.6, 0.8)
 
 Point = tuple[str, dict[str, Any]]  # a method and its settings over those of preset tiny
 K0: dict[str, Any] = {"prompt_tuning": None}
@@ -33,13 +34,16 @@ GRIDS: dict[str, list[Point]] = {
     "finish": [
         (name, {**tuning, **finish})
         for name, tuning in (("p2l", K0), ("ldps", {}))
-        for finish in ({"finish": None}, {})
+        for finish in ({"finish": None}, {}, {"finish": {"by": "total_variation"}})
     ],
     "tv": [("tv", {})] + [("tv", {"weight": weight}) for weight in TV_WEIGHT],
     "tuning": [("p2l", K0)]
     + [("p2l", {"prompt_tuning": {"iterations": 1, "learning_rate": rate}}) for rate in LEARNING_RATE],
     "tuning-ldps": [("ldps", {})]
     + [("ldps", {"prompt_tuning": {"iterations": 1, "learning_rate": rate}}) for rate in LEARNING_RATE],
+    "warm-start": [("p2l", {"preset": "instant", "warm_start": None})]
+    + [("p2l", {"preset": "instant", "warm_start": {"at": at}}) for at in WARM_AT],
+    "cheaper": [("p2l", {"preset": preset}) for preset in ("balanced", "fast", "instant")],
     "mean": [("p2l", {**tuning, "samples": 8}) for tuning in (K0, {})],
 }
 
