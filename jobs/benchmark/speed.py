@@ -185,8 +185,8 @@ def measure(request: Request, model: LatentDiffusion, size: int, batch: int, ite
     apart = max(_apart(images["together"], other) for other in images.values())
     if apart > MOST_APART[model.dtype]:
         raise RuntimeError(
-            f"images of a batch of {batch} differ by {apart:.1f} grey levels from each alone or uncompiled, the "
-            "median one"
+            f"images of a batch of {batch} differ by {apart:.1f} grey levels, the median one, from each "
+            "alone or uncompiled"
         )
     against = {name: clock.ratio(took, seconds["together"]) for name, took in seconds.items()}
     return Cell(
