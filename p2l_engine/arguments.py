@@ -1,5 +1,6 @@
 """What `restore` refuses before any network runs, each with what was got, what is allowed, and a way out."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +15,18 @@ SURE_OF_MEAN = 8  # standard errors: noise alone takes a mean this far in one of
 FEWEST = 48  # entries from which a mean is judged
 
 
-def check_measurements(A: LinearOperator, y: Tensor) -> None:
-    """ValueError unless y is a batch of finite measurements that A, with its masks or kernels, can yield."""
+def check_measurements(A: LinearOperator, y: Tensor, sigma: float) -> None:
+    """ValueError unless y is a batch of finite measurements that A, with its masks or kernels, can yield.
+
+    sigma: of the noise in them, which has to be one.
+    """
     if not isinstance(A, LinearOperator):
         raise ValueError(f"A: got {type(A).__name__}; allowed: an operator, as operators.build makes it")
-    if not isinstance(y, Tensor) or not y.is_floating_point():
+    if not isinstance(y, Tensor) or y.dtype not in (torch.float32, torch.float64):
         got = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(
-            f"y: got {got}; allowed: a floating-point tensor (B, *measurement), of images in [-1, 1]; "
-            "pixels of 0 to 255 become y / 127.5 - 1"
+            f"y: got {got}; allowed: a tensor (B, *measurement) of float32 or float64, of images in [-1, 1]; "
+            "y.float() makes it of a half type, y / 127.5 - 1 of pixels of 0 to 255"
         )
     if y.ndim == 0 or len(y) == 0:
         raise ValueError(f"y: got no measurement (shape {tuple(y.shape)}); allowed: a batch of at least 1")
@@ -36,6 +40,8 @@ def check_measurements(A: LinearOperator, y: Tensor) -> None:
     if bad := _where(~y.isfinite().flatten(1).all(1)):
         raise ValueError(f"y: got not-a-number or infinity in measurement {bad}; allowed: finite numbers")
     _check_range(A, A.observed(y))
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"sigma: got {sigma}; allowed: a finite number of at least 0, in units of [-1, 1]")
 
 
 def check_conditions(

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from p2l_engine.mistakes import Mistakes, did_you_mean
-from p2l_engine.presets import PRESETS
+from p2l_engine.presets import OF_SHIPPED, PRESETS
 from p2l_engine.settings import Settings, explain
 from p2l_engine.solvers import AnySolver, Sampler, Solver
 
@@ -112,6 +112,14 @@ def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:
             [
                 f"preset: {preset} has no column for the operator {operator!r}; it has "
                 f"{', '.join(by_operator)}. Set preset: null and give the settings"
+            ]
+        )
+    if name not in by_operator[operator] and preset in OF_SHIPPED:
+        others = [other for other in OF_SHIPPED if name in OF_SHIPPED[other].get(operator, {})]
+        raise Mistakes(
+            [
+                f"preset: got {preset}, which has no settings for {name}; allowed: {', '.join(others)}, or "
+                f"{', '.join(by_operator[operator])} with it"
             ]
         )
     return by_operator[operator].get(name, {})

@@ -15,6 +15,7 @@ from p2l_engine.operators.base import lasting
 from p2l_engine.operators.cropped import Cropped
 from p2l_engine.priors.base import canvas
 from p2l_engine.solvers import LatentState, Problem, Progress, Sampler, Solution, Solver, solve
+from p2l_engine.solvers.base import limited
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def restore(
         if "steps" not in type(solver).model_fields:
             raise ValueError(f"steps: got {steps}; allowed: none, the method {solver.name} takes no steps")
         solver = methods.with_steps(solver, steps)
-    check_measurements(A, y)
+    check_measurements(A, y, sigma)
     model = _prior_of(solver, model)
     refuse(solver.too_small(model, A.image_shape(tuple(y.shape[1:]))[1:]), "method")
     model = solver.around(model)
@@ -172,7 +173,7 @@ def _images(solution: Solution, A: LinearOperator, y: Tensor) -> Tensor:
     height, width = A.image_shape(tuple(y.shape[1:]))[1:]
     images = y.new_full((len(y), 3, height, width), torch.nan)
     if solution.places:
-        images[solution.places] = solution.images[..., :height, :width].clamp(-1, 1)
+        images[solution.places] = limited(solution.images[..., :height, :width])
     return images
 
 

@@ -11,7 +11,7 @@ KID    the same features, all pairs of them.
 
 `NETWORKS` are the networks that there are, with the distances that each makes; `weights_here` says where
 their weights are looked for. LPIPS and Inception's features need the extra `metrics`, EfficientNet's the
-extra `scores`; everything else here needs only NumPy and scikit-image.
+extra `scores`; everything else here needs only NumPy, SciPy and torch.
 """
 
 from p2l_engine.metrics.frechet import FeatureSums, frechet_distance

@@ -186,7 +186,7 @@ def _as_downloaded(file: Path) -> Iterator[None]:
     """torchvision finds the file where it would have put what it downloads."""
     before = torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "checkpoints").symlink_to(file.resolve().parent, target_is_directory=True)
+        Path(folder, "checkpoints").symlink_to(file.parent.resolve(), target_is_directory=True)
         torch.hub.set_dir(folder)
         try:
             yield

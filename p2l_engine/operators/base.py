@@ -22,7 +22,7 @@ class LinearOperator(ABC):
     holds a mask or kernel for each image maps the i-th image with the i-th of them.
 
     A family writes the two shapes and `__call__`; the rest follows from them, and is overridden where a
-    closed form is cheaper or more exact. Wrong shapes raise ValueError everywhere.
+    closed form is cheaper or more exact. Wrong shapes of what A or A^T is applied to raise ValueError.
     """
 
     name: str
@@ -122,6 +122,10 @@ class LinearOperator(ABC):
     def entries(self, y: Tensor) -> Tensor:
         """How many entries of each y (B, *measurement) hold something measured: (B,) int64."""
         return torch.full((len(y),), y[0].numel(), device=y.device)
+
+    def unknowns(self, measurement_shape: Shape) -> int:
+        """How many numbers of x are asked for: 3 H W of the picture."""
+        return math.prod(self.image_shape(measurement_shape))
 
     def select(self, indices: Sequence[int]) -> "LinearOperator":
         """The operator of those images of the batch only, in that order."""

@@ -76,6 +76,10 @@ class Cropped(LinearOperator):
     def entries(self, y: Tensor) -> Tensor:
         return self.operator.entries(y)
 
+    def unknowns(self, measurement_shape: Shape) -> int:
+        """Those of the picture, without what pads the canvas."""
+        return self.operator.unknowns(measurement_shape)
+
     def select(self, indices: Sequence[int]) -> LinearOperator:
         return replace(self, operator=self.operator.select(indices))
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from p2l_engine.priors import fetch, layout
 from p2l_engine.priors.published import PUBLISHED
-from p2l_engine.schedule import read_forward_process
+from p2l_engine.schedule import ForwardProcess, read_forward_process
 
 # DDPM's and ADM's schedule, for folders of a network alone.
 LINEAR_BETAS: Mapping[str, Any] = {
@@ -63,7 +63,17 @@ class LatentArchitecture:
     @property
     def timesteps(self) -> int:
         """How many the model was trained with: the most steps a method can take."""
-        return len(read_forward_process(self.scheduler).alphas_cumprod)
+        return len(self.process.alphas_cumprod)
+
+    @property
+    def process(self) -> ForwardProcess:
+        """How it was trained. Raises ValueError where its scheduler is none that is known."""
+        return read_forward_process(self.scheduler)
+
+    @property
+    def prompt_length(self) -> int:
+        """The most tokens of a prompt that are read; a tokenizer may cut at fewer."""
+        return int(self.text_encoder["max_position_embeddings"])
 
 
 @dataclass(frozen=True)

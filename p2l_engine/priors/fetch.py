@@ -69,8 +69,8 @@ def resolve(model_id: str, revision: str | None = None, wanted: layout.Layout | 
     """The local folder of a model, fetched first where it has to be.
 
     Raises ValueError when the id is none of the kinds above, or what it names is no model of the layout in
-    safetensors; ConnectionError when a fetch was cut short, or the hub is out of reach and its cache lacks
-    the model.
+    safetensors; OSError when it cannot be read, its kind ConnectionError when a fetch was cut short, or the
+    hub is out of reach and its cache lacks the model.
     """
     problems = check_model_id(model_id, revision, wanted)
     if problems:

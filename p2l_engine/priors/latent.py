@@ -165,10 +165,13 @@ class LatentDiffusion:
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings (B, L, D) of B prompts, "" being the null text; L and D are 77 and 768 for SD v1.4.
 
-        A prompt of more than L tokens is cut there, with a warning. On `meta`, shapes alone.
+        A prompt of more than L tokens is cut there, with a warning. On `meta`, shapes alone. ValueError for a
+        model without a tokenizer.
         """
-        if self._tokenizer is None:
+        if self.device.type == "meta":
             return torch.empty(len(prompts), *self.embedding_shape, device=self.device)
+        if self._tokenizer is None:
+            raise ValueError(f"prompts: {self.name} has no tokenizer; allowed: prompt_embeddings")
         longest = max(map(self.prompt_tokens, set(prompts)))
         if longest > self.prompt_length:
             warnings.warn(

@@ -43,8 +43,8 @@ def load_model(
     compile: a latent model's transformer blocks, see `networks/compiling.py`.
 
     Raises ValueError, before any weights are read, when the id, device or dtype is not to be had or the model
-    is of another kind, when the adapter does not fit, and when nothing can be compiled here; ConnectionError
-    when it cannot be fetched.
+    is of another kind, when the adapter does not fit, and when nothing can be compiled here; OSError when it
+    cannot be fetched.
     """
     gpu = check_device(device).type == "cuda"
     check_dtype(dtype)

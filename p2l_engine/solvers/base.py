@@ -306,6 +306,12 @@ def doubted(steps: int, **parts: Any) -> list[str]:
     return [f"{name}.{doubt}" for name, part in there.items() for doubt in part.doubts(steps)]
 
 
+def limited(x: Tensor) -> Tensor:
+    """Images (B, 3, H, W) limited to [-1, 1]; not-a-number where an image holds it, or infinity."""
+    sound = x.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    return torch.where(sound, x.clamp(-1, 1), torch.nan)
+
+
 S = TypeVar("S")
 
 

@@ -16,7 +16,7 @@ has tau = sqrt(2) sigma.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -77,11 +77,24 @@ class DAPS(LatentSampler):
         return self
 
     def schedule(self, prior: Prior) -> Sequence[Step]:
+        if self.steps > (most := len(prior.process.alphas_cumprod)):
+            raise ValueError(
+                f"steps: got {self.steps}; allowed: 1 to {most}, which the model was trained with"
+            )
         levels = _levels(prior, self.sigma_max, self.sigma_min, self.steps)[:-1]
         return [
             Step(self.steps - k, t, a, levels[k + 1][1] if k + 1 < self.steps else 1.0)
             for k, (t, a) in enumerate(levels)
         ]
+
+    def misfits(self, model: Any) -> list[str]:
+        found, most = super().misfits(model), _sigma(model.process.alphas_cumprod[-1].item())
+        if self.sigma_max > most:
+            found.append(f"sigma_max: got {self.sigma_max}; allowed: up to {most:.4g}, the model's own")
+        return found
+
+    def asks_of_model(self) -> bool:
+        return super().asks_of_model() or self.sigma_max != type(self).model_fields["sigma_max"].default
 
     def doubts(self) -> list[str]:
         return super().doubts() + unread(self.guidance_scale, self.null_prompt)
@@ -91,7 +104,7 @@ class DAPS(LatentSampler):
 
     def start(self, prior: LatentPrior, problem: Problem) -> DAPSState:
         assert problem.C is not None
-        z = problem.first_latents(prior)
+        z = (1 - self.schedule(prior)[0].alpha_bar) ** 0.5 * problem.first_latents(prior)
         null = prior.embed_prompts([self.null_prompt] * len(z)).to(problem.C)
         return DAPSState(z, problem.C, null)
 

@@ -32,8 +32,8 @@ from p2l_engine.operators.discrepancy import discrepancy_weight
 from p2l_engine.priors.base import LatentPrior, Prior
 from p2l_engine.schedule import Step, ddim_step, posterior_mean
 from p2l_engine.settings import Settings
-from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted
-from p2l_engine.solvers.parts.prompt_ascent import PromptAscent, ascend, direction
+from p2l_engine.solvers.base import LatentSampler, LatentState, Problem, doubted, limited
+from p2l_engine.solvers.parts.prompt_ascent import USUAL_FIXED, PromptAscent, ascend, direction
 from p2l_engine.solvers.parts.prompt_tuning import PromptTuning, optimize_embedding, tuning_at
 
 LEAST_DELTA = 1e-12
@@ -106,10 +106,10 @@ class Latino(LatentSampler):
     def schedule(self, prior: Prior) -> Sequence[Step]:
         table = prior.process.alphas_cumprod
         grid = self.grid or len(table)
-        times = timesteps(len(table), grid, self.steps)
+        times = timesteps(len(table), grid, self.steps, "steps")
         if self.prompt_ascent is not None:
             ascent = self.prompt_ascent
-            times = ascent.rounds * timesteps(len(table), grid, ascent.steps) + times
+            times = ascent.rounds * timesteps(len(table), grid, ascent.steps, "prompt_ascent.steps") + times
         alphas = [*(table[t].item() for t in times), 1.0]
         return [Step(len(times) - k, t, alphas[k], alphas[k + 1]) for k, t in enumerate(times)]
 
@@ -128,7 +128,7 @@ class Latino(LatentSampler):
         with torch.set_grad_enabled(climbs):
             z0 = posterior_mean(state.z, prior.predict_noise(state.z, at.t, C), at.alpha_bar)
         with torch.no_grad():
-            u = prior.decode(z0).clamp(-1, 1)
+            u = limited(prior.decode(z0))
             x = problem.A.proximal(problem.y, u, self._weight(problem, u, at)).clamp(-1, 1)
             z = prior.encode(x)
             if at.number > 1:
@@ -149,6 +149,15 @@ class Latino(LatentSampler):
 
     def kind(self, at: Step) -> Hashable:
         return self._climbs(at), tuning_at(self.prompt_tuning, at, self.steps) is not None
+
+    def misfits(self, model: Any) -> list[str]:
+        found, fixed = super().misfits(model), self._fixed_tokens()
+        if fixed > USUAL_FIXED and fixed >= (length := model.prompt_length):
+            found.append(f"prompt_ascent.fixed_tokens: got {fixed}; allowed: 0 to {length - 1}")
+        return found
+
+    def asks_of_model(self) -> bool:
+        return super().asks_of_model() or self._fixed_tokens() > USUAL_FIXED
 
     def doubts(self) -> list[str]:
         found = super().doubts() + doubted(self.steps, prompt_tuning=self.prompt_tuning)
@@ -173,6 +182,9 @@ class Latino(LatentSampler):
         delta = torch.nan_to_num(delta, nan=1.0).clamp_min(LEAST_DELTA)
         return sigma**2 / (delta * (1 - at.alpha_bar))
 
+    def _fixed_tokens(self) -> int:
+        return self.prompt_ascent.fixed_tokens if self.prompt_ascent else 0
+
     def _rounds_done(self, at: Step) -> int:
         """How many rounds are done before a step; all of them in the restoration of the result."""
         if self.prompt_ascent is None:
@@ -188,13 +200,15 @@ class Latino(LatentSampler):
         return (at.number - self.steps) % self.prompt_ascent.steps != 1
 
 
-def timesteps(available: int, grid: int, steps: int) -> list[int]:
+def timesteps(available: int, grid: int, steps: int, name: str) -> list[int]:
     """`steps` of `grid` timesteps, which are the multiples of available // grid, less 1.
 
     Noisiest first: 999, 874, ... 124 for 8 of 1000, 999, 879, 759, ... 139 for 8 of a grid of 50; a grid that
-    does not divide them starts below, one of 48 at 959. ValueError where there are not as many.
+    does not divide them starts below, one of 48 at 959. ValueError where there are not as many; name: of the
+    setting that `steps` is.
     """
-    if not steps <= grid <= available:
-        most = min(grid, available)
-        raise ValueError(f"steps: got {steps}; allowed: 1 to {most}, on a grid of at most {available}")
+    if grid > available:
+        raise ValueError(f"grid: got {grid}; allowed: 1 to {available}, which the model was trained with")
+    if steps > grid:
+        raise ValueError(f"{name}: got {steps}; allowed: 1 to {grid}, the timesteps there are")
     return [(grid - k * grid // steps) * (available // grid) - 1 for k in range(steps)]

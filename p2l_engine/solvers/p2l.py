@@ -135,12 +135,15 @@ class P2L(LatentSampler):
         return self.guidance is not None or self.prompt_tuning is not None
 
     def doubts(self) -> list[str]:
-        return super().doubts() + doubted(
-            self.steps,
-            prompt_tuning=self.prompt_tuning,
-            projection=self.projection,
-            guidance=self.guidance,
-        )
+        parts = {
+            "prompt_tuning": self.prompt_tuning,
+            "projection": self.projection,
+            "guidance": self.guidance,
+        }
+        found = super().doubts() + doubted(self.steps, **parts)
+        if not any((*parts.values(), self.finish, self.warm_start)):
+            found.append(f"{', '.join(parts)}: all are null, and so nothing looks at the measurement")
+        return found
 
     def _projection_at(self, at: Step) -> Projection | None:
         return self.projection if self.projection and at.number % self.projection.every == 0 else None

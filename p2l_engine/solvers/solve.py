@@ -41,8 +41,9 @@ def solve(prior: Prior | None, solver: Solver, problem: Problem, progress: Progr
             why = f"not-a-number or infinity at step {at.number} of {len(schedule)}"
             errors |= {place: why for place, ok in zip(places, sound, strict=True) if not ok}
             keep = [i for i, ok in enumerate(sound) if ok]
-            problem, state = problem.select(keep), select(state, keep)
-            places = [places[i] for i in keep]
+            places, state = [places[i] for i in keep], select(state, keep)
+            if keep:
+                problem = problem.select(keep)
         if progress is not None:
             progress(done, len(schedule))
         if not places:

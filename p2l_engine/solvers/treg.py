@@ -7,7 +7,7 @@
 | z_0|t, x_0 | z0, x0 | posterior mean (Eq. 14) and its image (Eq. 46) |
 | x_0(y) | x_y | nearest image that fits the measurement (Eq. 47) |
 | z_0(y) | z_y | its latent (Eq. 48) |
-| a' | after | alpha_bar_{t-1}; 1 at the last step, which ends at z_0|t |
+| a' | after | alpha_bar_{t-1}; 1 at the last step, which ends at z_0|t, or z_0(y) if it has data |
 
 Where the authors' code and P2L's text differ, the code is the default: data steps at every third step up to
 85 % of all, with fresh noise; no gradient (Eq. 50), which is added at every step where `guidance` is set. The

@@ -50,6 +50,8 @@ def refused(model: LatentDiffusion, match: str, y: Any = None, A: Any = None, **
         ("steps", 1001, "steps: got 1001, allowed is an integer from 1 to 1000"),
         ("steps", 2.0, "steps: got 2.0"),
         ("method", "p3l", "did you mean p2l"),
+        ("sigma", -1.0, "sigma: got -1.0; allowed: a finite number of at least 0"),
+        ("sigma", float("nan"), "sigma: got nan; allowed: a finite number"),
         (
             "initial_latents",
             torch.zeros(2, 4, 5, 4),
@@ -73,13 +75,14 @@ def test_what_accompanies_the_measurements_is_refused(
         (images() * 127.5 + 127.5, "no mean of pixels .* in measurement 0, 1; .*y / 127.5 - 1"),
         (images() * 3 + 5, "no mean of pixels"),  # a night of 2 to 8 of 255
         (images().to(torch.complex64), "got torch.complex64"),
+        (images().half(), r"got torch.float16; allowed: .*float32 or float64, .*y.float\(\)"),
         (images().numpy(), "y: got ndarray"),
         (images()[:0], r"got no measurement \(shape \(0, 3, 16, 16\)\); allowed: a batch of at least 1"),
         (images()[0], r"got an image of shape \(16, 16\)"),
         (images()[:, :1], "images of 1 channels; allowed: 3"),
         (images().index_fill(0, torch.tensor(1), torch.nan), "infinity in measurement 1; allowed: finite"),
     ],
-    ids=["uint8", "0 to 255", "dark", "complex", "NumPy", "empty", "no batch", "grey", "NaN"],
+    ids=["uint8", "0 to 255", "dark", "complex", "half", "NumPy", "empty", "no batch", "grey", "NaN"],
 )
 def test_measurements_that_are_none_are_refused(idle_model: LatentDiffusion, y: Any, match: str) -> None:
     refused(idle_model, match, y)

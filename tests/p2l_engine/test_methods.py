@@ -250,6 +250,10 @@ def test_the_authors_settings_of_treg_are_those_of_their_examples() -> None:
         ({"name": "ldps", "patches": {"weights": "uniform", "variance": 0.5}}, "patches.variance is 0.5"),
         ({"name": "latino", "delta": {"early": 1, "late": 1, "split": 9}, "discrepancy": 3.0}, "discrepancy"),
         ({"name": "daps", "guidance_scale": 1.0, "null_prompt": "blurry"}, "null_prompt is 'blurry'"),
+        (
+            {"name": "p2l", **dict.fromkeys(("guidance", "projection", "prompt_tuning"))},
+            "prompt_tuning, proj",
+        ),
         ({"name": "treg"}, "negation is null"),
         ({"name": "treg", "guidance_scale": 1.0, "negation": {"tower": "tiny"}}, "negation is set"),
         ({"name": "resample", "every": 1000}, "every is 1000"),
@@ -269,6 +273,13 @@ def test_no_preset_sets_what_does_nothing() -> None:
         for name in blocks
     }
     assert [found for found in settings if methods.build(found[2], *found[:2]).doubts()] == []
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "instant"])
+def test_a_preset_of_p2l_is_refused_for_other_methods(preset: str) -> None:
+    (problem,) = methods.validate({"name": "ldps", "preset": preset}, "super_resolution x8")
+    assert problem.startswith(f"preset: got {preset}, which has no settings for ldps; allowed: tiny, ")
+    assert problem.endswith("or p2l with it")
 
 
 def test_latino_pro_without_its_ascent_is_refused() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from p2l_engine.priors.base import PixelPrior
 from p2l_engine.schedule import Step, noise_beside, posterior_mean
-from p2l_engine.solvers.base import ImageState, Problem, Sampler
+from p2l_engine.solvers.base import ImageState, Problem, Sampler, limited
 
 
 class PixelSampler(Sampler):
@@ -55,5 +55,5 @@ class ClampingSampler(PixelSampler):
         eps, x0 = super().predict(prior, x, at)
         if not self.clamp:
             return eps, x0
-        x0 = x0.clamp(-1, 1)
+        x0 = limited(x0)
         return noise_beside(x, x0, at.alpha_bar), x0

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from p2l_engine.settings import Settings
 
+USUAL_FIXED = 4  # tokens, fewer than any model reads
 DECAY, FROM, LEAST = 0.9, 10, 0.001  # of the step size: from which round on, and its least share
 
 
@@ -31,7 +32,7 @@ class PromptAscent(Settings):
     steps: int = Field(default=4, ge=2)
     step_size: float = Field(default=0.08, gt=0)
     radius: float = Field(default=15.0, gt=0)
-    fixed_tokens: int = Field(default=4, ge=0)
+    fixed_tokens: int = Field(default=USUAL_FIXED, ge=0)
 
 
 def direction(z_next: Tensor, z0: Tensor, C: Tensor, alpha_bar_prev: float, setting: PromptAscent) -> Tensor:

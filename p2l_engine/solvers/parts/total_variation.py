@@ -11,7 +11,6 @@ By the primal-dual method of Chambolle and Pock (2011, Algorithm 1), whose prima
 | TV(x) | | the sum of the lengths of D x, each over both directions and the three channels |
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +44,7 @@ def total_variation(A: LinearOperator, y: Tensor, noise_level: float) -> Tensor:
 
 def weights(A: LinearOperator, y: Tensor, noise_level: float) -> Tensor:
     """w (B,) for noise of a standard deviation."""
-    of_x = math.prod(A.image_shape(tuple(y.shape[1:])))
+    of_x = A.unknowns(tuple(y.shape[1:]))
     share = A.entries(y).to(y) / of_x
     return WEIGHT * noise_level * share.clamp_min(1 / of_x).sqrt()
 

@@ -356,6 +356,8 @@ def test_random_weights_are_the_same_at_each_call_and_leave_torch_s_own_numbers_
     eps = one.predict_noise(z, 500, C)
     assert torch.equal(eps, other.predict_noise(z, 500, C)) and eps.dtype == torch.float64
     assert eps.std() > 0
+    with pytest.raises(ValueError, match="prompts: random weights has no tokenizer; allowed: prompt_embed"):
+        one.embed_prompts(["a disc"])
 
 
 def test_modules_that_are_no_stable_diffusion_are_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2l_engine import methods
+from p2l_engine import methods, operators, restore
 from p2l_engine.operators.base import LinearOperator
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.seeding import generator
@@ -16,6 +16,7 @@ from tests.p2l_engine.cases import CASES, follows, independent
 
 METHOD: Any = methods.build(
     "daps",
+    sigma_max=2.0,  # where z_T is not of deviation 1
     steps=4,
     flow_steps=3,
     guidance_scale=2.0,
@@ -49,7 +50,7 @@ def reference(
     def draw() -> Tensor:
         return torch.randn(z.shape[1:], generator=source).to(z)[None]
 
-    x = z * (1 + sigma(times[0]) ** 2).sqrt()
+    x = z * sigma(times[0])
     for k, t in enumerate(times):
         ladder = [nearest(model, karras(float(sigma(t)), 1e-3, j / 3)) for j in (1, 2)]
         x0, now = x, t
@@ -70,6 +71,16 @@ def reference(
             u = u.detach() + rate**0.5 * velocity.detach()
         x = u + sigma(times[k + 1]) * draw() if k < 3 else u
     return x
+
+
+def test_a_beginning_that_the_model_does_not_know_and_too_many_steps_are_refused(
+    random_model: LatentDiffusion,
+) -> None:
+    A, y = operators.build("denoising"), torch.zeros(1, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"sigma_max: got 100.0; allowed: up to 14.6\d, the model's own"):
+        restore(random_model, A, y, methods.build("daps", sigma_max=100.0))
+    with pytest.raises(ValueError, match="steps: got 1001; allowed: 1 to 1000"):
+        restore(random_model, A, y, methods.build("daps", steps=1001))
 
 
 @pytest.mark.parametrize(("make", "count"), CASES)

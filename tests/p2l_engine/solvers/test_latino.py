@@ -193,6 +193,16 @@ def test_the_result_is_the_last_image_or_its_latent_decoded(random_model: Latent
     assert float(latent.residual.min()) > 0.1
 
 
+def test_a_grid_that_the_model_does_not_have_and_a_prompt_that_stays_are_refused(
+    random_model: LatentDiffusion,
+) -> None:
+    A, y = operators.build("denoising"), torch.zeros(1, 3, 16, 16)
+    with pytest.raises(ValueError, match="grid: got 2000; allowed: 1 to 1000"):
+        restore(random_model, A, y, methods.build("latino", grid=2000))
+    with pytest.raises(ValueError, match=r"prompt_ascent.fixed_tokens: got 500; allowed: 0 to \d+$"):
+        restore(random_model, A, y, methods.build("latino_pro", prompt_ascent={"fixed_tokens": 500}))
+
+
 def test_more_steps_than_the_grid_has_are_refused(random_model: LatentDiffusion) -> None:
     with pytest.raises(Mistakes) as refused:
         methods.build("latino_pro", steps=8, grid=5, prompt_ascent={"steps": 6})

@@ -194,6 +194,36 @@ def test_not_a_number_stops_one_image_and_says_at_which_step(random_model: Laten
     assert broken.images[2].isnan().all()
 
 
+@pytest.mark.parametrize("operator", ["inpainting", "motion_blur"])
+def test_all_images_stop_though_each_has_a_mask_or_kernel_of_its_own(
+    random_model: LatentDiffusion, operator: str
+) -> None:
+    settings = {"mask": "free_form"} if operator == "inpainting" else {"size": 5}
+    sources = [generator(seed, "operator") for seed in range(2)]
+    A = operators.build(operator, generators=sources, image_shape=(3, 16, 16), **settings)
+    z = torch.full((2, 4, 4, 4), torch.nan)
+    out = restore(random_model, A, torch.zeros(2, 3, 16, 16), "ldps", 4, initial_latents=z)
+    assert out.errors == ("not-a-number or infinity at step 4 of 4",) * 2 and out.images.isnan().all()
+
+
+@pytest.mark.parametrize("name", ["p2l", "latino"])
+def test_an_image_that_the_decoder_makes_infinite_is_an_error(
+    random_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    decode = random_model.decode
+
+    def overflowing(z: Tensor) -> Tensor:
+        x = decode(z)
+        return torch.cat([x[:1] + torch.inf, x[1:]])
+
+    monkeypatch.setattr(random_model, "decode", overflowing)
+    unguided = dict.fromkeys(("guidance", "projection", "prompt_tuning")) if name == "p2l" else {}
+    method = methods.build(name, steps=1, **unguided)
+    out = restore(random_model, operators.build("denoising"), torch.zeros(2, 3, 16, 16), method)
+    assert [error is None for error in out.errors] == [False, True]
+    assert out.images[0].isnan().all() and out.images[1].isfinite().all()
+
+
 @pytest.mark.parametrize("size", [(16, 16), (24, 24), (32, 32), (20, 36), (13, 17)])
 def test_any_size_is_restored_on_a_canvas_that_fits(
     random_model: LatentDiffusion, size: tuple[int, int]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from p2l_engine import methods, operators, restore
 from p2l_engine.operators.base import LinearOperator
-from p2l_engine.solvers.parts.total_variation import adjoint_differences, differences
+from p2l_engine.solvers.parts.total_variation import adjoint_differences, differences, weights
 
 
 def measured(name: str, x: Tensor, sigma: float = 0.0) -> tuple[LinearOperator, Tensor]:
@@ -90,6 +90,12 @@ def test_tv_takes_its_weight_from_the_noise_and_beats_the_plain_answer(name: str
         return float((restore(None, A, y, method, sigma=0.05).images - x).square().mean())
 
     assert error("tv") < share * error("adjoint")
+
+
+@pytest.mark.parametrize("name", ["denoising", "super_resolution", "inpainting"])
+def test_the_weight_of_total_variation_is_that_of_the_picture_on_any_canvas(name: str) -> None:
+    A, y = measured(name, flat_picture(), sigma=0.05)
+    assert torch.equal(weights(operators.Cropped(A, (8, 4)), y, 0.05), weights(A, y, 0.05))
 
 
 @pytest.mark.parametrize("name", ["super_resolution", "inpainting", "gaussian_blur"])
