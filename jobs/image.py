@@ -194,6 +194,7 @@ def _restore(
 ) -> None:
     from jobs.pictures import files, side_by_side
     from p2l_engine import metrics, restore
+    from p2l_engine.priors.computing import check_device
     from pipeline.input.rows import InputRow
     from pipeline.worker.measure import measurements, prepare
     from pipeline.worker.memory import Memory
@@ -217,7 +218,9 @@ def _restore(
     model = None
     if solver.prior is not None:
         size = A.image_shape(tuple(y.shape[1:]))[1:]
-        fit = Memory(config, device_here(config.model.device), share=1).fit(size, 1)
+        device = device_here(config.model.device)
+        check_device(device)
+        fit = Memory(config, device, share=1).fit(size, 1)
         model = load(config.model, solver.prior)
         model.checkpoint_activations(fit.checkpointing)
     if solver.prior == "pixel" and (told := unread(model, config.prompt)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +71,9 @@ def plan(
             _show_measured(found)
     except ValueError as error:  # of the model's name, or the operator on this size
         raise BadRequest(str(error)) from error
+    if job.mode == "restore" and found.image_shape:
+        _, height, width = found.image_shape
+        warn(f"counted for restored images of {height}x{width}; how large they are the measurements decide")
     commit = commit_every(job, "cuda")
     _show_estimates(estimate(found, rows, accelerators), rows)
     _show_machines(machine_estimates(found, rows, commit, file), file, commit)
@@ -87,14 +91,21 @@ def _prices(given: Sequence[str]) -> dict[str, float]:
     """Dollars an hour by accelerator, every mistake named at once."""
     from pipeline.accelerators import check_accelerator
 
-    prices, problems = {}, []
+    prices, problems = dict[str, float](), list[str]()
+    allowed = "allowed: name=dollars per hour, as a100=3.67"
     for text in given:
         name, _, usd = text.partition("=")
         try:
             check_accelerator(name)
-            prices[name] = float(usd)
         except ValueError as error:
-            problems.append(f"--price {text}: {error}; allowed: name=dollars per hour, as a100=3.67")
+            problems.append(f"--price {text}: {error}; {allowed}")
+            continue
+        try:
+            prices[name] = float(usd)
+        except ValueError:
+            prices[name] = math.nan
+        if not (math.isfinite(prices[name]) and prices[name] >= 0):
+            problems.append(f"--price {text}: got {usd!r} for the dollars; {allowed}, at least 0")
     if problems:
         raise BadRequest(*problems)
     return prices

@@ -25,7 +25,7 @@ def build(name: str, preset: str | None = None, operator: str | None = None, **s
     Blocks (``prompt_tuning``, ``projection``, ``guidance``) are merged key by key; None takes a part out.
     Raises Mistakes, a ValueError naming every one: what was got, what is allowed, the nearest right key.
     """
-    if name not in SOLVERS:
+    if not isinstance(name, str) or name not in SOLVERS:
         raise Mistakes([f"name: got {name!r}; allowed: {', '.join(SOLVERS)}{did_you_mean(name, SOLVERS)}"])
     solver = SOLVERS[name]
     merged = {**solver.defaults(name), "name": name}
@@ -97,7 +97,7 @@ def _checked(solver: type[Solver], settings: Mapping[str, Any], strict: bool | N
 
 
 def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise Mistakes([f"preset: got {preset!r}; allowed: {', '.join(PRESETS)}, or null"])
     by_operator = PRESETS[preset]
     kinds = {str(SOLVERS[method].prior) for methods in by_operator.values() for method in methods}

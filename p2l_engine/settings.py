@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -13,11 +21,21 @@ from p2l_engine.mistakes import Mistakes, did_you_mean
 class Settings(BaseModel):
     """A block of settings that is checked when it is made, and never changes.
 
-    It takes no unknown names and no number that is not finite. A field's description says what is allowed, to
-    be read after "allowed: "; a field `name` says which of several blocks it is.
+    It takes no unknown names, no number that is not finite and no true or false for one. A field's
+    description says what is allowed, to be read after "allowed: "; a field `name` says which of several
+    blocks it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes and on as true, which would be a 1."""
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and _is_number(field.annotation):
+            raise ValueError("" if field.description else "allowed: a number")
+        return value
 
 
 class Grown(Settings):
@@ -87,6 +105,11 @@ def _place(problem: ErrorDetails, kind: type[Settings]) -> tuple[list[str], type
 def _fields(block: type[Settings]) -> dict[str, FieldInfo]:
     """By the names that a user writes."""
     return {field.alias or name: field for name, field in block.model_fields.items()}
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a type, or one of several, is a number's."""
+    return annotation in (int, float) or any(map(_is_number, get_args(annotation)))
 
 
 def _is_block(annotation: Any) -> bool:

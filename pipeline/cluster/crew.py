@@ -33,7 +33,7 @@ class Crew:
         self._run = run
         self._signs: dict[str, tuple[int, float]] = {}  # by worker: its last sign, and when it came here
         self._moves: dict[str, int] = {}  # by worker, all that it made
-        self._alive: list[dict[str, Any]] = []
+        self._alive: dict[str, dict[str, Any]] = {}  # by worker, what it told last
         self._begun = False  # a worker could start
         self._news: list[str] = []  # of machines that are waited for
 
@@ -64,8 +64,8 @@ class Crew:
         lost = {name for name in found if now - self._signs[name][1] > GONE}
         for name in lost:  # in ten days on spot machines they become thousands
             board.remove(self._run, TOPIC, name)
-        self._alive = [told for name, told in found.items() if name not in lost]
-        self._begun = self._begun or any(told["state"] != "loading" for told in self._alive)
+        self._alive = {name: told for name, told in found.items() if name not in lost}
+        self._begun = self._begun or any(told["state"] != "loading" for told in self._alive.values())
         if not self._begun:
             self.hopeless = starting.hopeless(self._run, {node["NodeID"] for node in nodes.alive()})
         self._news = autoscaler.news(ray.get_runtime_context().gcs_address) if self._waiting() else []
@@ -75,14 +75,18 @@ class Crew:
         """Whether any worker is."""
         return bool(self._alive)
 
+    def at_work(self) -> set[str]:
+        """The workers that are at a block, by the names that their receipts have."""
+        return {name for name, told in self._alive.items() if told["state"] == "at work"}
+
     @property
     def under_way(self) -> float:
         """Images' worth of the steps that are done and in no receipt."""
-        return float(sum(told["images"] for told in self._alive))
+        return float(sum(told["images"] for told in self._alive.values()))
 
     def line(self) -> str:
         """Such as "12 at work (step 310 of 1000), 3 loading, 17 waiting for a machine"; "" before any."""
-        states = Counter(told["state"] for told in self._alive)
+        states = Counter(told["state"] for told in self._alive.values())
         at_work = self._at_work()
         step = median_low([told["done"] for told in at_work]) if at_work else 0
         parts = {
@@ -97,4 +101,4 @@ class Crew:
 
     def _at_work(self) -> list[dict[str, Any]]:
         """Those that told of steps."""
-        return [told for told in self._alive if told["state"] == "at work" and told["steps"]]
+        return [told for told in self._alive.values() if told["state"] == "at work" and told["steps"]]

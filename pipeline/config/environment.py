@@ -5,20 +5,27 @@ The only part of reading a job that looks at disks, stores, environment variable
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from p2l_engine.mistakes import refuse
 from p2l_engine.operators import OperatorSettings
-from p2l_engine.priors.fetch import check_model_id
+from p2l_engine.priors.fetch import SHIPPED, check_model_id
 from p2l_engine.priors.layout import CAPTIONER
 from p2l_engine.priors.lora import check_adapter
 from p2l_engine.solvers import Sampler, Solver
 from pipeline import feasible
 from pipeline.config.caption import CaptionConfig
 from pipeline.config.job import OWN_SIDE, JobConfig, ModelConfig
-from pipeline.stores import storage_options
+from pipeline.stores import storage, storage_options
+
+
+def _where_it_is(name: str) -> str:
+    """A file or folder on this machine made absolute, for workers that run in another; other names as is."""
+    here = name not in SHIPPED and "://" not in name and Path(name).expanduser().exists()
+    return storage.absolute(name).rstrip("/") if here else name
 
 
 class ModelHere(ModelConfig):
@@ -28,13 +35,13 @@ class ModelHere(ModelConfig):
     @classmethod
     def _is_there(cls, value: str) -> str:
         refuse(check_model_id(value))
-        return value
+        return _where_it_is(value)
 
     @field_validator("lora")
     @classmethod
     def _adapter_is_there(cls, value: str | None) -> str | None:
         refuse([] if value is None else check_adapter(value), "model")
-        return value
+        return value and _where_it_is(value)
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> ModelHere:
@@ -75,6 +82,7 @@ class JobHere(JobConfig):
     def _captioner(cls, value: CaptionConfig | None) -> CaptionConfig | None:
         if value is not None and value.model is not None:
             refuse(check_model_id(value.model, value.revision, CAPTIONER), "caption")
+            return value.model_copy(update={"model": _where_it_is(value.model)})
         return value
 
     @field_validator("operator")

@@ -142,7 +142,7 @@ class JobConfig(Settings):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         urls = [value] if isinstance(value, str) else value or []
-        if not isinstance(urls, list | tuple) or not all(isinstance(url, str) for url in urls):
+        if not isinstance(urls, list | tuple) or not all(isinstance(url, str) and url for url in urls):
             raise ValueError
         return tuple(map(storage.absolute, urls))
 

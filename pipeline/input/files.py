@@ -67,6 +67,8 @@ def files_of(url: str) -> Files:
     if kind is None and pattern is None:
         chained = "; chains of protocols with :: are not followed" if "::" in url else ""
         raise SourceError(f"input {url}: there is no such file or folder{chained}")
+    if pattern is not None and storage.is_local(storage.split(root)[0]) and storage.kind(root) is None:
+        raise SourceError(f"input {url}: there is no folder {root}")
     found = _below(root, pattern)
     if pattern and not found.names and not found.passed:
         raise SourceError(f"input {url}: there is no file or folder of this pattern")

@@ -72,6 +72,14 @@ def changed(url: str) -> SourceError:
     return SourceError(f"{url}: has other rows than when the run began")
 
 
+def replaced(url: str, shard: str) -> SourceError:
+    """For a shard that is whole, under whose name there are other rows now."""
+    return SourceError(
+        f"input {url}: has other rows than the whole shard {shard} was made of; undo that, name the new "
+        "file otherwise, or choose another output"
+    )
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """Files of an input, or parts of a shard, that become no rows and stand in none.

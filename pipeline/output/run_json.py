@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from pipeline.config import ConfigError, JobConfig, changed_settings
 from pipeline.input import files, sources
-from pipeline.input.rows import SourceError
+from pipeline.input.rows import SourceError, replaced
 from pipeline.input.sources import Shard
 from pipeline.output import rows, versions
 from pipeline.output.folder import RUN, OutputFolder, json_text
-from pipeline.stores import exclusive
+from pipeline.stores import exclusive, storage
 
 FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick with many
 
@@ -22,7 +22,7 @@ FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick w
 def _begun(output: OutputFolder) -> dict[str, Any]:
     """What run.json holds; {} where there is none."""
     found = output.json(RUN)
-    if found and not {"settings", "versions"} <= set(found):
+    if found and not ("versions" in found and "model.dtype" in dict(found.get("settings") or {})):
         raise output.damaged(RUN, "no settings in it")
     return found
 
@@ -59,7 +59,10 @@ def refuse_other_settings(config: JobConfig) -> None:
     output = OutputFolder(config.output)
     begun_with = _begun(output)
     if begun_with:
-        changes = changed_settings(begun_with["settings"], config)
+        settings = begun_with["settings"]
+        if storage.absolute(str(settings.get("model.id"))) == config.model.id:  # begun with a relative path
+            settings["model.id"] = config.model.id
+        changes = changed_settings(settings, config) + _changed_columns(begun_with, config)
         if changes:
             name, _, values = changes[0].partition(": ")
             back = f"--set {name}={values.partition(' -> ')[0]}"
@@ -79,16 +82,30 @@ def refuse_output_in_input(output: OutputFolder, inputs: Sequence[str]) -> None:
         raise ConfigError(error.args) from error
 
 
-def refuse_changed_folders(output: OutputFolder, planned: Sequence[Shard]) -> None:
-    """Raises SourceError where a folder of images is not what its whole shards were made of.
+def _changed_columns(begun_with: Mapping[str, Any], config: JobConfig) -> list[str]:
+    """What differs in the columns that are kept, which all rows of an output have alike."""
+    before = begun_with.get("config", {}).get("keep")
+    if before is None or set(before) == set(config.keep):
+        return []
+    return [f"keep: {json.dumps(before)} -> {json.dumps(list(config.keep))}"]
 
-    An image that comes or goes moves its neighbours to other shards, those that are whole included.
+
+def refuse_changed_input(config: JobConfig, planned: Sequence[Shard]) -> None:
+    """Raises SourceError where the input is not what its whole shards, which are known by name, were made of.
+
+    Of a folder of images that is looked at always: one that comes or goes moves its neighbours to other
+    shards, those that are whole included. Of files, where `input` is another than that of the last start.
     """
-    restored = set(output.restored())
-    whole = [shard for shard in planned if shard.kind == "images" and shard.name in restored]
+    output = OutputFolder(config.output)
+    restored, last = set(output.restored()), _begun(output).get("config", {}).get("input")
+    moved = last is not None and list(last) != list(config.input)
+    whole = [s for s in planned if s.name in restored and (s.kind == "images" or moved)]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         stored = pool.map(lambda shard: rows.keys_of(output, shard.name), whole)
-    changed = [shard for shard, keys in zip(whole, stored, strict=True) if keys != sources.keys(shard)]
+        found = pool.map(sources.keys, whole)
+        changed = [s for s, keys, now in zip(whole, stored, found, strict=True) if keys != now]
+    if changed and changed[0].kind != "images":
+        raise replaced(changed[0].url, changed[0].name)
     if changed:
         raise SourceError(
             f"input: images were added to or removed from {changed[0].url} since {len(changed)} shards, "

@@ -11,6 +11,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.context import AutoscalingConfig
 
 from p2l_engine.priors.architecture import is_near
+from p2l_engine.priors.computing import check_device
 from p2l_engine.priors.networks import compiling
 from p2l_engine.solvers import Sampler
 from pipeline import feasible
@@ -81,6 +82,16 @@ def refuse_too_large(config: JobConfig, options: ActorOptions) -> None:
         Memory(config, options.device, options.share).fit(config.sides, 1)
     except TooLarge as error:
         raise ConfigError([f"size: {error}"]) from None
+
+
+def refuse_missing_device(config: JobConfig) -> None:
+    """Raises ConfigError where this machine's workers lack the device; other machines may have it."""
+    if _joined() or not needs_model(config):
+        return
+    try:
+        check_device(device_here(config.model.device))
+    except ValueError as error:
+        raise ConfigError([f"model.{error}"]) from None
 
 
 def refuse_uncompiled(config: JobConfig) -> None:

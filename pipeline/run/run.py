@@ -23,7 +23,7 @@ from pipeline.messages import some
 from pipeline.observe.observer import observing
 from pipeline.observe.progress import Progress, say
 from pipeline.output import commits, lease, rows, run_json, usage_json
-from pipeline.output.folder import SUMMARY, OutputFolder
+from pipeline.output.folder import METRICS_FILE, SUMMARY, OutputFolder
 from pipeline.output.progress_json import Start
 from pipeline.results import summary
 from pipeline.results.summary import RunSummary
@@ -77,7 +77,7 @@ def run(
         planned = listed.shards
         config = run_json.as_begun(config)
         run_json.refuse_other_settings(config)
-        run_json.refuse_changed_folders(output, planned)
+        run_json.refuse_changed_input(config, planned)
         earlier = usage_json.read(output)
     except SourceError as error:
         raise RunError(*error.args) from error
@@ -90,11 +90,12 @@ def run(
     open_shards = _open_shards(output, chosen, retry_errors)
     if open_shards:
         captioning.check(config)
+        pool.refuse_missing_device(config)
         pool.refuse_uncompiled(config)
     dollars = usage_json.dollars(earlier, config.price)
     if open_shards and config.budget is not None and dollars is not None and dollars >= config.budget:
         raise LimitError(budget.spent(dollars, config.budget))
-    summed_up = storage.exists(output.at(SUMMARY))
+    summed_up = all(storage.exists(output.at(name)) for name in (SUMMARY, METRICS_FILE))
     if open_shards or not summed_up or not set(listed.left_out) <= set(summary.left_out(output)):
         with _alone(config, take_over) as held, Start(output) as entry:
             held.stop.told = entry.stopping
@@ -151,7 +152,8 @@ def _alone(config: JobConfig, take_over: bool) -> Iterator[Held]:
         except failures.LimitReached as error:
             raise LimitError(str(error)) from error
         except SourceError as error:
-            raise RunError(*([stop.reason] if stop.reason else error.args)) from error
+            said = getattr(error, "cause", error).args  # a worker's comes inside Ray's
+            raise RunError(*([stop.reason] if stop.reason else said)) from error
         except (ray.exceptions.RayError, OSError, RuntimeError) as error:
             raise RunError(stop.reason or failures.explain(error, config.output)) from error
 
@@ -203,7 +205,7 @@ def _restore(
                 for part in graph.parts(found.work, *pool.shares(config, options.device)):
                     # Closed here, stopped or not: Ray Data cancels what is in work while Ray is up.
                     with closing(graph.receipts(config, part, options, retry_errors, held.lease)) as made:
-                        for receipts in held.stop.gracefully(made):
+                        for receipts in held.stop.gracefully(made, crew.at_work):
                             watch.progress()
                             held.rows += receipts.num_rows
                             progress.committed(receipts)

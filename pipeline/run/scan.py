@@ -19,10 +19,10 @@ import ray
 from pipeline.cluster.ray_start import TASK_CPUS
 from pipeline.input import sources
 from pipeline.input.keys import Place, bad_keys, key_hash, repeated_keys
-from pipeline.input.rows import LeftOut, SourceError, merged
+from pipeline.input.rows import LeftOut, SourceError, merged, replaced
 from pipeline.input.sources import Shard
 from pipeline.messages import readable
-from pipeline.output import captions
+from pipeline.output import captions, rows
 from pipeline.output.folder import OutputFolder
 from pipeline.stores import retries, storage, storage_options
 from pipeline.stores.storage_options import Options
@@ -77,11 +77,18 @@ def scan(
 ) -> Scanned:
     """The work of the shards named in `open_shards`; the keys of all shards are checked.
 
+    A whole file's have to be those of its output (of folders, `run_json.refuse_changed_input` sees to it).
+
     captions_of: the fingerprint of the settings that captions are made with; None where none are made.
 
     Raises SourceError naming every key that is missing, not text, or there twice in the run.
     """
-    items = [Work(shard, 0, b"", 0, b"").item() | {"open": shard.name in open_shards} for shard in shards]
+    whole = set(output.restored())
+    items = [
+        Work(shard, 0, b"", 0, b"").item()
+        | {"open": shard.name in open_shards, "whole": shard.name in whole and shard.kind != "images"}
+        for shard in shards
+    ]
     look = partial(
         _scan_shard, output=output, retry_errors=retry_errors, stores=stores, captions_of=captions_of
     )
@@ -128,6 +135,8 @@ def _scan_shard(
         found = sources.inventory(shard)
         keys, left_out = found.keys, found.left_out
         problems = bad_keys(shard, keys)
+        if item["whole"] and not problems and keys != rows.keys_of(output, shard.name):
+            problems = [str(replaced(shard.url, shard.name))]
     except storage.StorageError:
         raise  # a store out of reach is no fault of the shard
     except (SourceError, OSError) as error:

@@ -70,9 +70,12 @@ class Stop:
         if self._main and before is None:
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS if self._graceful else AT_ONCE)
 
-    def gracefully(self, receipts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Hands on receipts (column `actor`); after SIGTERM until each actor has committed once more."""
-        in_work: set[str] = set()
+    def gracefully(self, receipts: Iterable[pa.Table], at_work: Callable[[], set[str]]) -> Iterator[pa.Table]:
+        """Hands on receipts (column `actor`); after SIGTERM until each actor has committed once more.
+
+        at_work: the actors that have a block in work, for those that have not committed yet.
+        """
+        in_work, ending = set[str](), False
         self._graceful = True
         try:
             for table in receipts:
@@ -81,6 +84,8 @@ class Stop:
                 if self.reason is None:
                     in_work |= actors
                     continue
+                if not ending:
+                    in_work, ending = in_work | at_work(), True
                 in_work -= actors
                 if not in_work:
                     raise KeyboardInterrupt(self.reason or "")

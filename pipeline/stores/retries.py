@@ -24,6 +24,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
+from pipeline.stores import storage_options
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -200,7 +202,7 @@ def url_to_fs(url: str) -> tuple[AbstractFileSystem, str]:
 def _count_retries_of(client: Any) -> None:
     """Of botocore, from here on."""
     if client not in _watched:
-        most = client.meta.config.retries["total_max_attempts"]
+        most = (client.meta.config.retries or {}).get("total_max_attempts", storage_options.S3_ATTEMPTS)
         client.meta.events.register("needs-retry.s3", _Botocore(most))
         _watched.add(client)
 

@@ -20,11 +20,12 @@ from pipeline import messages
 
 Options = Mapping[str, Mapping[str, Any]]
 
+S3_ATTEMPTS = 4  # of botocore at a request
 DEFAULTS: Options = {
     "s3": {
         "use_listings_cache": False,  # other processes write, too
         "max_concurrency": 2,  # parts of 50 MiB that an upload holds in memory
-        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 4}},
+        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": S3_ATTEMPTS}},
     },
     # Left to itself gcsfs goes on without an identity, for as long as the process lives, where a metadata
     # server does not answer in its first seconds.

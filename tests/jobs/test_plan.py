@@ -183,6 +183,13 @@ def test_the_command_plans_for_the_rows_and_tells_what_is_left_out_of_them(tmp_p
     ]
 
 
+@pytest.mark.parametrize("price", ["a100=-3", "a100=nan", "a100", "a100=much"])
+def test_a_price_that_is_none_is_refused(price: str) -> None:
+    result = CliRunner().invoke(app, ["plan", "sr8", "--images", "10", "--price", price])
+    assert result.exit_code == 2
+    assert f"--price {price}: got" in result.stderr and "allowed: name=dollars per hour" in result.stderr
+
+
 def a_job(seconds_on_a100: float = 36, gib: float = 10) -> Measurement:
     """A measurement of a job in float16 whose least time on an A100 is as given."""
     teraflop = seconds_on_a100 * 312

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,38 @@ def test_all_mistakes_are_named_at_once_with_what_was_got_and_is_allowed() -> No
     ):
         assert expected in text, f"{expected!r} not in:\n{text}"
     assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["noise=yes", "price=true", "method.steps=on", "method.projection.weight=true", "operator.factor=yes"],
+)
+def test_true_is_no_number(override: str) -> None:
+    name = override.partition("=")[0]
+    (problem,) = problems(dict(MINIMAL), override)
+    assert problem.startswith(f"{name}: got True; allowed: ")
+
+
+@pytest.mark.parametrize("block", [{"name": ["p2l"]}, {"preset": ["tiny"]}, {"name": {"p2l": 1}}])
+def test_a_list_is_no_name(block: dict) -> None:
+    (problem,) = problems({**MINIMAL, "method": block})
+    assert problem.startswith(f"method.{next(iter(block))}: got ") and "allowed: " in problem
+
+
+def test_a_model_on_this_machine_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(TINY, tmp_path / "own" / "model")
+    monkeypatch.chdir(tmp_path)
+    found = {load_config({**MINIMAL, "model": name}).model.id for name in ("own/model", "./own/model/")}
+    assert found == {str(tmp_path / "own" / "model")}
+    assert load_config({**MINIMAL, "model": "tiny"}).model.id == "tiny"
+
+
+def test_an_empty_input_is_not_the_folder_one_stands_in() -> None:
+    assert problems({**MINIMAL, "input": ""}) == [
+        "input: got ''; allowed: a URL, a glob, a folder, or a list of them"
+    ]
 
 
 def test_a_setting_that_stands_twice_is_named_with_both_lines(tmp_path: Path) -> None:

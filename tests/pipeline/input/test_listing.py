@@ -172,6 +172,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     assert (
         refusal(f"{tmp_path}/*.tar") == f"input {tmp_path}/*.tar: there is no file or folder of this pattern"
     )
+    assert refusal(missing / "*.tar") == f"input {missing}/*.tar: there is no folder {missing}"
     assert refusal(tmp_path) == f"input {tmp_path}: the folder is empty"
     assert "** can only be an entire path component" in refusal(f"{tmp_path}/a**b").replace("'", "")
     assert "chains of protocols with :: are not followed" in refusal("simplecache::/data")

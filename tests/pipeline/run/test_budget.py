@@ -96,7 +96,7 @@ def test_a_budget_spent_after_sigterm_is_the_reason_and_leaves_no_more_time(
     """The same command would not go on; but a lease that was lost is told of, whatever was spent."""
     monkeypatch.setattr("pipeline.run.stop.GRACE_SECONDS", 60.0)
     with Stop() as stop:
-        for receipts in stop.gracefully([pa.table({"actor": ["a"]})]):
+        for receipts in stop.gracefully([pa.table({"actor": ["a"]})], set):
             assert receipts.num_rows
             signal.raise_signal(signal.SIGTERM)
             monkeypatch.setattr("pipeline.run.stop.GRACE_SECONDS", 6000.0)
@@ -109,6 +109,17 @@ def test_a_budget_spent_after_sigterm_is_the_reason_and_leaves_no_more_time(
             stop.at_budget("spent")
             assert (stop.reason, stop.over_budget) == ("lost", False)
             break
+
+
+def test_sigterm_waits_for_actors_that_have_not_committed_yet() -> None:
+    commits = [pa.table({"actor": [name]}) for name in "abcb"]
+    with Stop() as stop, pytest.raises(KeyboardInterrupt):
+        seen: list[str] = []
+        for receipts in stop.gracefully(commits, lambda: {"a", "b", "c"}):
+            seen += receipts.column("actor").to_pylist()
+            if stop.reason is None:
+                signal.raise_signal(signal.SIGTERM)
+    assert seen == ["a", "b", "c"]
 
 
 def test_the_command_says_so_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +162,7 @@ def test_idle_gpus_reach_the_budget_without_a_commit(
 
     with Stop() as stop, pytest.raises(KeyboardInterrupt):  # noqa: SIM117  in the order of a run
         with budget.kept(Usage(OutputFolder(str(tmp_path)), HOUR), 0.1, stop, lambda: 1.0):
-            for _ in stop.gracefully(receipts()) if graceful else receipts():
+            for _ in stop.gracefully(receipts(), set) if graceful else receipts():
                 pass
     assert stop.over_budget and stop.reason is not None
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

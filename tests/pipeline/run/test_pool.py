@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from pipeline.config import ConfigError
 from pipeline.run import pool
@@ -122,6 +123,18 @@ def test_a_job_that_could_not_compile_here_ends_before_ray_starts(
         run(config)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     pool.refuse_uncompiled(config)  # other machines may have one
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
+def test_a_gpu_that_is_not_here_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, method = {"id": "tiny", "device": "cuda"}, {"name": "ldps", "preset": None}
+    config = job(write_shards(tmp_path / "in"), tmp_path / "out", model=model, method=method)
+    with pytest.raises(ConfigError, match="model.device: got 'cuda', which is not to be had here"):
+        run(config)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    pool.refuse_missing_device(config)  # other machines may have one
 
 
 def test_an_output_among_what_ray_unpacked_is_refused() -> None:

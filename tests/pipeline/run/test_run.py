@@ -19,6 +19,7 @@ from PIL import Image
 from p2l_engine.metrics import psnr, ssim
 from pipeline.config import ConfigError, JobConfig, load_config
 from pipeline.input import sources
+from pipeline.input.rows import changed
 from pipeline.output.columns import METRICS_SCHEMA, OUTPUT_SCHEMA
 from pipeline.output.commits import commit
 from pipeline.output.folder import OutputFolder
@@ -148,6 +149,55 @@ def test_changed_settings_are_refused_with_both_values(finished: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         run(other)
     assert "noise: 0.01 -> 0.05" in refused.value.problems and "seed: 0 -> 3" in refused.value.problems
+
+
+def test_other_columns_than_the_rows_have_are_refused(finished: Path) -> None:
+    other = job(finished / "input", finished / "output", keep=["reference"])
+    with pytest.raises(ConfigError) as refused:
+        run(other)
+    assert refused.value.problems[1:] == ['keep: ["measurement", "reference"] -> ["reference"]']
+    assert run(job(finished / "input", finished / "output", keep=["reference", "measurement"])).ok == 15
+
+
+def test_an_input_that_moved_goes_on_and_one_of_other_rows_is_refused(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "input", tmp_path / "moved")
+    assert run(job(tmp_path / "moved", finished / "output")).ok == 15
+    write_parquet(tmp_path / "moved" / "b.parquet", {"other": png(0)})
+    with pytest.raises(RunError, match="b.parquet: has other rows than the whole shard b was made of"):
+        run(job(tmp_path / "moved", finished / "output"))
+
+
+def test_a_file_that_was_written_over_under_its_name_is_refused_by_the_next_start_with_work(
+    tmp_path: Path,
+) -> None:
+    write_shards(tmp_path / "input", "ab")
+    config = job(tmp_path / "input", tmp_path / "output")
+    assert run(config, shards="a").ok == 5
+    write_parquet(tmp_path / "input" / "a.parquet", {"other": png(0)})
+    with pytest.raises(RunError, match="a.parquet: has other rows than the whole shard a was made of"):
+        run(config)
+
+
+def test_a_lost_table_of_metrics_is_written_again(resumed: JobConfig) -> None:
+    (Path(resumed.output) / "metrics.parquet").unlink()
+    assert run(resumed, shards="[ab]").ok == 10
+    assert pq.read_metadata(Path(resumed.output) / "metrics.parquet").num_rows == 10
+
+
+def test_what_a_worker_says_of_its_shard_is_told_in_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster it comes as an error of Ray's that holds it."""
+
+    @ray.remote
+    def worker() -> None:
+        raise changed("a.parquet")
+
+    monkeypatch.setattr("pipeline.run.run._restore", lambda *_: ray.get(worker.remote()))
+    write_shards(tmp_path / "input", "a")
+    with pytest.raises(RunError) as ended:
+        run(job(tmp_path / "input", tmp_path / "output"))
+    assert str(ended.value) == "a.parquet: has other rows than when the run began"
 
 
 def test_settings_that_change_no_result_may_change(finished: Path) -> None:

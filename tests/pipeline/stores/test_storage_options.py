@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,13 @@ VALUE = "a-value-nobody-may-see-81"
 def restored_configuration() -> Iterator[None]:
     yield
     storage_options.configure({})
+
+
+def test_the_stores_have_their_defaults_wherever_one_is_opened() -> None:
+    """`p2l compare` reads outputs by their addresses alone."""
+    code = "import pipeline.stores.storage, fsspec; print(fsspec.config.conf['s3']['config_kwargs'])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'total_max_attempts': 4" in found.stdout
 
 
 def job(tmp_path: Path, **storage: Any) -> Any:
