@@ -24,7 +24,7 @@ def prompts(
 ) -> None:
     """Average the prompts that a run tuned, and tell which words they are near to, before and after.
 
-    The run has to keep them: `keep: [prompt_embedding]`. Writes prompt_embedding.npy, their mean, from which
+    `keep` of the run has to name prompt_embedding. Writes prompt_embedding.npy, their mean, from which
     another job starts by `prompt_embeddings: OUT/prompt_embedding.npy`, and prompts.json for `p2l report`.
 
     Example: p2l prompts runs/sr4 --captions captions.txt

@@ -45,6 +45,9 @@ GRIDS: dict[str, list[Point]] = {
     + [("p2l", {"preset": "instant", "warm_start": {"at": at}}) for at in WARM_AT],
     "cheaper": [("p2l", {"preset": preset}) for preset in ("balanced", "fast", "instant")],
     "mean": [("p2l", {**tuning, "samples": 8}) for tuning in (K0, {})],
+    "treg": [("treg", {})]
+    + [("treg", {"guidance_scale": scale}) for scale in (4.0, 7.5)]
+    + [("treg", {"data": data}) for data in ({"weight": 0.001}, {"weight": 0.1}, {"every": 2})],
 }
 
 

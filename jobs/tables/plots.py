@@ -90,7 +90,7 @@ def _figure(wide: float = 1.0) -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise BadRequest("curves need matplotlib: pip install 'p2l[figures]'") from None
+        raise BadRequest("curves need matplotlib: pip install -e '.[figures]' in a clone") from None
     return Figure(figsize=(7.2 * wide, 4.4), layout="constrained")
 
 
