@@ -22,10 +22,10 @@ def _p2l(guidance: Settings, every: int, weight: float, iterations: int, learnin
     }
 
 
-def _tiny(without: float, rho: float, learning_rate: float) -> dict[str, Settings]:
-    """Every method for the shipped model; rho of the gradient steps without projection, and with it."""
+def _tiny(without: float, rho: float, learning_rate: float, of_dps: float = 12.0) -> dict[str, Settings]:
+    """Every method for the shipped models; rho of gradient steps without projection, with it, and of DPS."""
     baseline = {"steps": TINY_STEPS, "guidance": _gd(without, "alpha_bar")}
-    found = {
+    found: dict[str, Settings] = {
         "p2l": {
             "steps": TINY_STEPS,
             "guidance": _gd(rho, "alpha_bar"),
@@ -36,6 +36,7 @@ def _tiny(without: float, rho: float, learning_rate: float) -> dict[str, Setting
         "gml_dps": baseline,
         "psld": baseline,
         "ldir": {"steps": TINY_STEPS, "guidance": _adam(0.05)},
+        "dps": {"steps": PIXEL_STEPS, "step_size": of_dps, "clamp": True},
         **TINY_ELSEWHERE,
     }
     return {name: {**settings, "finish": {}} for name, settings in found.items()}
@@ -88,7 +89,7 @@ AUTHORS_TREG: dict[str, Settings] = {
     "treg": {**SD_TREG["treg"], "guidance_scale": 5.0, "null_prompt": "out of focus, depth of field"}
 }
 
-TINY_STEPS = 20
+TINY_STEPS, PIXEL_STEPS = 20, 50
 # The proximal map to the noise of y at every step, with the noise beside it drawn anew.
 EVERY_STEP: Settings = {"every": 1, "weight": "discrepancy", "fresh_noise": 1.0}
 # Methods with a loop of their own, alike for every operator.
@@ -115,15 +116,14 @@ TINY_ELSEWHERE: dict[str, Settings] = {
     },
     "latino": {"steps": 8},
     "latino_pro": {"steps": 8},
-    "dps": {"steps": 50, "step_size": 12.0, "clamp": True},
-    "diffpir": {"steps": TINY_STEPS, "weight": 7.0, "zeta": 1.0, "clamp": True},
-    "dds": {"steps": TINY_STEPS, "weight": 0.01, "eta": 0.85},
-    "pigdm": {"steps": TINY_STEPS},
+    "diffpir": {"steps": PIXEL_STEPS, "weight": 7.0, "zeta": 1.0, "clamp": True},
+    "dds": {"steps": PIXEL_STEPS, "weight": 0.01, "eta": 0.85},
+    "pigdm": {"steps": PIXEL_STEPS},
 }
 TINY = {
-    "motion_blur": _tiny(10.0, 1.0, 0.1),
-    "gaussian_blur": _tiny(15.0, 3.0, 0.1),
-    "blur": _tiny(15.0, 3.0, 0.1),
+    "motion_blur": _tiny(10.0, 1.0, 0.1, of_dps=1.0),
+    "gaussian_blur": _tiny(15.0, 3.0, 0.1, of_dps=1.0),
+    "blur": _tiny(15.0, 3.0, 0.1, of_dps=1.0),
     "super_resolution": _tiny(15.0, 8.0, 0.01),
     "super_resolution x8": _tiny(45.0, 15.0, 0.01),
     "inpainting": _tiny(8.0, 5.0, 0.1),

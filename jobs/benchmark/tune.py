@@ -10,6 +10,7 @@ RHO = (1.0, 3.0, 8.0, 15.0, 45.0)
 ADAM_RHO = (0.02, 0.05, 0.15)
 EVERY = (1, 2, 3)
 FRESH = (0.0, 0.5, 1.0)
+PIXEL_STEPS = (20, 50)
 STEPS = (20, 8, 50, 100)  # the first is what the others are compared with
 TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
 LEARNING_RATE = (0.01, 0.03, 0.1, 0.3)
@@ -17,6 +18,8 @@ WARM_AT = (0.2, 0.4, 0.6, 0.8)
 
 Point = tuple[str, dict[str, Any]]  # a method and its settings over those of preset tiny
 K0: dict[str, Any] = {"prompt_tuning": None}
+
+OF_PIXELS = {method: {"model": "tiny-pixel"} for method in ("dps", "diffpir", "pigdm", "dds")}
 
 GRIDS: dict[str, list[Point]] = {
     "ldps": [("ldps", {"guidance": {"step_size": rho}}) for rho in RHO],
@@ -45,6 +48,10 @@ GRIDS: dict[str, list[Point]] = {
     + [("p2l", {"preset": "instant", "warm_start": {"at": at}}) for at in WARM_AT],
     "cheaper": [("p2l", {"preset": preset}) for preset in ("balanced", "fast", "instant")],
     "mean": [("p2l", {**tuning, "samples": 8}) for tuning in (K0, {})],
+    "dps": [("dps", {"step_size": size}) for size in (12.0, 1.0, 3.0, 6.0, 25.0)],
+    "diffpir": [("diffpir", {"steps": steps}) for steps in PIXEL_STEPS],
+    "pigdm": [("pigdm", {"steps": steps}) for steps in PIXEL_STEPS],
+    "dds": [("dds", {"steps": steps}) for steps in PIXEL_STEPS],
     "treg": [("treg", {})]
     + [("treg", {"guidance_scale": scale}) for scale in (4.0, 7.5)]
     + [("treg", {"data": data}) for data in ({"weight": 0.001}, {"weight": 0.1}, {"every": 2})],
@@ -56,7 +63,8 @@ def rows(grid: str) -> dict[str, Part]:
     names = [f"{method} {settings}" for method, settings in GRIDS[grid]]
     return {
         name: Part(
-            {"method": {"name": method, "preset": "tiny", **settings}}, None if name == names[0] else names[0]
+            {"method": {"name": method, "preset": "tiny", **settings}, **OF_PIXELS.get(method, {})},
+            None if name == names[0] else names[0],
         )
         for name, (method, settings) in zip(names, GRIDS[grid], strict=True)
     }

@@ -24,6 +24,7 @@ from p2l_engine.tiny.training import Training, random_crops, save_progress
 
 WEIGHTS = Path(__file__).parent / "weights"
 WARM_UP = 50  # steps
+ANNEALED = 0.25  # of the training, in which the learning rate goes down to nought
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Recipe:
     """Sizes of the training; half of every batch are drawn scenes, half crops of photographs."""
 
     images: int = 4_000  # scenes, and as many crops
-    steps: int = 60_000
+    steps: int = 24_000
     batch: int = 8
     squares: int = 8_000  # so many steps see a square of 32x32 pixels of each image, in a quarter of the time
     learning_rate: float = 1e-3
@@ -165,7 +166,7 @@ def main() -> None:
         recipe.learning_rate,
         recipe.steps,
         checkpoint,
-        share=lambda progress: min(1.0, progress * recipe.steps / WARM_UP),
+        share=lambda progress: min(1.0, progress * recipe.steps / WARM_UP, (1 - progress) / ANNEALED),
         decay=recipe.decay,
     )
     if arguments.start and not checkpoint.exists():
