@@ -22,7 +22,8 @@ FILES_AT_ONCE = 16  # an object store is slow to answer one request, and quick w
 def _begun(output: OutputFolder) -> dict[str, Any]:
     """What run.json holds; {} where there is none."""
     found = output.json(RUN)
-    if found and not ("versions" in found and "model.dtype" in dict(found.get("settings") or {})):
+    settings = found.get("settings")
+    if found and not ("versions" in found and isinstance(settings, dict) and "model.dtype" in settings):
         raise output.damaged(RUN, "no settings in it")
     return found
 

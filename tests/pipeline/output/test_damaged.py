@@ -18,7 +18,10 @@ from tests.pipeline.small_jobs import job, write_shards
             for name in ("run.json", "usage.json", "progress.json")
             for content in ('{"half', "7")
         ),
-        *(("run.json", content) for content in ("[]", '{"rows": 1}')),
+        *(
+            ("run.json", content)
+            for content in ("[]", '{"rows": 1}', '{"settings": {}, "versions": {}}', '{"settings": "x"}')
+        ),
         *(("usage.json", content) for content in ("{}", '[{"rows": 1}]', "[7]")),
         *(("progress.json", content) for content in ("[]", '{"rows": 1}')),
     ],
