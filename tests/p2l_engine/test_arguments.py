@@ -121,7 +121,8 @@ def test_no_noise_takes_a_measurement_for_one_of_0_to_255(sigma: float, value: f
 def test_steps_in_place_of_the_methods_are_checked_as_settings_are(
     idle_model: LatentDiffusion, name: str, steps: Any
 ) -> None:
-    refused(idle_model, f"steps: got {steps}; input should be", method=name, steps=steps)
+    allowed = "allowed: a number" if steps is True else "input should be"
+    refused(idle_model, f"steps: got {steps}; {allowed}", method=name, steps=steps)
 
 
 @pytest.mark.parametrize("held", [1.0, -1000.0])
