@@ -159,8 +159,10 @@ def main() -> None:
     recipe = Recipe(images=arguments.images, steps=arguments.steps)
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    unet = UNet2DModel.from_pretrained(WEIGHTS, subfolder="unet") if arguments.start else new_unet()
-    unet = unet.float().to(arguments.device, memory_format=torch.channels_last)
+    unet = new_unet()
+    if arguments.start:
+        unet.load_state_dict(UNet2DModel.from_pretrained(WEIGHTS, subfolder="unet").state_dict())
+    unet = unet.to(arguments.device, memory_format=torch.channels_last)
     training = Training(
         {"unet": unet},
         recipe.learning_rate,

@@ -50,6 +50,13 @@ def test_a_training_in_miniature_writes_a_model_that_loads_and_goes_on(
     with torch.no_grad():
         assert torch.equal(later, load_model(str(tmp_path / "model")).predict_noise(x, 500))
 
+    (tmp_path / "unet.pt").unlink()
+    run(monkeypatch, tmp_path, "--start", "--steps", "1", *training)
+    assert str(train.WEIGHTS) not in (tmp_path / "model" / "unet" / "config.json").read_text()
+    with torch.no_grad():
+        shipped = load_model("tiny-pixel").predict_noise(x, 500)
+        assert torch.equal(shipped, load_model(str(tmp_path / "model")).predict_noise(x, 500))
+
 
 def test_a_snapshot_of_no_checkpoint_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -71,6 +78,7 @@ def test_the_weights_are_safetensors_of_at_most_20_mib() -> None:
     files = [path for path in train.WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20 * 2**20
     assert {path.suffix for path in files} == {".safetensors", ".json"}
+    assert not [path for path in files if path.suffix == ".json" and "/" in path.read_text()]
 
 
 @pytest.fixture(scope="module")
