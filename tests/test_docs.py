@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from jobs.benchmark.__main__ import app as benchmark
+from jobs.cli import app
 from tests.test_imports import WINGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,10 +22,19 @@ DOCUMENTS = sorted(
 )
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LONGEST_README = 150  # lines
+PROGRAMS = {"p2l ": app, "python -m jobs.benchmark ": benchmark}
 
 
 def links(document: Path) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+
+
+def console_lines() -> list[str]:
+    """Of the ```console blocks, which show what is not run here."""
+    pages = "\n".join((ROOT / document).read_text() for document in DOCUMENTS)
+    blocks = re.findall(r"^```console\n(.*?)^```", pages, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith(tuple(PROGRAMS))]
 
 
 def anchors(document: Path) -> set[str]:
@@ -62,3 +75,11 @@ def test_every_link_leads_somewhere(document: str) -> None:
             target = (ROOT / document).parent / path if path else ROOT / document
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("line", console_lines())
+def test_a_command_that_is_shown_has_the_options_it_is_shown_with(line: str) -> None:
+    name = next(name for name in PROGRAMS if line.startswith(name))
+    words = shlex.split(line.removeprefix(name), comments=True)
+    shown = CliRunner().invoke(PROGRAMS[name], [*words, "--help"])
+    assert shown.exit_code == 0, shown.output
