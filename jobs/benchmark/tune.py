@@ -48,6 +48,8 @@ GRIDS: dict[str, list[Point]] = {
     + [("p2l", {"preset": "instant", "warm_start": {"at": at}}) for at in WARM_AT],
     "cheaper": [("p2l", {"preset": preset}) for preset in ("balanced", "fast", "instant")],
     "mean": [("p2l", {**tuning, "samples": 8}) for tuning in (K0, {})],
+    "mean-warm": [("p2l", {"preset": "tiny_psnr"})]
+    + [("p2l", {"preset": "tiny_psnr", "warm_start": {"at": at}}) for at in WARM_AT],
     "dps": [("dps", {"step_size": size}) for size in (12.0, 1.0, 3.0, 6.0, 25.0)],
     "diffpir": [("diffpir", {"steps": steps}) for steps in PIXEL_STEPS],
     "pigdm": [("pigdm", {"steps": steps}) for steps in PIXEL_STEPS],
