@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.console import Exit, output, readable_errors, run_alone, table, warn
+from jobs.console import BadRequest, Exit, output, readable_errors, run_alone, table, warn
 
 
 @readable_errors()
@@ -44,6 +44,8 @@ def score(
     from pipeline.scores.score import score as run
 
     asked = request(out, score or (), networks, against)
+    if not asked.weights:
+        raise BadRequest(*asked.lacking)
     for sentence in asked.lacking:
         output.print(f"left out: {sentence}", soft_wrap=True)
     for one in asked.against.left_out if asked.against else ():

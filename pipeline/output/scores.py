@@ -86,13 +86,16 @@ def files(output: OutputFolder, network: str) -> list[str]:
 def features(
     output: OutputFolder, file: str, column: str, keys: Collection[str] | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """The keys of the images of a file that have features, and these: (N, D) float32. keys: of no others."""
+    """The keys of the images of a file that have features, and these: (N, D) float32. keys: of no others.
+
+    Without images D is 0.
+    """
     table = output.read(file, ("key", column))
     there = table.filter(table[column].is_valid())
     if keys is not None:
         there = there.filter(pa.array([key in keys for key in there["key"].to_pylist()], pa.bool_()))
     values = there[column].combine_chunks().flatten().to_numpy()
-    return there["key"].to_pylist(), values.reshape(len(there), -1)
+    return there["key"].to_pylist(), values.reshape(len(there), len(values) // max(1, len(there)))
 
 
 def networks(output: OutputFolder, summed_up: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from p2l_engine.metrics import NETWORKS
 from pipeline.output.folder import RUN, OutputFolder
 from pipeline.results import paired, set_differences
 from pipeline.results.bootstrap import mean_interval
@@ -78,6 +79,7 @@ def compare(runs: Sequence[str]) -> Comparison:
         notes += _missing(rows, first)
         notes += _other_task(rows.run, rows.run.json(RUN).get("config", {}), config)
         notes += _unscored(rows, first)
+        notes += _without_originals(rows, first)
         ok = paired.both_ok(first, rows)
         if failed := paired.shared(first, rows) - len(ok):
             notes.append(f"{failed} images failed in {run} or in the first run and are left out")
@@ -139,6 +141,14 @@ def _unscored(rows: Rows, first: Rows) -> Iterator[str]:
     for here, there in ((first, rows), (rows, first)):
         if lacking := [network for network in here.networks if network not in there.networks]:
             yield f"{there.run} has no scores by {', '.join(lacking)}, {here.run} has: p2l score {there.run}"
+
+
+def _without_originals(rows: Rows, first: Rows) -> Iterator[str]:
+    """Runs whose sets are not compared, since distances are from the runs' own originals."""
+    scored = [one for one in (first, rows) if any(NETWORKS[name].frechet for name in one.networks)]
+    runs = [one.run.url for one in scored if one.run.json(RUN).get("config", {}).get("mode") == "restore"]
+    if runs:
+        yield f"{' and '.join(runs)}: without originals, so their sets are not compared"
 
 
 def _other_task(run: OutputFolder, config: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ from pipeline.scores.weights import Weights
 from pipeline.stores import retries, storage, storage_options
 from pipeline.worker.options import ActorOptions
 
-TOGETHER = 16  # pictures of one shape that a network sees at a time
+TOGETHER = 16  # pictures of one shape that a network sees at a time, at most
+PIXELS_TOGETHER = TOGETHER * 512**2  # of larger ones fewer, since a network's maps grow with them
 ROWS_IN_GROUP = 64  # pictures in memory
 
 
@@ -105,7 +106,11 @@ class ScoreShards:
 def _alike(batch: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
     """Neighbours of one shape, a few at a time."""
     for _, group in groupby(batch, key=lambda picture: picture.shape):
-        while part := list(islice(group, TOGETHER)):
+        first = next(group)
+        pixels = 0 if first.image is None else first.image[..., 0].size
+        most = max(1, min(TOGETHER, PIXELS_TOGETHER // max(1, pixels)))
+        group = chain([first], group)
+        while part := list(islice(group, most)):
             yield part
 
 

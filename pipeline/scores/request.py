@@ -47,7 +47,7 @@ class Request:
 
 
 def request(url: str, names: Sequence[str], networks: str | None, against: str | None) -> Request:
-    """names: of scores; none stands for all whose network is at hand. networks: see `weights.find`.
+    """names: of scores; none stands for all whose network is at hand, if any. networks: see `weights.find`.
 
     against: a folder, glob or file of pictures, or another output, whose restored pictures are meant.
     Raises FileNotFoundError where there is no run, ConfigError with every mistake.
@@ -79,7 +79,7 @@ def request(url: str, names: Sequence[str], networks: str | None, against: str |
     except Mistakes as mistakes:
         problems += mistakes.problems
     else:
-        problems += lacking if names or not found else []
+        problems += lacking if names else []
     if problems:
         raise ConfigError(problems)
     at_hand = {of.network for of in found}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from p2l_engine.metrics import NETWORKS
 from pipeline.output import scores
-from pipeline.output.folder import now
+from pipeline.output.folder import OutputFolder, now
 from pipeline.output.rows import READERS
 from pipeline.results.causes import by_cause
 from pipeline.results.summary import statistics
@@ -36,14 +36,13 @@ def write(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
     table = scores.distances(asked.output, list(weights))
     found = list(_sets(asked, shards))
     known = {(one["name"], one["against"]) for one in found}
-    counts = {one["images"] for one in found}
     same = {name for name in kept if weights[name] == kept[name]}
     earlier = [
         one
         for one in (before["sets"] if same else [])
         if NAMES[one["name"]] in same
         and (one["name"], one["against"]) not in known
-        and (not counts or one["images"] in counts)
+        and one["images"] == _images(asked.output, NAMES[one["name"]])
     ]
     errors = _errors(asked, shards)
     content = {
@@ -80,6 +79,14 @@ def _sets(asked: Request, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
                 if name in asked.names:
                     counts = {"images": images.sums.count, "references": others.sums.count}
                     yield {"name": name, "value": value, "against": against} | counts
+
+
+def _images(output: OutputFolder, network: str) -> int:
+    """How many a network has scored."""
+    there = scores.files(output, network)
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = pool.map(partial(output.read, names=("error",)), there)
+        return sum(table["error"].null_count for table in tables)
 
 
 def _errors(asked: Request, shards: Sequence[str]) -> pa.Table:

@@ -45,7 +45,7 @@ def unknown(names: Sequence[str]) -> Iterator[str]:
 
 
 def find(networks: Iterable[str], place: str | None) -> tuple[list[Weights], list[str]]:
-    """Those of the networks whose files are found, and a sentence on each that lacks its own.
+    """Those of the networks that can be used, and a sentence on each that lacks its file or its code.
 
     place: a folder or a file, here or at a URL; by default that of the variable P2L_NETWORKS, else the folder
     in which torch keeps what it downloads. Raises Mistakes for a place where there is none of their files.
@@ -59,11 +59,13 @@ def find(networks: Iterable[str], place: str | None) -> tuple[list[Weights], lis
         )
     found, lacking = list[Weights](), list[str]()
     for network in networks:
-        if network in held or packaged(network):
+        if not (network in held or packaged(network)):
+            lacking.append(NETWORKS[network].wanted)
+        elif without := NETWORKS[network].missing_modules:
+            lacking.append(without)
+        else:
             file = held.get(network)
             found.append(Weights(network, file, _digest(_here(network, file))))
-        else:
-            lacking.append(NETWORKS[network].wanted)
     return found, lacking
 
 

@@ -86,6 +86,32 @@ def test_scores_are_compared_as_metrics_are_and_sets_by_resampling(
     assert paired_runs(runs[:1], runs[1:])["perceptual_efficientnet"].count == 12
 
 
+def test_a_scored_shard_that_failed_in_the_other_run_is_left_out(
+    write_run: Callable[..., str], ok_row: Any, error_row: Any
+) -> None:
+    rows = [ok_row(f"k{i}", i) for i in range(4)]
+    whole = write_run({"a": rows[:3], "b": rows[3:]}, name="whole")
+    failed = write_run({"a": rows[:3], "b": [error_row("k3")]}, name="failed")
+    for run in (whole, failed):
+        scored_here(run)
+    found = {d.metric: d.count for d in compare([whole, failed]).differences}
+    assert found["fd_efficientnet"] == found["perceptual_efficientnet"] == 3
+
+
+def test_sets_of_runs_without_originals_are_said_not_to_be_compared(
+    write_run: Callable[..., str], ok_row: Any
+) -> None:
+    rows = [ok_row(f"k{i}", i) | {"psnr": None, "ssim": None} for i in range(3)]
+    against = write_run({"a": rows}, name="against")
+    runs = [
+        write_run({"a": [row | {"reference": None} for row in rows]}, name=name, mode="restore", size=None)
+        for name in ("one", "other")
+    ]
+    for run in runs:
+        scored_here(run, against)
+    assert f"{' and '.join(runs)}: without originals, so their sets are not compared" in compare(runs).notes
+
+
 def test_metrics_that_one_run_lacks_are_left_out(write_run: Callable[..., str], ok_row: Any) -> None:
     rows = [ok_row(f"k{i}", i) for i in range(3)]
     bare = [row | {"psnr": None, "ssim": None} for row in rows]

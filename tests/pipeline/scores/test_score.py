@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from pipeline.config import ConfigError
 from pipeline.output import scores
 from pipeline.output.folder import OutputFolder
 from pipeline.pictures.images import decode_image
+from pipeline.scores import actor
 from pipeline.scores import score as scoring
+from pipeline.scores.pictures import Picture
 from pipeline.scores.request import request
 from pipeline.scores.score import ScoringError
 from pipeline.scores.sets import FeatureSet
@@ -165,6 +169,59 @@ def test_another_set_is_fitted_as_the_run_was_and_earlier_sets_stay(
     file = Path(run, "scores.json")
     file.write_text(json.dumps(again | {"weights": {"efficientnet": "of another"}}))
     assert {one["against"] for one in scored_here(run)["sets"]} == {"the run's own originals"}
+
+
+def test_a_run_without_originals_is_scored_against_a_set(write_run: Callable[..., str], ok_row: Any) -> None:
+    rows = [ok_row(f"k{i}", i) for i in range(4)]
+    run = write_run({"a": [row | {"reference": None} for row in rows]}, mode="restore", size=None)
+    same = write_run({"x": rows}, name="same")
+    found = scored_here(run, same)
+    assert by_name(found, same)["fd_efficientnet"] == pytest.approx(0, abs=1e-3)
+    assert by_name(found) == {} and found["errors"] == []
+
+
+def test_a_shard_without_an_image_that_is_ok_is_scored_as_nothing(
+    write_run: Callable[..., str], ok_row: Any, error_row: Any
+) -> None:
+    rows = [ok_row(f"k{i}", i) for i in range(3)]
+    found = scored_here(write_run({"a": rows, "b": [error_row("e")]}))
+    assert [one["images"] for one in found["sets"]] == [3, 3]
+
+
+def test_distances_of_a_set_that_has_grown_are_not_kept(write_run: Callable[..., str], ok_row: Any) -> None:
+    rows = [ok_row(f"k{i}", i) for i in range(4)]
+    run = write_run({"a": rows[:2]})
+    assert [one["images"] for one in scored_here(run)["sets"]] == [2, 2]
+    grown = write_run({"b": rows[2:]}, name="grown")
+    shutil.copy(Path(grown, "restored/b.parquet"), Path(run, "restored"))
+    found = scored_here(run, names=["perceptual_efficientnet"])
+    assert found["metrics"]["perceptual_efficientnet"]["count"] == 4 and found["sets"] == []
+
+
+def test_large_pictures_are_scored_fewer_at_a_time() -> None:
+    def together(side: int) -> list[int]:
+        image = np.zeros((side, side, 3), np.uint8)
+        return [len(part) for part in actor._alike([Picture(str(i), image, None) for i in range(20)])]
+
+    assert together(64) == [16, 4]
+    assert together(1024) == [4] * 5
+    assert together(4096) == [1] * 20
+
+
+def test_networks_whose_code_is_not_installed_are_left_out_and_refused_by_name(
+    write_run: Callable[..., str], ok_row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that torch downloaded for something else lie where they are looked for."""
+    monkeypatch.setitem(
+        NETWORKS, "alexnet", replace(NETWORKS["alexnet"], modules=("torchmetrics_that_is_not_there",))
+    )
+    (tmp_path / NETWORKS["alexnet"].file).write_bytes(b"weights")
+    run = write_run({"a": [ok_row("k")]})
+    asked = request(run, [], str(tmp_path), None)
+    told = "lpips_alex: needs the extra `metrics`; not installed: torchmetrics_that_is_not_there"
+    assert told in asked.lacking and [of.network for of in asked.weights] == ["efficientnet"]
+    with pytest.raises(ConfigError, match="lpips_alex: needs the extra `metrics`"):
+        request(run, ["lpips_alex"], str(tmp_path), None)
 
 
 def test_a_set_whose_pictures_are_others_by_now_is_scored_again(
