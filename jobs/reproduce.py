@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,7 +48,11 @@ def reproduce(
         ),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=2, help="The first N of each data set. Default: all, of the shipped 16.")
+        int | None,
+        typer.Option(
+            min=2,
+            help="The first N of each data set. Default: all, of the shipped 16; 8 of a figure but 5.",
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Restorations of each image.")] = 1,
     plan: Annotated[
@@ -76,11 +80,17 @@ def reproduce(
     known = world.SD14 if model == "sd14" else model
     if class_label is not None and pixel_model is None:
         raise BadRequest(f"--class-label: got {class_label} without --pixel-model, which it belongs to")
+    if captioner is not None and name != "1":
+        raise BadRequest(f"--captioner: got one with {name}; allowed: with 1, the table that has captions")
+    if seeds > 1 and name not in TABLES:
+        raise BadRequest(f"--seeds: got {seeds} with {name}; allowed: with {', '.join(TABLES)}")
     pixel = world.pixel_prior(pixel_model, class_label)
     if plan:
         if name not in TABLES or model == "tiny":
             raise BadRequest(f"--plan: got {name} with --model {model}; allowed: a table with another model")
-        planned = world.stable_diffusion(known, pixel, captioner, dict.fromkeys(needed, "planned"))
+        if data:
+            raise BadRequest("--data: got one with --plan, which needs none; leave it out")
+        planned = _with_model(known, pixel, captioner, dict.fromkeys(needed, "planned"))
         output.print(_plan(name, planned, images or TABLES[name].images, seeds), soft_wrap=True)
         return
     if model == "tiny":
@@ -90,7 +100,7 @@ def reproduce(
         images = images or SHIPPED
         where = world.tiny(out, images, captioner)
     else:
-        where = world.stable_diffusion(known, pixel, captioner, _data(data or [], needed, out, images))
+        where = _with_model(known, pixel, captioner, _data(data or [], needed, out, images))
     if name in TABLES:
         text = _table(name, where, out, images, seeds)
     else:
@@ -99,6 +109,17 @@ def reproduce(
         text = f"# {title}\n\n{draw(where, data_set, out, min(images or DRAWN, DRAWN))}\n"
     storage.write_text(storage.join(out, f"{_stem(name)}.md"), text)
     output.print(text, soft_wrap=True)
+
+
+def _with_model(
+    model: str, pixel: Mapping[str, Any] | None, captioner: str | None, data: Mapping[str, str]
+) -> World:
+    from jobs.tables.paper import world
+
+    try:
+        return world.stable_diffusion(model, pixel, captioner, data)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
 
 
 def _table(name: str, where: World, out: str, images: int | None, seeds: int) -> str:
@@ -136,14 +157,16 @@ def _stem(name: str) -> str:
 def _data(given: list[str], needed: Sequence[str], out: str, images: int | None) -> dict[str, str]:
     """The shards of each data set, by the paper's names; of their first images where a number is given."""
     from jobs.shard import shard
+    from jobs.tables.paper import world
     from pipeline.stores import storage
 
+    of_paper = [data_set.lower() for data_set in (world.FFHQ, world.IMAGENET, world.DIV2K)]
     known = {name.lower(): name for name in needed}
     found = {}
     for one in given:
-        name, _, url = one.rpartition("=")
-        if not name and len(needed) == 1:
-            name = needed[0]
+        name, _, url = one.partition("=")
+        if name.lower() not in of_paper and len(needed) == 1:  # an equals sign can be the URL's own
+            name, url = needed[0], one
         if name.lower() not in known:
             allowed = ", ".join(f"{name}=URL" for name in known)
             raise BadRequest(f"--data: got {one!r}; allowed for this table: {allowed}")

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from p2l_engine.mistakes import Mistakes, did_you_mean
-from p2l_engine.presets import OF_SHIPPED, PRESETS
+from p2l_engine.presets import AS_DEFAULT, PRESETS
 from p2l_engine.settings import Settings, explain
 from p2l_engine.solvers import AnySolver, Sampler, Solver
 
@@ -114,12 +114,14 @@ def _preset(preset: str, name: str, operator: str | None) -> dict[str, Any]:
                 f"{', '.join(by_operator)}. Set preset: null and give the settings"
             ]
         )
-    if name not in by_operator[operator] and preset in OF_SHIPPED:
-        others = [other for other in OF_SHIPPED if name in OF_SHIPPED[other].get(operator, {})]
+    if name not in by_operator[operator] and name not in AS_DEFAULT.get(preset, ()):
+        others = [other for other in PRESETS if name in PRESETS[other].get(operator, {})]
+        others += [other for other, names in AS_DEFAULT.items() if name in names]
         raise Mistakes(
             [
-                f"preset: got {preset}, which has no settings for {name}; allowed: {', '.join(others)}, or "
-                f"{', '.join(by_operator[operator])} with it"
+                f"preset: got {preset}, which has no settings for {name} and {operator}; allowed: "
+                f"{', '.join([*dict.fromkeys(others), 'null'])}, or "
+                f"{', '.join([*by_operator[operator], *AS_DEFAULT.get(preset, ())])} with it"
             ]
         )
     return by_operator[operator].get(name, {})

@@ -210,3 +210,12 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     "paper": PAPER,
     "authors": AUTHORS,
 }
+
+_OF_TABLE_6 = ("ldps", "gml_dps", "psld", "ldir")
+# Methods that a preset has as they are by default, where it says nothing else.
+AS_DEFAULT: dict[str, tuple[str, ...]] = {
+    "ffhq": _OF_TABLE_6,
+    "imagenet": _OF_TABLE_6,
+    "paper": ("dps", "diffpir", "dds", "pigdm"),
+    "authors": ("resample",),
+}

@@ -279,7 +279,8 @@ def test_no_preset_sets_what_does_nothing() -> None:
 @pytest.mark.parametrize("preset", ["fast", "balanced", "instant"])
 def test_a_preset_of_p2l_is_refused_for_other_methods(preset: str) -> None:
     (problem,) = methods.validate({"name": "ldps", "preset": preset}, "super_resolution x8")
-    assert problem.startswith(f"preset: got {preset}, which has no settings for ldps; allowed: tiny, ")
+    got = f"preset: got {preset}, which has no settings for ldps and super_resolution x8; allowed: tiny, "
+    assert problem.startswith(got)
     assert problem.endswith("or p2l with it")
 
 
@@ -318,3 +319,26 @@ def test_every_mistake_is_named_with_the_nearest_right_key() -> None:
 )
 def test_a_mistake_says_what_is_allowed(block: dict[str, object], part: str) -> None:
     assert part in "\n".join(methods.validate(block, "denoising"))
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "column"),
+    [
+        ("p2l", "authors", "super_resolution"),
+        ("daps", "ffhq", "super_resolution"),
+        ("latino", "imagenet", "super_resolution"),
+        ("daps", "authors", "blur"),
+    ],
+)
+def test_a_preset_of_others_is_refused_for_a_method_it_says_nothing_of(
+    name: str, preset: str, column: str
+) -> None:
+    (problem,) = methods.validate({"name": name, "preset": preset}, column)
+    assert problem.startswith(f"preset: got {preset}, which has no settings for {name} and {column}; allowed")
+    assert "null" in problem
+
+
+@pytest.mark.parametrize(("name", "preset"), [("psld", "ffhq"), ("dps", "paper"), ("resample", "authors")])
+def test_a_preset_takes_the_methods_that_have_its_settings_by_default(name: str, preset: str) -> None:
+    built = methods.build(name, preset, "motion_blur")
+    assert built == methods.build(name).model_copy(update={"preset": preset})

@@ -163,7 +163,16 @@ TABLES = {
 
 def _methods_on(world: World, data_set: str, title: str) -> PaperTable:
     columns = tasks_on(world, (data_set,), TASKS)
-    return _table(title, world, _methods(world) | PLAIN, columns)
+    rows, lacking = _methods(world) | PLAIN, []
+    if world.without_tower:
+        del rows["TReg"]
+        lacking.append(f"TReg: {world.without_tower}")
+    elif data_set in world.texts:
+        text = {name: {"prompt": world.texts[data_set]} for name in columns}
+        rows["TReg"] = replace(rows["TReg"], by_column=text)
+    else:
+        lacking.append("TReg's target text: no method is told what an image shows")
+    return _table(title, world, rows, columns, *lacking)
 
 
 def _methods(world: World) -> dict[str, Part]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from jobs.tables import held_out
 from jobs.tables.grid import PROMPTED
+from p2l_engine.presets import SD_TREG
+from p2l_engine.priors.architecture import LatentArchitecture, read_architecture
+from p2l_engine.priors.image_tower import check_tower
 from pipeline.stores import storage
 
 FFHQ, IMAGENET, DIV2K = "FFHQ", "ImageNet", "DIV2K"
@@ -24,8 +27,9 @@ class World:
     data: the shards of each of the paper's data sets that is at hand. presets: of the latent methods, by data
     set; pixel_preset: of the others. captions: of jobs whose prompts are captions of x, and of y, where such
     can be had. optimized: of prompt optimization in Table 1, by data set (Appendix B); None: as the preset
-    has it. titles: what stands in for a data set. side, motion: of the model's images and of motion kernels,
-    in pixels.
+    has it. texts: of TReg, by data set, none standing for an empty one. without_tower: why TReg's image tower
+    does not fit the model, None where it does. titles: what stands in for a data set. side, motion: of the
+    model's images and of motion kernels, in pixels.
     """
 
     settings: Mapping[str, Any]
@@ -35,6 +39,8 @@ class World:
     captions: Mapping[str, Mapping[str, Any]]
     pixel_preset: str
     optimized: Mapping[str, Mapping[str, Any]] | None
+    texts: Mapping[str, str]
+    without_tower: str | None
     titles: Mapping[str, str]
     side: int
     motion: int
@@ -55,6 +61,8 @@ def tiny(out: str, images: int, captioner: str | None = None) -> World:
         captions={"x": PROMPTED} | of_y,
         pixel_preset="tiny",
         optimized=None,
+        texts={},
+        without_tower=None,
         titles={FFHQ: "drawn scenes", IMAGENET: "photographs", DIV2K: "photographs"},
         side=64,
         motion=31,
@@ -64,9 +72,17 @@ def tiny(out: str, images: int, captioner: str | None = None) -> World:
 def stable_diffusion(
     model: str, pixel: Mapping[str, Any] | None, captioner: str | None, data: Mapping[str, str]
 ) -> World:
-    """Stable Diffusion at 512 with the paper's settings on shards of its data sets."""
+    """A Stable Diffusion at its own size with the paper's settings on shards of its data sets.
+
+    Raises what `read_architecture` raises, ValueError for a model that is not latent.
+    """
+    architecture = read_architecture(model)
+    if not isinstance(architecture, LatentArchitecture):
+        raise ValueError(f"--model: got {model}, a {architecture.kind} model; allowed: a latent one")
+    side = architecture.native_size
+    misfits = check_tower(SD_TREG["treg"]["negation"]["tower"], architecture.text_width)
     return World(
-        settings={"model": model, "size": 512, "noise": 0.01},
+        settings={"model": model, "size": side, "noise": 0.01},
         pixel=pixel,
         data=dict(data),
         presets={FFHQ: "ffhq", IMAGENET: "imagenet", DIV2K: "imagenet"},
@@ -80,8 +96,10 @@ def stable_diffusion(
             data_set: {"method": {"prompt_tuning": OPTIMIZATION}, "prompt": prompt}
             for data_set, prompt in STARTS.items()
         },
+        texts=STARTS,
+        without_tower=misfits[0] if misfits else None,
         titles={name: name for name in (FFHQ, IMAGENET, DIV2K)},
-        side=512,
+        side=side,
         motion=61,
     )
 

@@ -20,6 +20,8 @@ from jobs.tables.paper.tables import TABLES, Definition, PaperTable, table_4
 from p2l_engine.presets import PRESETS
 from pipeline.config import read_back
 
+SHIPPED = Path(p2l_engine.__file__).parent / "tiny"
+PIXEL = SHIPPED / "pixel" / "weights"
 DATA = {name: f"gs://b/{name}" for name in (world.FFHQ, world.IMAGENET, world.DIV2K)}
 PAPER = world.stable_diffusion(world.SD14, world.pixel_prior("pixel-model", 7), "captioner", DATA)
 
@@ -88,6 +90,29 @@ def test_the_methods_in_pixels_are_given_the_class_that_their_network_asks_for()
     settings = table.grid.settings_of(Cell("DPS", "ImageNet, SR x8", 0), "out")
     assert settings["model"] == "pixel-model" and settings["method"]["class_label"] == 7
     assert "class_label" not in table.grid.settings_of(Cell("LDPS", "ImageNet, SR x8", 0), "out")["method"]
+
+
+def test_a_model_whose_text_no_tower_fits_is_tabled_at_its_size_without_treg() -> None:
+    table = made("2", world.stable_diffusion(str(SHIPPED / "weights"), None, None, DATA))
+    assert "TReg" not in table.grid.rows and table.grid.settings["size"] == 64
+    assert any("TReg: got 'openai/clip-vit-large-patch14', whose" in reason for reason in table.left_out)
+
+
+def test_treg_has_the_text_that_prompt_optimization_starts_from(tmp_path: Path) -> None:
+    prompts = {
+        made("2", PAPER).grid.settings_of(Cell("TReg", "ImageNet, SR x8", 0), "out")["prompt"],
+        made("8", PAPER).grid.settings_of(Cell("TReg", "FFHQ, SR x8", 0), "out")["prompt"],
+    }
+    assert prompts == {"A high quality photo", "A high quality photo of a face"}
+    assert any("TReg's target text" in reason for reason in made("2", world.tiny(str(tmp_path), 2)).left_out)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [("gs://b/split=val", "gs://b/split=val"), ("ImageNet=gs://b/split=val", "gs://b/split=val")],
+)
+def test_an_equals_sign_can_be_part_of_a_url(given: str, url: str) -> None:
+    assert reproduce._data([given], (world.IMAGENET,), "out", None) == {world.IMAGENET: url}
 
 
 def test_captions_of_the_measurement_come_from_the_captioner_that_is_given(tmp_path: Path) -> None:
@@ -160,6 +185,13 @@ def test_without_a_model_in_pixels_its_methods_are_left_out_and_it_is_said() -> 
             ["2", "--model", "sd14", "--data", "ffhq=x"],
             "--data: got 'ffhq=x'; allowed for this table: imagenet=URL",
         ),
+        (["2", "--model", "sd14", "--plan", "--data", "x"], "--data: got one with --plan"),
+        (["2", "--captioner", "x"], "--captioner: got one with 2; allowed: with 1"),
+        (["figure-13", "--seeds", "2"], "--seeds: got 2 with figure-13; allowed: with 1, 2, 3"),
+        (
+            ["2", "--model", str(PIXEL), "--data", "x"],
+            f"--model: got {PIXEL}, a pixel model; allowed: a latent one",
+        ),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_runs(
@@ -174,7 +206,7 @@ def test_a_wrong_request_is_refused_before_anything_runs(
 @pytest.mark.e2e
 def test_a_table_is_priced_by_what_its_rows_compute() -> None:
     """By an A100's 312 TFLOP/s, all of it and 30 % of it."""
-    small = str(Path(p2l_engine.__file__).parent / "tiny" / "weights")
+    small = str(SHIPPED / "weights")
     command = ["reproduce", "4", "--model", small, "--plan", "--images", "10000", "--seeds", "2"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output

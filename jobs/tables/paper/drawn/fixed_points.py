@@ -22,6 +22,7 @@ from jobs.tables.paper.columns import TASKS, tasks_on
 from jobs.tables.paper.drawn.examples import examples
 from jobs.tables.paper.world import World
 from p2l_engine.priors.base import LatentPrior
+from p2l_engine.restore import pose
 from pipeline.stores import storage
 from pipeline.worker.models import load_latent
 
@@ -60,8 +61,9 @@ def _figure(number: str, world: World, data_set: str, out: str, images: int, *, 
         job = grid.job(Cell("", column, 0), out)
         given = examples(job, images)
         model = load_latent(job.model)
+        problem = pose(model, given.A, given.y, seeds=given.seeds)
         name = column.removeprefix(f"{data_set}, ") if glued else NO_GLUING
-        found[name] = drift(model, given.x, partial(given.A.glue, given.y) if glued else None)
+        found[name] = drift(model, given.x, partial(problem.A.glue, problem.y) if glued else None)
     rounds = list(range(1, ROUNDS + 1))
     series = {name: (values.mean(axis=1), values.std(axis=1)) for name, values in found.items()}
     url = storage.join(out, f"figure-{number}.png")
