@@ -134,7 +134,7 @@ def _table(name: str, where: World, out: str, images: int | None, seeds: int) ->
     for line in chain(grid.run(table.grid, cells, seeds), grid.score(table.grid, cells, seeds)):
         output.print(line, soft_wrap=True)
     found = figures.read(table.grid, cells, seeds)
-    storage.write_text(storage.join(out, f"{_stem(name)}.csv"), beside.csv_text(name, table, found))
+    storage.write_text(storage.join(out, f"{_stem(name)}.csv"), beside.csv_text(name, found))
     text = beside.markdown(name, table, found, where, seeds)
     if TABLES[name].drawn and (picture := sheets.sheet(table.grid, cells)):
         storage.write_bytes(storage.join(out, f"{_stem(name)}.png"), picture)

@@ -40,8 +40,10 @@ def check_measurements(A: LinearOperator, y: Tensor, sigma: float) -> None:
     if bad := _where(~y.isfinite().flatten(1).all(1)):
         raise ValueError(f"y: got not-a-number or infinity in measurement {bad}; allowed: finite numbers")
     _check_range(A, A.observed(y))
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma: got {sigma}; allowed: a finite number of at least 0, in units of [-1, 1]")
+    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+        raise ValueError(
+            f"sigma: got {sigma!r}; allowed: a finite number of at least 0, in units of [-1, 1], for all"
+        )
 
 
 def check_conditions(

@@ -79,6 +79,11 @@ def restore(
     to 255.
     """
     solver = methods.build(method) if isinstance(method, str) else method
+    if not isinstance(solver, Solver):
+        raise ValueError(
+            f"method: got {type(method).__name__}; allowed: a name, or a solver as methods.build or, of a "
+            "block of settings, methods.from_block makes it"
+        )
     if steps is not None:
         if "steps" not in type(solver).model_fields:
             raise ValueError(f"steps: got {steps}; allowed: none, the method {solver.name} takes no steps")

@@ -123,7 +123,7 @@ def make_schedule(process: ForwardProcess, steps: int, until: float = 1.0) -> Sc
     timestep would otherwise pass N - 1. With N = 1000 and steps_offset = 1: 50 steps visit 981 ... 1, and
     1000 steps 999 ... 0 (not 1000 ... 1, which lies outside the table).
     trailing: round(N - i * N / steps) - 1, so that the first is always N - 1; no offset.
-    linspace: 0 .. N - 1 in `steps` equal divisions, rounded; no offset.
+    linspace: `steps` points evenly apart from 0 to N - 1, rounded; no offset.
 
     Raises ValueError when `steps` is not an integer in 1 .. N, or `spacing` is unknown.
     """

@@ -80,6 +80,8 @@ def _sentences(problem: ErrorDetails, kind: type[Settings]) -> Iterator[str]:
         yield f"{path}: is missing; allowed: {description}"
     else:
         own = str(raised) if isinstance(raised, ValueError) else ""
+        if not own and problem["type"] == "model_type":
+            own = f"allowed: {_block_said(annotation)}"
         said = own or (f"allowed: {description}" if description else _lower(problem["msg"]))
         choices = _choices(annotation)
         hint = did_you_mean(got, choices) if isinstance(got, str) and got not in choices else ""
@@ -100,6 +102,15 @@ def _place(problem: ErrorDetails, kind: type[Settings]) -> tuple[list[str], type
         annotation, description = (field.annotation, field.description) if field else (None, None)
         block = next((of for of in (annotation, *get_args(annotation)) if _is_block(of)), None)
     return names, last, annotation, description
+
+
+def _block_said(annotation: Any) -> str:
+    """What is allowed where a type, or one of several, is a block of settings."""
+    types = (annotation, *get_args(annotation))
+    fields = {name: field for of in types if _is_block(of) for name, field in _fields(of).items()}
+    asked = any(field.is_required() for field in fields.values())
+    said = f"a block of {', '.join(name for name in fields if name != 'name')}"
+    return said + ("" if asked else "; {} for their defaults") + ("; or null" if type(None) in types else "")
 
 
 def _fields(block: type[Settings]) -> dict[str, FieldInfo]:

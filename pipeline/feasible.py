@@ -125,6 +125,10 @@ def warnings(config: JobConfig) -> list[str]:
         )
     if config.mode == "restore" and config.fit != type(config).model_fields["fit"].default:
         found.append(f"fit is {config.fit}, but measurements are restored as they are in mode restore")
+    if config.mode == "restore" and "size" in config.model_fields_set and config.size is not None:
+        found.append("size is given, but measurements are restored at their own in mode restore")
+    if config.prompt and config.method.prior is None:
+        found.append(f"prompt is given, but the method {config.method.name} has no model that reads one")
     commit, batch = config.commit_every, config.batch_size
     if isinstance(commit, int) and isinstance(batch, int) and commit < batch:
         found.append(

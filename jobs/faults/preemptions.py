@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from jobs.tables.figures import line
 from pipeline.worker.actor import COMMIT_SECONDS
 from pipeline.worker.tries import Try, is_deadly
 
@@ -205,7 +206,7 @@ def table(settings: Sequence[Setting], usd_an_hour: float, seed: int) -> str:
         *("items done row by row", "other rows made errors", "longest silence, minutes"),
         "by Ray's count of ten deaths",
     ]
-    lines = [_line(columns), _line(["---"] * len(columns))]
+    lines = [line(columns), line(["---"] * len(columns))]
     for setting in settings:
         found = simulate(setting, random.Random(seed))
         former = replace(setting, item=8, batch=8, killers=0)
@@ -223,9 +224,5 @@ def table(settings: Sequence[Setting], usd_an_hour: float, seed: int) -> str:
             f"{found.longest_silence / 60:.0f}",
             f"ended {len(ends)} times, first after {ends[0] / 3600:.0f} h" if ends else "not ended",
         ]
-        lines.append(_line(cells))
+        lines.append(line(cells))
     return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -98,8 +98,10 @@ def weights_here(network: str, folder: str | Path | None = None) -> Path | None:
     """The file of a network's weights; None where there is none.
 
     Looked for in the folder, by default that of the variable P2L_NETWORKS, else that in which torch keeps
-    what it downloads; then in the package that brings it.
+    what it downloads; then in the package that brings it. Raises ValueError for a network of another name.
     """
+    if network not in NETWORKS:
+        raise ValueError(f"network: got {network!r}; allowed: {', '.join(NETWORKS)}")
     file = (
         Path(folder or os.environ.get(FOLDER_VARIABLE) or hub_folder()).expanduser() / NETWORKS[network].file
     )

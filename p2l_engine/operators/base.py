@@ -105,10 +105,11 @@ class LinearOperator(ABC):
         n is drawn in float32 on the CPU from each image's own generator: the same on every device, in every
         batch. ValueError for a negative or infinite sigma, or another number of generators than images.
         """
-        if not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"noise sigma: got {sigma}; allowed: a finite number of at least 0")
-        if len(generators) != len(x):
-            raise ValueError(f"generators: got {len(generators)} for {len(x)} images; allowed: one an image")
+        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+            raise ValueError(f"noise sigma: got {sigma!r}; allowed: a finite number of at least 0")
+        if not isinstance(generators, Sequence) or len(generators) != len(x):
+            got = len(generators) if isinstance(generators, Sequence) else type(generators).__name__
+            raise ValueError(f"generators: got {got} for {len(x)} images; allowed: a list of one an image")
         y = self(x)
         noise = torch.stack(
             [torch.randn(y.shape[1:], generator=source, dtype=torch.float32) for source in generators]

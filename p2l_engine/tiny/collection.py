@@ -43,7 +43,7 @@ def training_photographs(packages: Path, table: Path = HERE / "training.csv") ->
         for row in csv.DictReader(table.read_text().splitlines())
     ]
     missing = {
-        package: folder / file.split(":")[0]
+        folder / file.split(":")[0]: package
         for folder, package, file, _ in rows
         if not (folder / file.split(":")[0]).is_file()
     }
@@ -76,15 +76,16 @@ def _folder(package: str, packages: Path) -> Path:
     return Path(found.origin).parent / inside if found and found.origin else packages / package
 
 
-def _how_to_get(missing: dict[str, Path], packages: Path) -> str:
+def _how_to_get(missing: dict[Path, str], packages: Path) -> str:
     lines = ["photographs to train on are missing:"]
-    for package, path in missing.items():
+    for package in dict.fromkeys(missing.values()):
         how = (
             f"pip install {package}"
             if package in PYTHON_PACKAGES
             else f"apt-get download {package} && dpkg-deb -x {package}_*.deb {packages / package}"
         )
-        lines.append(f"  no {path}: {how}")
+        lines.append(f"  {how}")
+        lines += [f"    no {path}" for path, of in missing.items() if of == package]
     return "\n".join(lines)
 
 

@@ -99,7 +99,9 @@ class JobHere(JobConfig):
         if "model" not in info.data:  # wrong itself, and said so
             return value
         model, stores = info.data["model"], info.data.get("storage", {})
-        problems = feasible.model_problems(model, value, info.data.get("size"), stores)
+        # Measurements are restored at the data's own sizes.
+        size = info.data.get("size") if info.data.get("mode") == "measure" else None
+        problems = feasible.model_problems(model, value, size, stores)
         # Of an operator that is wrong itself no preset was looked up, which may say how many steps.
         known = "operator" in info.data or "steps" in value.model_fields_set
         if isinstance(value, Sampler) and known:

@@ -52,6 +52,10 @@ def refused(model: LatentDiffusion, match: str, y: Any = None, A: Any = None, **
         ("method", "p3l", "did you mean p2l"),
         ("sigma", -1.0, "sigma: got -1.0; allowed: a finite number of at least 0"),
         ("sigma", float("nan"), "sigma: got nan; allowed: a finite number"),
+        ("sigma", None, "sigma: got None; allowed: a finite number"),
+        ("sigma", torch.zeros(2), r"sigma: got tensor\(.*; allowed: a finite number of .* for all"),
+        ("method", {"name": "tv"}, "method: got dict; allowed: a name, or a solver .* methods.from_block"),
+        ("method", None, "method: got NoneType; allowed: a name"),
         (
             "initial_latents",
             torch.zeros(2, 4, 5, 4),

@@ -37,6 +37,7 @@ class Empty(Settings):
     ("settings", "expected"),
     [
         ({"lenz": 1}, ["lenz: unknown setting; allowed: lens, shutter, owner; did you mean lens?"]),
+        ({"lens": 4}, ["lens: got 4; allowed: a block of glass, focus; or null"]),
         ({"lens": {}}, ["lens.focus: is missing; allowed: a number of millimetres of at least 0"]),
         (
             {"lens": {"focus": float("nan"), "glas": "crown"}},

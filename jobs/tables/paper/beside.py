@@ -71,7 +71,7 @@ def _column(number: str, table: PaperTable, found: Table, column: str, own: Sequ
     return lines
 
 
-def csv_text(number: str, table: PaperTable, found: Table) -> str:
+def csv_text(number: str, found: Table) -> str:
     """A line for each figure: row, column, metric, ours, the paper's."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

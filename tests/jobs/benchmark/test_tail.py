@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.benchmark import tail
 from jobs.benchmark.tail import Pool, simulate, sizes, table
 
 
@@ -29,11 +30,16 @@ def test_one_actor_takes_one_item_after_another() -> None:
     assert end.seconds == pytest.approx(250 + 50, rel=0.25) and end.idle == 0
 
 
-def test_two_queued_items_wait_while_another_actor_is_idle() -> None:
-    """Of four items both actors hold two, and the one that began later ends about as much later."""
+def test_an_item_in_the_queue_of_one_actor_waits_while_another_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first actor that is there takes both items; with no queue each would take one."""
     pool = Pool(actors=2, batch=1, seconds=100)
-    end = simulate([1, 1, 1, 1], pool, seed=3)
-    assert 200 * 0.95 <= end.seconds <= 300 * 1.05
+    queued = simulate([1, 1], pool, seed=3)
+    assert queued.seconds >= 200 * 0.95 and queued.idle >= 40
+    monkeypatch.setattr(tail, "IN_FLIGHT", 1)
+    alone = simulate([1, 1], pool, seed=3)
+    assert alone.seconds < queued.seconds - 10 and alone.idle < queued.idle
 
 
 def test_sharing_out_saves_time_on_a_pool_of_32() -> None:

@@ -144,14 +144,14 @@ def test_the_paper_s_figures_stand_beside_ours() -> None:
     assert (
         "16 images a column, 1 restorations of each, by CompVis/stable-diffusion-v1-4, pixel-model." in text
     )
-    records = beside.csv_text("5", table, found)
+    records = beside.csv_text("5", found)
     assert '"P2L, K=3","ImageNet, SR x8",seconds,16,1,0,3.25,1333.6' in records
 
 
 def test_the_paper_s_lpips_stands_beside_that_by_vgg() -> None:
     place = ("P2L", "ImageNet, SR x8")
     found = {place: Figures(16, 1, 0, {}, {}, {"lpips_vgg": 0.5, "lpips_alex": 0.25})}
-    lines = beside.csv_text("2", made("2", PAPER), found).splitlines()
+    lines = beside.csv_text("2", found).splitlines()
     theirs = beside.paper_values()["2", *place, "lpips"]
     assert f'P2L,"ImageNet, SR x8",lpips_vgg,16,1,0,0.5,{theirs:g}' in lines
     assert 'P2L,"ImageNet, SR x8",lpips_alex,16,1,0,0.25,' in lines

@@ -256,8 +256,8 @@ def test_noise_is_the_generators_normal_numbers_times_sigma() -> None:
     torch.testing.assert_close(y - x, 0.3 * drawn.double())
 
 
-@pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
-def test_noise_of_no_strength_is_refused(sigma: float) -> None:
+@pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf"), "0.1", None])
+def test_noise_of_no_strength_is_refused(sigma: Any) -> None:
     with pytest.raises(ValueError, match="sigma: got"):
         operators.build("denoising").measure(noise(1, 3, 4, 4), sigma, generators(1))
 
@@ -265,6 +265,8 @@ def test_noise_of_no_strength_is_refused(sigma: float) -> None:
 def test_one_generator_an_image_is_asked_for() -> None:
     with pytest.raises(ValueError, match="got 1 for 2 images"):
         operators.build("denoising").measure(noise(2, 3, 4, 4), 0.1, generators(1))
+    with pytest.raises(ValueError, match="generators: got NoneType for 2 images"):
+        operators.build("denoising").measure(noise(2, 3, 4, 4), 0.1, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

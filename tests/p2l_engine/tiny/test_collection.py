@@ -60,11 +60,18 @@ def test_photographs_are_read_from_unpacked_packages_reduced_and_captioned(tmp_p
 
 def test_every_missing_package_is_named_with_the_command_that_gets_it(tmp_path: Path) -> None:
     table = _table(
-        tmp_path / "t.csv", ("leaves", "usr/oak.png", "an oak"), ("stones", "usr/x.rcc:a.webp", "a stone")
+        tmp_path / "t.csv",
+        ("leaves", "usr/oak.png", "an oak"),
+        ("leaves", "usr/elm.png", "an elm"),
+        ("stones", "usr/x.rcc:a.webp", "a stone"),
     )
     with pytest.raises(FileNotFoundError) as caught:
         training_photographs(tmp_path, table)
-    for package, path in (("leaves", "leaves/usr/oak.png"), ("stones", "stones/usr/x.rcc")):
+    for package, path in (
+        ("leaves", "leaves/usr/oak.png"),
+        ("leaves", "leaves/usr/elm.png"),
+        ("stones", "stones/usr/x.rcc"),
+    ):
         assert str(tmp_path / path) in str(caught.value)
         assert f"apt-get download {package} && dpkg-deb -x {package}_*.deb" in str(caught.value)
 

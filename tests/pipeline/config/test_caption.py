@@ -11,7 +11,6 @@ import pytest
 from pipeline.config import ConfigError, changed_settings, load_config, read_back
 
 JOB: dict[str, Any] = {"input": "gs://bucket/in", "output": "gs://bucket/run", "model": "tiny", "size": 64}
-TEMPLATE = "A high quality photo of a {caption}"
 
 
 def mistakes(**changed: Any) -> list[str]:

@@ -355,8 +355,13 @@ def test_what_will_hardly_be_meant_is_warned_of() -> None:
     assert "projection.every is 4, above the 3 steps" in projection
     (batch,) = warnings(load_config(MINIMAL, ["batch_size=8", "commit_every=2"]))
     assert "batch_size is 8" in batch
-    (fitted,) = warnings(load_config(MINIMAL, ["mode=restore", "fit=pad"]))
+    fitted, sized = warnings(load_config(MINIMAL, ["mode=restore", "fit=pad"]))
     assert "fit is pad, but measurements are restored as they are" in fitted
+    assert "size is given, but measurements are restored at their own" in sized
+    patched = {"name": "p2l", "preset": "tiny", "patches": {}}
+    load_config(MINIMAL | {"model": "tiny", "mode": "restore", "size": 32, "method": patched})
+    (unread,) = warnings(load_config(MINIMAL | {"method": "tv", "prompt": "a cat"}))
+    assert "prompt is given, but the method tv has no model that reads one" in unread
     fast = {"name": "p2l", "preset": "fast"}
     (measured,) = warnings(load_config(MINIMAL | {"method": fast}))
     assert "preset is fast, chosen on the shipped model; what it reaches with CompVis/stable" in measured
