@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def the_same_random_numbers() -> None:
     """In every run: what a test draws without a generator of its own."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What torch would compile, it records and runs as it is."""
+    from diffusers import UNet2DConditionModel
+    from torch._dynamo.utils import counters
+
+    recorded = partialmethod(UNet2DConditionModel.compile_repeated_blocks, backend="aot_eager")
+    monkeypatch.setattr(UNet2DConditionModel, "compile_repeated_blocks", recorded)
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

@@ -256,7 +256,7 @@ class Work:
         watch = Clock(clock.reader(self.model.device))
         problem = pose(self.model, self.A, self.y, seeds=range(len(self.y)), prompt_embeddings=self.C)
         operator: Any = Clocked(problem.A, clock.OPERATOR, watch)
-        prior: Any = Clocked(self.model, clock.PRIOR, watch)
+        prior: Any = Clocked(self.solver.around(self.model), clock.PRIOR, watch)
         solve(prior, self.solver, replace(problem, A=operator), None)
         watch.switch(clock.REST)
         whole = sum(watch.seconds.values())

@@ -7,7 +7,7 @@
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -27,10 +27,6 @@ class Axis(NamedTuple):
     U: Tensor
     s: Tensor
     V: Tensor
-
-    def like(self, x: Tensor) -> "Axis":
-        """In the precision and on the device of x."""
-        return Axis(*(part.to(x) for part in self))
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ class SeparableGaussianBlur(LinearOperator):
 
     def _axes(self, x: Tensor) -> tuple[Axis, Axis]:
         height, width = self.image_shape(x.shape[1:])[1:]
-        rows, columns = (axis(self.size, self.sigma, self.padding, side) for side in (height, width))
-        return rows.like(x), columns.like(x)
+        kept = partial(axis_on, self.size, self.sigma, self.padding, dtype=x.dtype, device=x.device)
+        return kept(side=height), kept(side=width)
 
 
 class GaussianBlur(OperatorSettings):
@@ -102,3 +98,12 @@ def axis(size: int, sigma: float, padding: Padding, side: int) -> Axis:
         matrix = F.conv1d(points, gaussian_profile(size, sigma)[None, None])[:, 0].T
         left, s, right = torch.linalg.svd(matrix)
         return Axis(matrix, left, s, right.mT)
+
+
+@lru_cache(maxsize=8)
+def axis_on(
+    size: int, sigma: float, padding: Padding, side: int, dtype: torch.dtype, device: torch.device
+) -> Axis:
+    """The same in a precision and on a device, where it stays."""
+    with torch.inference_mode(False), torch.no_grad():
+        return Axis(*(part.to(device, dtype) for part in axis(size, sigma, padding, side)))

@@ -60,7 +60,7 @@ def check_tower(name: str, text_width: int) -> list[str]:
     ]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # one with its weights, and one without, to count by
 @torch.inference_mode(False)
 def load_tower(name: str, device: torch.device, dtype: torch.dtype) -> ImageTower:
     """The tower of that name (see `check_tower`), kept for the next call; on `meta` without its weights.

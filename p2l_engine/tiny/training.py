@@ -40,10 +40,12 @@ class Training:
         self.optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3, fused=True)
         self.learning_rate, self.step = learning_rate, 0
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location="cpu")
             for name, module in modules.items():
                 module.load_state_dict(state["modules"][name])
-            self.average, self.step = state["average"], state["step"]
+                for key, value in state["average"][name].items():
+                    self.average[name][key].copy_(value)
+            self.step = state["step"]
             self.optimiser.load_state_dict(state["optimiser"])
 
     def run(self, loss: Callable[[int, torch.Generator], Tensor], name: str) -> None:

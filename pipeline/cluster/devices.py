@@ -5,7 +5,10 @@ After an error of CUDA a process can do nothing more on its GPU, and every later
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,15 +22,20 @@ SIGNS = (
 )
 MEMORY_SIGNS = (  # torch tells of exhausted CPU memory only in the text of a plain RuntimeError
     *("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory"),
-    "cublas_status_alloc_failed",
+    # Of CUDA's libraries, whose convolutions find no way for want of workspace.
+    *("alloc_failed", "allocation_failed", "unable to find an engine"),
 )
 CONTAINERS = (  # where a container finds its limit of memory: cgroups of version 2, and 1
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-SHARE_OF_OTHERS = 0.1  # of a GPU's memory; a process alone on it, with its context, leaves less unaccounted
+# Of a GPU's memory, and in bytes: a process alone on it, with its context, leaves less unaccounted.
+SHARE_OF_OTHERS, BYTES_OF_OTHERS = 0.1, 2**31
 TEST_BYTES = 2**28  # that a device must have free
 TOLERANCE = 0.05  # of the largest value; TF32 is right to a thousandth
+FAILED = 18  # a process's exit status
+
+log = logging.getLogger(__name__)
 
 
 class DeviceFault(RuntimeError):
@@ -42,6 +50,18 @@ def is_fault(error: BaseException) -> bool:
     return failed and not is_out_of_memory(error)
 
 
+@contextmanager
+def ending_the_process() -> Iterator[None]:
+    """Ends this process at a fault of its device, so that Ray does its work again in another one."""
+    try:
+        yield
+    except Exception as error:
+        if is_fault(error):
+            log.error("device failed", extra={"error": str(error)})
+            os._exit(FAILED)
+        raise
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the machine or of the device."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -54,7 +74,8 @@ def is_held_by_others(device: str) -> bool:
     if device != "cuda":
         return False
     free, total = torch.cuda.mem_get_info()
-    return total - free - torch.cuda.memory_reserved() > SHARE_OF_OTHERS * total
+    held = total - free - torch.cuda.memory_reserved()
+    return held > max(SHARE_OF_OTHERS * total, BYTES_OF_OTHERS)
 
 
 def memory(device: str) -> int:

@@ -141,7 +141,7 @@ def measure(config: JobConfig) -> Measurement:
     solver = config.method
     model = None if solver.prior is None else load(config.model, solver.prior)
     A, y = _shapes(config, feasible.architecture_of(config.model, config.storage).native_size)
-    measured = measure_steps(model, A, y, solver)
+    measured = measure_steps(model, A, y, solver, compiled=config.model.compile)
     return replace(measured, dtype=config.model.dtype)
 
 
@@ -154,20 +154,25 @@ def _shapes(config: JobConfig, native_size: int) -> tuple[LinearOperator, torch.
     return A, A.measure(x, config.noise, [torch.Generator().manual_seed(n) for n in range(batch)])
 
 
-def measure_steps(model: Model | None, A: LinearOperator, y: torch.Tensor, solver: Solver) -> Measurement:
+def measure_steps(
+    model: Model | None, A: LinearOperator, y: torch.Tensor, solver: Solver, *, compiled: bool = False
+) -> Measurement:
     """Run a step of each kind, and count each as often as the solver does.
 
     y: (B, *measurement), any values. The first pass warms up and counts operations, a second is timed; where
-    the first is long already, its own time serves. Raises ValueError as `restore` does.
+    the first is long already, its own time serves. compiled: whether blocks of the model are; they count as
+    they are uncompiled, and are compiled in a pass between. Raises ValueError as `restore` does.
     """
     gpu = model.device if model is not None and model.device.type == "cuda" else None
     if gpu is not None:
         torch.cuda.reset_peak_memory_stats(gpu)
     seconds, flop, nfe = 0.0, 0, 0
     for part in parts(model, solver, pose(model, A, y)):
-        with OperationCounter() as counter:
+        with torch.compiler.set_stance("force_eager"), OperationCounter() as counter:
             took, calls = _timed(part, model, gpu)
-        if took < LONG_ENOUGH:
+        if compiled:
+            part.run()
+        if compiled or took < LONG_ENOUGH:
             took, _ = _timed(part, model, gpu)
         seconds += part.times * took
         flop += part.times * counter.flop

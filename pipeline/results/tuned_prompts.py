@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from p2l_engine.nearest_text import nearest
 from p2l_engine.priors.base import LatentPrior
@@ -53,10 +52,16 @@ def read_prompts(url: str, captions: Sequence[str], words: bool, images: int) ->
     texts = {"captions": list(captions), "words": model.words() if words else []}
     of_all = starts.pop() if len(starts) == 1 else None
     told: dict[str, Any] = {"made": now_text(), "prompt": of_all, "rows": count}
-    if of_all is not None:
-        told["before"] = _near(model, _embedded(model, of_all), texts)
-    told["mean"] = _told(model, of_all, mean, texts)
-    told["images"] = {key: _told(model, start, embedding, texts) for key, (start, embedding) in first.items()}
+    before = [] if of_all is None else [_embedded(model, of_all)]
+    # All at once, for each text is embedded again and again otherwise.
+    near = _near(model, [*before, mean, *(embedding for _, embedding in first.values())], texts)
+    if before:
+        told["before"] = near.pop(0)
+    told["mean"] = near.pop(0) | _moved(model, of_all, mean)
+    told["images"] = {
+        key: found | _moved(model, start, embedding)
+        for found, (key, (start, embedding)) in zip(near, first.items(), strict=True)
+    }
     output.write_json(PROMPTS, told)
     return told
 
@@ -73,29 +78,26 @@ def _embeddings(output: OutputFolder) -> Iterator[tuple[str, str | None, Embeddi
                     yield key, starts[key], embedding
 
 
-def _told(
-    model: LatentPrior, start: str | None, embedding: Embeddings, texts: dict[str, list[str]]
-) -> dict[str, Any]:
-    near: dict[str, Any] = _near(model, embedding, texts)
-    return near if start is None else near | {"moved": _moved(_embedded(model, start), embedding)}
-
-
 def _embedded(model: LatentPrior, prompt: str) -> Embeddings:
     embedding: Embeddings = model.embed_prompts([prompt]).cpu().numpy()[0]
     return embedding
 
 
 def _near(
-    model: LatentPrior, embedding: Embeddings, texts: dict[str, list[str]]
-) -> dict[str, list[dict[str, Any]]]:
-    C = torch.from_numpy(embedding)[None]
-    return {
-        kind: [near._asdict() for near in nearest(model, C, among, NEAREST)[0]]
-        for kind, among in texts.items()
-        if among
-    }
+    model: LatentPrior, embeddings: Sequence[Embeddings], texts: dict[str, list[str]]
+) -> list[dict[str, Any]]:
+    """The nearest texts of each kind, for each embedding."""
+    C = torch.from_numpy(np.stack(embeddings))
+    found = {kind: nearest(model, C, among, NEAREST) for kind, among in texts.items() if among}
+    return [
+        {kind: [near._asdict() for near in of_kind[place]] for kind, of_kind in found.items()}
+        for place in range(len(embeddings))
+    ]
 
 
-def _moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
-    """Root mean square of the change."""
-    return float(np.sqrt(np.square(after.astype(np.float64) - before).mean()))
+def _moved(model: LatentPrior, start: str | None, after: Embeddings) -> dict[str, float]:
+    """Root mean square of the change from the text that was started from, where there is one."""
+    if start is None:
+        return {}
+    change = after.astype(np.float64) - _embedded(model, start)
+    return {"moved": float(np.sqrt(np.square(change).mean()))}

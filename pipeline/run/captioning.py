@@ -12,6 +12,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from p2l_engine.priors.captioner import check_captioner
+from pipeline.cluster import board, starting
 from pipeline.config import ConfigError, JobConfig
 from pipeline.config.caption import PICTURES
 from pipeline.output.folder import RUN, OutputFolder
@@ -83,6 +84,7 @@ def caption(
             if done == len(todo) or time.monotonic() - last > SECONDS_BETWEEN_LINES:
                 tell(f"captioned {done} of {len(todo)} shards")
                 last = time.monotonic()
+    board.remove(lease_id, starting.TOPIC)  # the restoring actors' starts are another matter
 
 
 def _captioned(

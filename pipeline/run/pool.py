@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
+import torch
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.context import AutoscalingConfig
 
 from p2l_engine.priors.architecture import is_near
-from p2l_engine.priors.computing import check_device
 from p2l_engine.priors.networks import compiling
 from p2l_engine.solvers import Sampler
 from pipeline import feasible
@@ -88,10 +88,9 @@ def refuse_missing_device(config: JobConfig) -> None:
     """Raises ConfigError where this machine's workers lack the device; other machines may have it."""
     if _joined() or not needs_model(config):
         return
-    try:
-        check_device(device_here(config.model.device))
-    except ValueError as error:
-        raise ConfigError([f"model.{error}"]) from None
+    # Asked for, not tried: a context that this process opened on a GPU would stay there beside the worker's.
+    if device_here(config.model.device) == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["model.device: got 'cuda', which is not to be had here; allowed: auto, cpu"])
 
 
 def refuse_uncompiled(config: JobConfig) -> None:

@@ -60,11 +60,13 @@ class ScoreShards:
     ) -> None:
         storage_options.configure(config.storage)
         options.limit_threads()
+        devices.check(options.device)
         torch.backends.cudnn.allow_tf32 = False  # the same features on GPUs as on CPUs, to within rounding
         self.config, self.output = config, output
         self.scorers = {of.network: NETWORKS[of.network].load(of.here(), options.device) for of in weights}
 
     @retries.patient()
+    @devices.ending_the_process()
     def __call__(self, block: pa.Table) -> pa.Table:
         (packed,) = block.column("task").to_pylist()
         task: Task = pickle.loads(packed)

@@ -40,7 +40,6 @@ from pipeline.worker.tries import Try
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 300.0  # restored rows wait for the rest of their item so long, and are committed then
-DEVICE_FAILED = 18  # a process's exit status
 TARS_KEPT = 2  # whose headers are in memory: an actor's next item is mostly of the same shard
 
 
@@ -139,7 +138,7 @@ class RestoreAndCommit:
         with suppress(Exception):  # of a store or of Ray: this process ends in any case
             tries.note(self.output, item, number, Try(self.worker.node, message))
             nodes.blame(self.lease_id, self.worker.node, item.id, message)
-        os._exit(DEVICE_FAILED)
+        os._exit(devices.FAILED)
 
     def _committed(self, shard: str) -> dict[str, Row]:
         """Rows of a shard's commits, by key, that need not be restored again."""

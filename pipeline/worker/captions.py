@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from p2l_engine.priors.captioner import Captioner, load_captioner
 from pipeline.cluster import devices
+from pipeline.cluster.starting import started
 from pipeline.config import JobConfig
 from pipeline.config.caption import CaptionConfig
 from pipeline.input import sources
@@ -26,6 +27,7 @@ from pipeline.stores import retries, storage_options
 from pipeline.worker.items import Work
 from pipeline.worker.measure import prepare, shown
 from pipeline.worker.options import ActorOptions
+from pipeline.worker.receipts import Worker
 
 SHARDS_HELD = 2  # whose captions are in memory: an actor's next item is mostly of the same shard
 TOGETHER = 16  # pictures that the model sees at a time
@@ -42,9 +44,11 @@ class CaptionShards:
         self.config, self.lease_id = config, lease_id
         self.output = OutputFolder(config.output)
         self.metrics = ActorMetrics(config.fingerprint, options.device)
-        self.captioner = load(config.caption, options.device)
+        load_it = partial(load, config.caption, options.device)
+        self.captioner = started(load_it, options.device, lease_id, Worker().node)
 
     @retries.patient()
+    @devices.ending_the_process()
     def __call__(self, block: pa.Table) -> pa.Table:
         work = Work.of(block.to_pylist()[0])
         lease.check(self.output, self.lease_id)  # before work that could not be written

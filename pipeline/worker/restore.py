@@ -74,6 +74,7 @@ class Restorer:
         self.solver.load(self.model)
         self._memory = None if self.model is None else Memory(config, self.device, options.share)
         self.checkpointing = False  # whether some images took too much memory without it
+        self._short: set[Hashable] = set()  # groups of which one image alone ran out of memory
         url = config.prompt_embeddings
         self._stored = None if url is None else stored_prompts.stored(url)
         self._caption = captions.stored(config)
@@ -182,6 +183,9 @@ class Restorer:
             torch.cuda.empty_cache()
             if len(images) == 1 and devices.is_held_by_others(self.device):
                 raise devices.DeviceFault(f"{message}; other processes hold its memory")
+            if len(images) == 1 and self.model is not None and images[0].group not in self._short:
+                self._short.add(images[0].group)
+                return self._restore(images, measured)
         if len(images) == 1:
             return [lambda: [self.failed(images[0].row, message)]]
         middle = len(images) // 2
@@ -233,7 +237,7 @@ class Restorer:
     def _restored(
         self, images: Sequence[Prepared], operator: LinearOperator, y: torch.Tensor, progress: Progress
     ) -> Restored:
-        self._make_room(operator.image_shape(tuple(y.shape[1:])), len(y))
+        self._make_room(operator.image_shape(tuple(y.shape[1:])), images)
         given = [image.embedding for image in images if image.embedding is not None]
         return restore(
             self.model,
@@ -247,20 +251,23 @@ class Restorer:
             sigma=self.config.noise,
         )
 
-    def _make_room(self, shape: ImageShape, images: int) -> None:
+    def _make_room(self, shape: ImageShape, images: Sequence[Prepared]) -> None:
         """Switches activation checkpointing on where the images need it.
 
         Raises TooLarge for ones that do not fit at all, and OutOfMemoryError for too many.
         """
         if self._memory is None or self.model is None:
             return
-        fit = self._memory.fit(shape[1:], images)
-        if fit.checkpointing and not self.checkpointing:
+        fit = self._memory.fit(shape[1:], len(images))
+        checkpointing = fit.checkpointing or images[0].group in self._short
+        if checkpointing and not self.checkpointing:
             log.info("activation checkpointing", extra={"height": shape[1], "width": shape[2]})
-        self.checkpointing |= fit.checkpointing
-        self.model.checkpoint_activations(fit.checkpointing)
-        if images > fit.images:
-            raise torch.OutOfMemoryError(f"{images} images of {shape[1]}x{shape[2]} need more than there is")
+        self.checkpointing |= checkpointing
+        self.model.checkpoint_activations(checkpointing)
+        if len(images) > fit.images:
+            raise torch.OutOfMemoryError(
+                f"{len(images)} images of {shape[1]}x{shape[2]} need more than there is"
+            )
 
     @property
     def micro_batch(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 from jobs.cli import app
@@ -91,6 +92,19 @@ def test_the_planned_network_calls_are_those_that_a_run_counts(
     A, y = operators.build("super_resolution", factor=4), torch.zeros(2, 3, 4, 4)
     prior = {None: None, "latent": model, "pixel": load_model(str(pixel_folder))}[solver.prior]
     assert measure_steps(prior, A, y, solver).nfe == restore(prior, A, y, solver).nfe
+
+
+@pytest.mark.usefixtures("without_a_compiler")
+def test_the_blocks_that_are_measured_are_the_compiled_ones_and_count_as_they_are() -> None:
+    """torch compiles nothing of what it first saw being counted."""
+    A, y, solver = (
+        operators.build("super_resolution", factor=4),
+        torch.zeros(1, 3, 4, 4),
+        methods.build("ldps"),
+    )
+    compiled = measure_steps(load_model("tiny", compile=True), A, y, solver, compiled=True)
+    assert 0 < counters["frames"]["ok"] == counters["frames"]["total"]
+    assert compiled.teraflop == measure_steps(load_model("tiny"), A, y, solver).teraflop
 
 
 @pytest.mark.parametrize("method", ["p2l", "psld", "latino_pro", "dds"])

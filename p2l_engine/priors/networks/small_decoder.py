@@ -56,7 +56,7 @@ def check_small_decoder(name: str, latent_channels: int, factor: int) -> list[st
     ]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # one with its weights, and one without, to count by
 @torch.inference_mode(False)
 def load_small_decoder(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     """The auto-encoder of that name (see `check_small_decoder`), kept; on `meta` without its weights.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partialmethod
 from itertools import count
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
@@ -17,6 +15,7 @@ from jobs.benchmark import clock, speed
 from jobs.benchmark.__main__ import app
 from jobs.benchmark.clock import Clock, Clocked
 from p2l_engine import LatentDiffusion, methods, operators
+from p2l_engine.priors.networks.small_decoder import Sketching
 from p2l_engine.restore import pose
 from p2l_engine.solvers import solve
 from pipeline.cost import plan
@@ -101,13 +100,23 @@ def test_images_that_differ_from_those_restored_alone_end_the_benchmark(
         speed.measure(ASKED, random_model, SIDE, batch=2, iterations=0)
 
 
-def test_compiled_blocks_are_timed_beside_the_same_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what torch records of them, without a compiler, in a method with a preset's own K."""
-    own = UNet2DConditionModel.compile_repeated_blocks
-    recorded = partialmethod(own, backend="aot_eager")
-    monkeypatch.setattr(UNet2DConditionModel, "compile_repeated_blocks", recorded)
-    torch._dynamo.reset()
-    counters.clear()
+def test_the_parts_are_those_of_what_the_job_computes(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: LatentDiffusion
+) -> None:
+    """With the small decoder where the method has one."""
+    job = replace(ASKED, preset="balanced").job(SIDE, 1, None, 2)
+    work, sketched = speed.Work.of(tiny_model, job, tiny_model.embed_prompts([""])), count()
+    genuine = Sketching.sketch
+    monkeypatch.setattr(Sketching, "sketch", lambda self, z: next(sketched) * 0 + genuine(self, z))
+    work.run()
+    of_run = next(sketched)
+    work.shares()
+    assert 0 < of_run == next(sketched) - of_run - 1
+
+
+@pytest.mark.usefixtures("without_a_compiler")
+def test_compiled_blocks_are_timed_beside_the_same_ones_as_they_are() -> None:
+    """By what torch records of them, in a method with a preset's own K."""
     asked = replace(ASKED, preset="balanced", compile=True, batches=[1], iterations=[None])
     cell = speed.measure(asked, speed.load(asked), SIDE, batch=1, iterations=None)
     assert cell.iterations == 1 and cell.against_plain is not None and cell.against_alone is None

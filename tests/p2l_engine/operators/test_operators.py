@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from p2l_engine import operators
 from p2l_engine.operators.base import LinearOperator
@@ -260,6 +261,21 @@ def test_noise_is_the_generators_normal_numbers_times_sigma() -> None:
 def test_noise_of_no_strength_is_refused(sigma: Any) -> None:
     with pytest.raises(ValueError, match="sigma: got"):
         operators.build("denoising").measure(noise(1, 3, 4, 4), sigma, generators(1))
+
+
+def test_a_gaussian_blur_brings_its_matrices_to_a_device_once() -> None:
+    class Copies(TorchDispatchMode):
+        made = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.made += func is torch.ops.aten._to_copy.default
+            return func(*args, **(kwargs or {}))
+
+    A, x = operators.build("gaussian_blur", size=9, sigma=1.5), torch.zeros(1, 3, 20, 24)
+    for _ in range(2):
+        with Copies() as copies:
+            A.proximal(A(x), x, 0.1)
+    assert copies.made == 0
 
 
 def test_one_generator_an_image_is_asked_for() -> None:

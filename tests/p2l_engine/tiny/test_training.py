@@ -1,6 +1,7 @@
 """What the recipes share: drawn scenes, and trainings that go on where they were interrupted."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,3 +43,28 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
         run(tmp_path / "cut.pt", 15)
     resumed = run(tmp_path / "cut.pt", None)
     assert torch.equal(whole, resumed)
+
+
+def test_a_checkpoint_is_gone_on_from_where_the_modules_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written on one device, read on another; here one precision stands for each."""
+    path, read = tmp_path / "c.pt", list[object]()
+    genuine = torch.load
+
+    def noting(*arguments: Any, **settings: Any) -> Any:
+        read.append(settings["map_location"])
+        return genuine(*arguments, **settings)
+
+    monkeypatch.setattr(torch, "load", noting)
+
+    def train(steps: int, dtype: torch.dtype) -> training.Training:
+        started = training.Training({"net": nn.Linear(3, 1, dtype=dtype)}, 0.1, steps, path)
+        net = started.modules["net"]
+        started.run(lambda step, source: net(torch.ones(1, 3, dtype=dtype)).square().mean(), "test")
+        return started
+
+    before = train(2, torch.float32).average["net"]["weight"]
+    resumed = training.Training({"net": nn.Linear(3, 1, dtype=torch.float64)}, 0.1, 2, path)
+    assert read == ["cpu"] and resumed.step == 2
+    assert torch.equal(resumed.average["net"]["weight"], before.double())

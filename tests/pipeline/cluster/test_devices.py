@@ -50,11 +50,40 @@ def test_what_a_device_does_is_no_fault_of_the_row(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
 def test_what_a_row_or_its_batch_brings_about_is_no_fault_of_the_device(error: Exception) -> None:
     assert not devices.is_fault(error)
-    assert devices.is_out_of_memory(error) == ("memory" in str(error) or "ALLOC" in str(error))
+    assert devices.is_out_of_memory(error) == (not isinstance(error, ValueError))
+
+
+@pytest.mark.parametrize(
+    ("total", "others", "held"),
+    [(5, 1.5, False), (5, 2.5, True), (10, 1.5, False), (80, 7, False), (80, 9, True)],
+)
+def test_a_context_is_not_taken_for_another_process(
+    total: float, others: float, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a whole GPU and of a slice of one, in GiB; this process has reserved one."""
+    free = total - others - 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * 2**30), int(total * 2**30)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 2**30)
+    assert devices.is_held_by_others("cuda") == held
+
+
+def test_a_fault_ends_the_process_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(devices.os, "_exit", ended.append)
+    with pytest.raises(RuntimeError, match="illegal"), devices.ending_the_process():
+        raise RuntimeError(ILLEGAL)
+    with pytest.raises(ValueError, match="of a row"), devices.ending_the_process():
+        raise ValueError("of a row")
+    assert ended == [devices.FAILED]
 
 
 def test_a_sound_device_passes_and_an_absent_one_does_not() -> None:

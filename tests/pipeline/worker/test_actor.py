@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from p2l_engine.restore import Restored
+from pipeline.cluster import devices
 from pipeline.input.keys import key_hash
 from pipeline.input.rows import InputRow, SourceError
 from pipeline.input.sources import Shard, list_shards
@@ -287,7 +288,7 @@ actor(block(output, 0, 1))
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
-    assert ended.returncode == actor.DEVICE_FAILED, ended.stderr
+    assert ended.returncode == devices.FAILED, ended.stderr
     (left,) = (output / "unfinished" / "s").iterdir()
     assert "illegal memory access" in json.loads(left.read_text())["cause"]
 

@@ -97,6 +97,32 @@ def test_no_more_are_restored_together_than_fit(
     assert worker.micro_batch == together[0] and "memory ran out" not in caplog.text
 
 
+def test_what_was_counted_too_low_is_tried_again_with_checkpointing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for a size; the images after the first have it at once."""
+    worker = restorer(tmp_path)
+    model, genuine, tried = worker.model, restore.restore, list[tuple[int, bool]]()
+    assert model is not None
+    switch = model.checkpoint_activations
+
+    def switched(on: bool) -> None:
+        tried.append((0, on))
+        switch(on)
+
+    def limited(prior: Any, A: LinearOperator, y: torch.Tensor, **settings: Any) -> Restored:
+        tried[-1] = len(y), tried[-1][1]
+        if not tried[-1][1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return genuine(prior, A, y, **settings)
+
+    monkeypatch.setattr(model, "checkpoint_activations", switched)
+    monkeypatch.setattr(restore, "restore", limited)
+    assert [row["status"] for row in worker(rows(SIDE, SIDE))] == ["ok", "ok"]
+    assert tried == [(2, False), (1, False), (1, True), (1, True)]
+    assert worker.checkpointing
+
+
 def test_nothing_fits_where_the_weights_alone_do_not(tmp_path: Path, free: Callable[[int], None]) -> None:
     free(-1)
     (row,) = restorer(tmp_path)(rows(SIDE))

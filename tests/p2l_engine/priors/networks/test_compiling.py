@@ -2,14 +2,11 @@
 
 import copy
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -19,19 +16,6 @@ from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
 from p2l_engine.priors.networks.compiling import compile_blocks, obstacles
 from p2l_engine.tiny.architecture import TEXT_LENGTH, TEXT_WIDTH
 from tests.networks import narrow_unet
-
-
-@pytest.fixture
-def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What torch would compile, it records and runs as it is."""
-    own = UNet2DConditionModel.compile_repeated_blocks
-    monkeypatch.setattr(
-        UNet2DConditionModel, "compile_repeated_blocks", partialmethod(own, backend="aot_eager")
-    )
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 def _unet() -> nn.Module:

@@ -10,7 +10,7 @@ from diffusers import AutoencoderTiny
 from p2l_engine import methods, operators, restore
 from p2l_engine.mistakes import Mistakes
 from p2l_engine.priors.latent import LatentDiffusion
-from p2l_engine.priors.networks.small_decoder import Sketching, check_small_decoder
+from p2l_engine.priors.networks.small_decoder import Sketching, check_small_decoder, load_small_decoder
 
 
 def _written(folder: Path, **settings: Any) -> str:
@@ -104,3 +104,10 @@ def test_auto_is_the_one_that_is_known_for_a_models_latents() -> None:
     assert check_small_decoder("auto", 12, 4) == check_small_decoder("auto", 4, 8) == []
     (unknown,) = check_small_decoder("auto", 4, 4)
     assert "got auto, but none is known for 4 channels, enlarged 4 times; allowed: auto, tiny, a" in unknown
+
+
+def test_counting_without_weights_keeps_those_that_are_loaded(small: str) -> None:
+    real, counted = (torch.device(name) for name in ("cpu", "meta"))
+    loaded = load_small_decoder(small, real, torch.float32)
+    load_small_decoder(small, counted, torch.float32)
+    assert load_small_decoder(small, real, torch.float32) is loaded
