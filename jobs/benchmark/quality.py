@@ -54,6 +54,9 @@ ROWS = {
     "GML-DPS": _row("gml_dps", PLAIN),
     "PSLD": _row("psld", PLAIN),
     "LDIR": _row("ldir", PLAIN),
+    "TReg": _row("treg", PLAIN),
+    "ReSample": _row("resample", PLAIN),
+    "DAPS": _row("daps", PLAIN),
     "LDPS, no last step": _row("ldps", "LDPS", finish=None),
 }
 

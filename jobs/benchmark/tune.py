@@ -57,15 +57,11 @@ GRIDS: dict[str, list[Point]] = {
     "treg": [("treg", {})]
     + [("treg", {"guidance_scale": scale}) for scale in (4.0, 7.5)]
     + [("treg", {"data": data}) for data in ({"weight": 0.001}, {"weight": 0.1}, {"every": 2})],
-    "resample": [("resample", {})]
-    + [("resample", {"guidance": {"step_size": rho}}) for rho in (3.0, 15.0)]
-    + [("resample", {"every": every}) for every in (1, 2)]
-    + [("resample", {"spread": spread}) for spread in (4.0, 400.0)]
+    "resample": [("resample", {}), ("resample", {"guidance": {"step_size": 3.0}})]
+    + [("resample", {"every": 1}), ("resample", {"spread": 4.0})]
     + [("resample", {"pixel": {"iterations": 200}, "latent": {"iterations": 40}})],
-    "daps": [("daps", {})]
-    + [("daps", {"dynamics": {"step_size": size}}) for size in (2e-5, 5e-4)]
-    + [("daps", {"dynamics": {"tau": tau}}) for tau in (0.0141, 0.04)]
-    + [("daps", {"dynamics": {"iterations": 30}}), ("daps", {"steps": 20}), ("daps", {"flow_steps": 3})],
+    "daps": [("daps", {}), ("daps", {"steps": 20})]
+    + [("daps", {"dynamics": more}) for more in ({"step_size": 5e-4}, {"tau": 0.0141}, {"iterations": 30})],
 }
 
 
