@@ -16,7 +16,7 @@ TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 help: ## List the targets; what `make` alone does
 	@sed -nE 's/^([a-z0-9]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(READY) ## Degrade and restore twelve photographs with the small shipped model
+demo: $(READY) ## Degrade and restore twelve crops of photographs with the small shipped model
 	@$(BIN)/p2l demo
 
 # Two processes, each with the tests of whole files; tests/conftest.py puts the long ones first.

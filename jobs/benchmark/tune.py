@@ -16,6 +16,8 @@ TV_WEIGHT = (0.0005, 0.002, 0.008, 0.03)
 LEARNING_RATE = (0.01, 0.03, 0.1, 0.3)
 WARM_AT = (0.2, 0.4, 0.6, 0.8)
 
+DYNAMICS: tuple[dict[str, Any], ...] = ({"step_size": 5e-4}, {"tau": 0.0141}, {"iterations": 30})
+
 Point = tuple[str, dict[str, Any]]  # a method and its settings over those of preset tiny
 K0: dict[str, Any] = {"prompt_tuning": None}
 
@@ -57,11 +59,17 @@ GRIDS: dict[str, list[Point]] = {
     "treg": [("treg", {})]
     + [("treg", {"guidance_scale": scale}) for scale in (4.0, 7.5)]
     + [("treg", {"data": data}) for data in ({"weight": 0.001}, {"weight": 0.1}, {"every": 2})],
-    "resample": [("resample", {}), ("resample", {"guidance": {"step_size": 3.0}})]
-    + [("resample", {"every": 1}), ("resample", {"spread": 4.0})]
-    + [("resample", {"pixel": {"iterations": 200}, "latent": {"iterations": 40}})],
-    "daps": [("daps", {}), ("daps", {"steps": 20})]
-    + [("daps", {"dynamics": more}) for more in ({"step_size": 5e-4}, {"tau": 0.0141}, {"iterations": 30})],
+    "resample": [
+        ("resample", settings)
+        for settings in (
+            {},
+            {"guidance": {"step_size": 3.0}},
+            {"every": 1},
+            {"spread": 4.0},
+            {"pixel": {"iterations": 200}, "latent": {"iterations": 40}},
+        )
+    ],
+    "daps": [("daps", {}), ("daps", {"steps": 20})] + [("daps", {"dynamics": more}) for more in DYNAMICS],
 }
 
 

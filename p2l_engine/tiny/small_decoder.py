@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from p2l_engine.tiny.architecture import LATENT_CHANNELS
 from p2l_engine.tiny.collection import Photograph, training_photographs
-from p2l_engine.tiny.data import held_out_crops
+from p2l_engine.tiny.data import held_out_crops, held_out_scenes
 from p2l_engine.tiny.train import (
     Recipe,
     batch_of,
@@ -74,14 +74,14 @@ def decoded(vae: AutoencoderKL, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def print_figures(model: Path, small: AutoencoderTiny, device: str) -> None:
-    """Print how near it comes to D, and to the images, on crops of the held-out tuning photographs."""
+    """Print how near it comes to D, and to the images: crops of tuning photographs, and drawn scenes."""
     vae, _, _ = read_snapshot(model, device)
-    pool = held_out_crops("tuning")
-    x = pool.batch(torch.arange(len(pool.captions)))
-    z = encode(vae, pool, device)
-    sketch, whole = small.decode(z.to(device)).sample.cpu(), decoded(vae, z.to(device)).cpu()
-    print(f"against D(E(x)) {psnr(whole, sketch):.2f} dB, against x {psnr(x, sketch):.2f} dB, "
-          f"D(E(x)) itself {psnr(x, whole):.2f} dB")  # fmt: skip
+    for kind, pool in (("crops", held_out_crops("tuning")), ("scenes", held_out_scenes())):
+        x = pool.batch(torch.arange(len(pool.captions)))
+        z = encode(vae, pool, device)
+        sketch, whole = small.decode(z.to(device)).sample.cpu(), decoded(vae, z.to(device)).cpu()
+        print(f"{kind}: against D(E(x)) {psnr(whole, sketch):.2f} dB, against x {psnr(x, sketch):.2f} dB, "
+              f"D(E(x)) itself {psnr(x, whole):.2f} dB")  # fmt: skip
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def test_a_small_decoder_comes_nearer_to_the_decoder(
     for one in (small_decoder.new_small_decoder(), small):
         small_decoder.print_figures(snapshot, one, "cpu")
     printed = capsys.readouterr().out.splitlines()
-    before, after = (float(line.split()[2]) for line in printed if line.startswith("against"))
+    before, after = (float(line.split()[3]) for line in printed if line.startswith("crops: against"))
     assert after > before + 1
 
 
