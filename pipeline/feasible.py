@@ -31,6 +31,7 @@ def own_side(model: ModelConfig, stores: storage_options.Options) -> int:
     try:
         return architecture_of(model, stores).native_size
     except (OSError, ValueError) as error:
+        _pass_by(model, error)
         raise Mistakes(
             [
                 f"size: got auto, the model's own side, which cannot be read ({error}); "
@@ -47,6 +48,7 @@ def steps_problems(model: ModelConfig, solver: Sampler, stores: storage_options.
     try:
         timesteps = architecture_of(model, stores).timesteps
     except (OSError, ValueError) as error:
+        _pass_by(model, error)
         return [f"steps: got {steps}; allowed: as many as the model has, which cannot be read ({error})"]
     if steps <= (most := solver.within(timesteps)):
         return []
@@ -66,9 +68,16 @@ def model_problems(
         found = methods.misfits(solver, architecture)
         return found if found or size is None else solver.too_small(architecture, size)
     except (OSError, ValueError) as error:
+        _pass_by(model, error)
         return [
             f"name: got {solver.name}; allowed: with a {solver.prior} model; this cannot be read ({error})"
         ]
+
+
+def _pass_by(model: ModelConfig, error: Exception) -> None:
+    """Raises an error of a store that is out of reach, which is no mistake of the job's."""
+    if "://" in model.id and retries.name(error):
+        raise error
 
 
 def adapter_problems(model: ModelConfig) -> list[str]:
@@ -139,9 +148,17 @@ def warnings(config: JobConfig) -> list[str]:
 
 
 def architecture_of(model: ModelConfig, stores: storage_options.Options) -> Architecture:
-    """A model's architecture, without its weights. Raises as `read_architecture`, after retries."""
+    """A model's architecture, without its weights. Raises as `read_architecture`, after retries.
+
+    What a store's client raises, such as for want of credentials, is an OSError here.
+    """
     read = partial(read_architecture, model.id, model.revision)
     if "://" not in model.id:
         return read()
     storage_options.configure(stores)
-    return retries.retried(read, f"model {model.id}")
+    try:
+        return retries.retried(read, f"model {model.id}")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f"{model.id}: {' '.join(str(error).split())}") from error

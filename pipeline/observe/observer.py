@@ -18,8 +18,11 @@ from pipeline.observe import logs
 from pipeline.observe.prometheus import DriverMetrics
 from pipeline.output.folder import OutputFolder
 from pipeline.output.usage_json import Usage
+from pipeline.threads import every
 
 log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_GAUGES = 5.0
 
 
 class Observer:
@@ -29,19 +32,20 @@ class Observer:
         self.usage = Usage(OutputFolder(config.output), config.price)
         self._budget = config.budget
         self._metrics = DriverMetrics(config.fingerprint)
-        self._rows = self._done = 0
+        self._rows: int | None = None  # until they are counted
+        self._done = 0
 
     def counted(self, rows: int, done: int) -> None:
         """rows: of the run. done: those committed before this start."""
         self._rows, self._done = rows, done
-        self._set_metrics()
+        self.set_metrics()
         log.info("rows counted", extra=self.state)
 
     def committed(self, receipts: pa.Table) -> None:
         """Takes note of a block; the rows of each shard in it are one commit."""
         self._done += receipts.num_rows
         self.usage.committed(receipts)
-        self._set_metrics()
+        self.set_metrics()
         commits: dict[str, Counter[str]] = defaultdict(Counter)
         for row in receipts.to_pylist():
             worker = {"worker": row["actor"], "worker_node": row["node"]}
@@ -60,10 +64,13 @@ class Observer:
 
     @property
     def state(self) -> dict[str, Any]:
-        return {"rows": self._rows, "done": self._done, "dollars": self.usage.dollars}
+        return {"rows": self._rows or 0, "done": self._done, "dollars": self.usage.dollars}
 
-    def _set_metrics(self) -> None:
-        self._metrics.set(planned=self._rows, done=self._done, spent=self.usage.dollars, budget=self._budget)
+    def set_metrics(self) -> None:
+        """Sets the gauges: again and again, for Ray forgets one that was not set for some seconds."""
+        if self._rows is not None:
+            spent = self.usage.dollars
+            self._metrics.set(planned=self._rows, done=self._done, spent=spent, budget=self._budget)
 
 
 @contextmanager
@@ -73,7 +80,8 @@ def observing(config: JobConfig) -> Iterator[Observer]:
         log.info("run started", extra={"output": config.output})
         observer = Observer(config)
         try:
-            yield observer
+            with every(SECONDS_BETWEEN_GAUGES, observer.set_metrics, patience=SECONDS_BETWEEN_GAUGES):
+                yield observer
         except BaseException as error:
             failed = isinstance(error, Exception)
             log.log(

@@ -41,6 +41,11 @@ class ActorMetrics:
         """Counts a step when it is done, as `progress` of `p2l_engine.restore`; or pictures captioned."""
         self._steps.inc()
 
+    def alive(self) -> None:
+        """Sets the gauge: again and again, for Ray forgets one that was not set for some seconds."""
+        if self._on_gpu:
+            self._memory.set(_gpu_bytes())
+
     def committed(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Counts rows that this actor restored, once they are in the output."""
         for status, count in Counts(row["status"] for row in rows).items():
@@ -50,8 +55,6 @@ class ActorMetrics:
                 self._seconds.observe(row["seconds"])
         if nfe := sum(row.get("nfe") or 0 for row in rows):
             self._nfe.inc(nfe)
-        if self._on_gpu:
-            self._memory.set(_gpu_bytes())
 
 
 class DriverMetrics:

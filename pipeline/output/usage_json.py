@@ -9,6 +9,7 @@ at most a minute old.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,7 +43,7 @@ class StartUsage:
 
 
 class Usage:
-    """Counts this start's part, from receipts, beside that of the starts before it."""
+    """Counts this start's part, from receipts and GPUs, beside that of the starts before it."""
 
     def __init__(self, output: OutputFolder, price: float | None) -> None:
         self._output, self._price = output, price
@@ -51,6 +52,7 @@ class Usage:
         self._seconds: dict[str, float] = {}  # by worker
         self._rows, self._gpu_seconds = 0, 0.0
         self._written = time.monotonic()
+        self._writing = threading.Lock()  # commits come from one thread, GPUs from another
 
     def committed(self, receipts: pa.Table) -> None:
         """Takes note of workers' time, by the columns `actor` and `actor_seconds`; writes now and then."""
@@ -59,17 +61,26 @@ class Usage:
             receipts.column("actor").to_pylist(), receipts.column("actor_seconds").to_pylist(), strict=True
         ):
             self._seconds[worker] = max(seconds, self._seconds.get(worker, 0.0))
-        if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
-            with suppress(OSError):  # a store that does not answer is written to a minute later
-                self.write()
+        self._write_now_and_then()
 
     def had(self, gpus: float, seconds: float) -> None:
-        """The cluster had so many GPUs for so long."""
+        """The cluster had so many GPUs for so long; writes now and then, commits or not."""
         self._gpu_seconds += gpus * seconds
+        self._write_now_and_then()
+
+    def _write_now_and_then(self) -> None:
+        with self._writing:
+            if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+                with suppress(OSError):  # a store that does not answer is written to a minute later
+                    self._write()
 
     def write(self) -> None:
-        self._output.write_json(USAGE, [asdict(start) for start in self.starts])
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
         self._written = time.monotonic()
+        self._output.write_json(USAGE, [asdict(start) for start in self.starts])
 
     @property
     def starts(self) -> list[StartUsage]:

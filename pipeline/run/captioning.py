@@ -34,6 +34,8 @@ def check(config: JobConfig) -> None:
     try:
         problems = _run_problems(config.caption.run) if config.caption.run else _model_problems(config)
     except OSError as error:
+        if retries.name(error):  # a store out of reach is no mistake of the job's
+            raise
         problems = [f"{'from' if config.caption.run else 'model'}: {error}"]
     if problems:
         raise ConfigError([f"caption.{problem}" for problem in problems])

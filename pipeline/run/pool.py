@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,8 @@ QUICK, SLOW = 32, 8
 QUICK_BATCHES = 4  # to a commit, of a method that costs nothing
 IN_FLIGHT = 2  # items of an actor: the one on its device, and one that is read or committed meanwhile
 GROW_AT, SHRINK_AT = 1.75, 0.5  # items in hand of an actor, at which its pool gets larger or smaller
+OMP_THREADS = "OMP_NUM_THREADS"
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # by which Ray hands a submitted job what it was submitted with
 UNPACKED = "runtime_resources"  # Ray's folder of unpacked working folders, on each machine
 
 
@@ -64,9 +67,18 @@ def actor_options(config: JobConfig) -> ActorOptions:
 
 def options_of(device: str, batch_size: int, actors: int, tune: bool = False) -> ActorOptions:
     """Of each of so many actors, which Ray Data spreads over the machines that have what they book."""
-    threads = os.environ.get("OMP_NUM_THREADS")  # the driver's: Ray sets 1 for its processes
+    threads = _wanted_threads()
     share = 1 if device == "cuda" else -(-actors // max(1, _machines_with_cpus()))
     return ActorOptions(device, batch_size, int(threads) if threads else None, tune, share)
+
+
+def _wanted_threads() -> str | None:
+    """OMP_NUM_THREADS as the user set it; Ray sets 1 for its processes, and so for a submitted job's."""
+    submitted = os.environ.get(SUBMITTED)
+    if submitted is None:
+        return os.environ.get(OMP_THREADS)
+    wanted: str | None = (json.loads(submitted).get("runtime_env") or {}).get("env_vars", {}).get(OMP_THREADS)
+    return wanted
 
 
 def refuse_too_large(config: JobConfig, options: ActorOptions) -> None:

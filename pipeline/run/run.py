@@ -109,7 +109,8 @@ def run(
                 )
             except KeyboardInterrupt:
                 if held.stop.over_budget:
-                    left_out = (*listed.left_out, *sources.left_out_of(planned))
+                    read = sources.left_out_of(planned) if held.left_out is None else held.left_out
+                    left_out = (*listed.left_out, *read)
                     seconds = time.monotonic() - start
                     summary.write(config, names, held.rows, seconds, {}, left_out, held.stop.reason)
                 raise
@@ -122,11 +123,15 @@ def run(
 
 @dataclass
 class Held:
-    """What a run has on its output: the lease's id, how it is ended early, and the rows that it restored."""
+    """What a run has on its output: the lease's id, how it is ended early, and the rows that it restored.
+
+    left_out: what of the shards becomes no row, once that is known.
+    """
 
     lease: str
     stop: Stop
     rows: int = 0
+    left_out: tuple[LeftOut, ...] | None = None
 
 
 class Done(NamedTuple):
@@ -184,6 +189,7 @@ def _restore(
             stores=config.storage,
             captions_of=captioning.fingerprint(config),
         )
+        held.left_out = found.left_out
         total, left = sum(found.rows[name] for name in chosen), sum(item.left for item in found.work)
         lease.check(output, held.lease)
         observer.counted(total, total - left)

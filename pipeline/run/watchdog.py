@@ -32,6 +32,7 @@ class Watch:
         self._last = time.monotonic()
         self._longest = 0.0  # s from one commit to the next
         self._gone = 0  # checks in a row that found no cluster
+        self._had_workers = False
         self._ended = False  # what a check under way finds then, such as that Ray is gone, ends nothing
 
     @contextmanager
@@ -74,6 +75,7 @@ class Watch:
         self._gone = 0 if self._is_there() else self._gone + 1
         if self._gone == TIMES_GONE:
             return f"the Ray cluster at {self._address} is gone. {GOES_ON}"
+        self._count_from_the_first_worker()
         if self._crew.hopeless is not None:
             return f"no worker could start: {self._crew.hopeless}. Mend that. {GOES_ON}"
         last = max(self._last, self._crew.moved) if self._given == "auto" else self._last
@@ -83,6 +85,13 @@ class Watch:
                 f"status` tells. {GOES_ON}; set no_progress_seconds higher if commits take longer"
             )
         return None
+
+    def _count_from_the_first_worker(self) -> None:
+        """A wait for machines, or for the scan, is nobody's commit, and no limit of one is judged by it."""
+        there = self._crew.is_there
+        if there and not self._had_workers:
+            self._last = time.monotonic()
+        self._had_workers = there
 
     def _is_there(self) -> bool:
         """Whether the head answers, and still knows the node that this driver belongs to."""

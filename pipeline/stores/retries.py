@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,6 +144,11 @@ def patient() -> Iterator[None]:
         yield
     finally:
         _patient.reset(token)
+
+
+def patience() -> Callable[[], AbstractContextManager[None]]:
+    """What makes a block elsewhere, such as in another thread, as patient as this place is."""
+    return patient if _patient.get() else nullcontext
 
 
 def retried(operation: Callable[[], T], what: str, again: Callable[[str], None] | None = None) -> T:

@@ -260,15 +260,20 @@ def _open_ranged(fs: AbstractFileSystem, path: str, read_ahead: int) -> Any:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A remote file whose reads try transient errors again; a failed read does not move the position."""
+    """A remote file whose reads try transient errors again; a failed read does not move the position.
+
+    Arrow reads from threads of its own, in which they are as patient as where the file was opened.
+    """
 
     def __init__(self, fs: AbstractFileSystem, url: str, file: Any) -> None:
         self._fs, self._url, self._file = fs, url, file
+        self._patience = retries.patience()
 
     def read(self, size: int | None = -1) -> bytes:
-        return bytes(
-            attempt(self._fs, self._url, "read", lambda: self._file.read(-1 if size is None else size))
-        )
+        with self._patience():
+            return bytes(
+                attempt(self._fs, self._url, "read", lambda: self._file.read(-1 if size is None else size))
+            )
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))

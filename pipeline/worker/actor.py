@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from threading import Lock
 from typing import Any, NoReturn
 
@@ -62,7 +62,7 @@ class RestoreAndCommit:
         self.retry_errors = retry_errors
         self.retried = retries.Since()
         self._heartbeat = Heartbeat(self.metrics.stepped)
-        self._heartbeat.watch(partial(board.put, lease_id, crew.TOPIC, self.worker.name))
+        self._heartbeat.watch(self._told)
         self.restorer = started(
             lambda: Restorer(config, options, self._heartbeat), options.device, lease_id, self.worker.node
         )
@@ -92,6 +92,11 @@ class RestoreAndCommit:
         with self._telling:
             receipts[0]["retries"] = self.retried.names()
         return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
+
+    def _told(self, state: dict[str, Any]) -> None:
+        """Of each sign of life."""
+        self.metrics.alive()
+        board.put(self.lease_id, crew.TOPIC, self.worker.name, state)
 
     def _finished(self, item: Item, before: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
         """The item's rows, once they are in the output; those in `done` are known to be there.

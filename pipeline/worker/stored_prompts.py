@@ -16,7 +16,7 @@ from pipeline.config import ConfigError, JobConfig
 from pipeline.input.rows import InputRow
 from pipeline.output.folder import RUN, OutputFolder
 from pipeline.pictures.arrays import read_npy
-from pipeline.stores import storage
+from pipeline.stores import retries, storage
 
 COLUMN = "prompt_embedding"
 ONE_FOR_ALL = ".npy"
@@ -39,6 +39,8 @@ def check(config: JobConfig) -> None:
         folder.check()
         kept = folder.json(RUN).get("config", {}).get("keep", ())
     except (OSError, ValueError) as error:
+        if retries.name(error):  # a store out of reach is no mistake of the job's
+            raise
         raise ConfigError([f"prompt_embeddings: {error}"]) from error
     if COLUMN not in kept:
         mend = f"allowed: a run with {COLUMN} in `keep`, or a .npy file"

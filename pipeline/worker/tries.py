@@ -16,6 +16,7 @@ from pipeline.stores import storage
 from pipeline.worker.items import Item
 
 DEADLY = 3  # deaths of an item after which it is done row by row, and of a row after which it is an error
+ANYWHERE = 10  # as many, where each took its whole machine along: hardly another's doing any more
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def end(output: OutputFolder, item: Item, number: int) -> None:
 
 def deaths(before: Sequence[Try], alive: Set[str]) -> list[Try]:
     """Those that the item is to blame for. alive: the nodes; one that was lost took its processes along."""
-    return [one for one in before if one.node in alive]
+    return list(before) if len(before) >= ANYWHERE else [one for one in before if one.node in alive]
 
 
 def is_deadly(before: Sequence[Try], alive: Set[str]) -> bool:

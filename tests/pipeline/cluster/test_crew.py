@@ -133,6 +133,45 @@ def test_a_run_waits_by_what_its_commits_take_and_long_for_machines(
     assert Watch(7.0, Stop(), found).limit == 7.0
 
 
+@pytest.mark.parametrize(("commits", "hours"), [(0, 2.5), (20, 1.0)])
+def test_a_wait_for_machines_is_no_worker_s_and_lengthens_no_limit(
+    commits: int, hours: float, found: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that is moved: no machine for long, then one whose worker loads, then one that hangs."""
+    now = 0.0
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(watchdog, "time", clock)
+    monkeypatch.setattr(crew, "time", clock)
+    reasons: list[str] = []
+    stop = Stop()
+    monkeypatch.setattr(stop, "now", reasons.append)
+    found.moved = now
+    ends = Watch("auto", stop, found)
+    monkeypatch.setattr(ends, "_is_there", lambda: True)
+    beat = Heartbeat()
+
+    def pass_by(seconds: float, name: str | None) -> None:
+        nonlocal now
+        until = now + seconds
+        while now < until:
+            now += 60.0
+            if name is not None:
+                tell(name, int(now), beat)
+            found.look()
+            ends._check()
+
+    for number in range(commits):
+        beat.step(number, commits)
+        pass_by(300.0, "w")
+        ends.progress()
+    before = ends.limit
+    pass_by(hours * 3600, None)
+    pass_by(600.0, "its successor")
+    assert reasons == [] and ends.limit == (before if commits else watchdog.FIRST_WAIT)
+    pass_by(ends.limit, "its successor")
+    assert "nothing was committed" in reasons[0]
+
+
 def test_it_knows_why_no_worker_can_start(found: Crew) -> None:
     failed = {"failed": starting.FAILED_STARTS, "made": False, "error": "403"}
     board.put(RUN, starting.TOPIC, ray.get_runtime_context().get_node_id(), failed)

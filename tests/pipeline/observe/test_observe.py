@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.cluster import session
 from pipeline.config import ConfigError, JobConfig
-from pipeline.observe import logs, prometheus
+from pipeline.observe import logs, observer, prometheus
 from pipeline.observe.observer import observing
 from pipeline.observe.prometheus import ActorMetrics, DriverMetrics
 from pipeline.output import usage_json
@@ -216,6 +217,27 @@ def test_how_a_run_ended_early_is_logged_away_from_the_terminal(
     assert (event["rows"], event["done"], event["dollars"]) == (7, 4, pytest.approx(0.1))
     assert usage_json.read(OutputFolder(config.output))[0].worker_seconds == 100
     assert "run " not in capsys.readouterr().err
+
+
+def test_gauges_are_set_again_and_again_between_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray forgets one that was not set for twenty seconds, and an alert on it could never come."""
+    told: list[tuple[int, int]] = []
+    third = Event()
+
+    def listening(self: DriverMetrics, *, planned: int, done: int, **others: Any) -> None:
+        told.append((planned, done))
+        if len(told) == 3:
+            third.set()
+
+    monkeypatch.setattr(DriverMetrics, "set", listening)
+    monkeypatch.setattr(observer, "SECONDS_BETWEEN_GAUGES", 0.01)
+    with observing(job(tmp_path, tmp_path / "output")) as one:
+        assert not third.wait(0.1) and told == [], "rows are not counted yet"
+        one.counted(7, 3)
+        assert third.wait(60)
+    assert set(told) == {(7, 3)}
 
 
 def receipts(*workers: tuple[str, float], **columns: str) -> pa.Table:

@@ -43,6 +43,7 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "CHECK_SECONDS", 0.1)
+    monkeypatch.delattr("pipeline.input.sources.left_out_of")  # which reads all input again, after the scan
     slow = {"name": "linear", "function": "tests.pipeline.small_jobs:slow_identity"}
     output = tmp_path / "out"
     folder = OutputFolder(str(output))
@@ -146,6 +147,13 @@ def test_gpus_count_whether_they_work_or_not(tmp_path: Path) -> None:
     (start,) = usage_json.read(OutputFolder(str(tmp_path)))
     assert (start.worker_seconds, start.gpu_seconds) == (0.0, 2 * HOUR)
     assert StartUsage("", 0, 1, 3 * HOUR, None, 2 * HOUR).paid_seconds == 3 * HOUR
+
+
+def test_what_gpus_cost_is_written_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next start knew nothing of a driver that was killed while it made captions."""
+    monkeypatch.setattr(usage_json, "SECONDS_BETWEEN_WRITES", 0.0)
+    Usage(OutputFolder(str(tmp_path)), price=2.0).had(32, 2 * HOUR)
+    assert usage_json.dollars(usage_json.read(OutputFolder(str(tmp_path))), None) == 128.0
 
 
 @pytest.mark.parametrize("graceful", [False, True])

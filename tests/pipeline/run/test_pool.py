@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def test_actors_share_the_cores_of_their_machine_and_not_of_the_cluster(
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     pool.actor_options(config).limit_threads()
     assert given == [threads, 3]
+    for variables, wanted in ({}, None), ({"env_vars": {"OMP_NUM_THREADS": "5"}}, 5):
+        # Of a submitted job, whose driver Ray gives one of its own.
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": variables}))
+        assert pool.actor_options(config).threads == wanted
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import ssl
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
 import botocore.exceptions
+import fsspec
 import google.auth.exceptions
 import pytest
 import requests
@@ -17,7 +19,7 @@ from botocore.exceptions import ClientError
 from gcsfs.retry import ChecksumError, HttpError
 from s3fs.errors import translate_boto_error
 
-from pipeline.stores import retries
+from pipeline.stores import retries, storage
 
 
 def s3(code: str, status: int) -> ClientError:
@@ -181,6 +183,30 @@ def test_patience_tries_on_for_hours_a_minute_apart_and_then_ends(
     with pytest.raises(TimeoutError):
         retries.retried(Failing(*[TimeoutError()] * 100), "file")
     assert len(waits) == retries.ATTEMPTS - 1
+
+
+def test_a_file_is_read_in_other_threads_as_patiently_as_where_it_was_opened(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    """Arrow reads a file from threads of its own."""
+    with fsspec.open("memory://patience/file", "wb") as file:
+        file.write(b"content")
+    genuine, tries = storage._open_ranged, Failing(*[ConnectionResetError()] * (retries.ATTEMPTS + 2))
+
+    def away(fs: Any, path: str, ahead: int) -> Any:
+        opened = genuine(fs, path, ahead)
+        read = opened.read
+        opened.read = lambda size: tries() and read(size)
+        return opened
+
+    monkeypatch.setattr(storage, "_open_ranged", away)
+    with ThreadPoolExecutor(1) as other:
+        with retries.patient():
+            opened = storage.open_read("memory://patience/file")
+        assert other.submit(opened.read, 7).result() == b"content"
+        tries.errors = [ConnectionResetError()] * (retries.ATTEMPTS + 2)
+        with pytest.raises(storage.StorageError):
+            other.submit(storage.open_read("memory://patience/file").read, 7).result()
 
 
 @pytest.mark.parametrize(
