@@ -22,7 +22,6 @@ from pipeline.worker.captions import CaptionShards
 from pipeline.worker.items import Work
 from pipeline.worker.options import ActorOptions
 
-RETRIES = 10  # of a shard whose actor was lost
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -102,6 +101,6 @@ def _captioned(
             min_size=1, initial_size=actors, max_size=actors, max_tasks_in_flight_per_actor=2
         ),
         fn_constructor_args=(config, options, lease_id),
-        **pool.actor_resources(options.device) | {"max_task_retries": RETRIES},
+        **pool.actor_resources(options.device),
     )
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import lru_cache
 from threading import Lock
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 
-from pipeline.cluster import board, crew, devices, nodes
+from pipeline.cluster import board, crew
 from pipeline.cluster.heartbeat import Heartbeat
 from pipeline.cluster.starting import started
 from pipeline.config import JobConfig
 from pipeline.input import sources
 from pipeline.input.rows import InputRow, SourceError
 from pipeline.input.tar_rows import tar_samples
-from pipeline.messages import describe
 from pipeline.observe import logs
 from pipeline.observe.prometheus import ActorMetrics
 from pipeline.output import commits, lease
@@ -35,7 +33,7 @@ from pipeline.worker.options import ActorOptions
 from pipeline.worker.receipts import RECEIPT_SCHEMA, Worker
 from pipeline.worker.restore import Restorer
 from pipeline.worker.room import Room
-from pipeline.worker.tries import Try
+from pipeline.worker.tries import Tried
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,8 @@ class RestoreAndCommit:
             lambda: Restorer(config, options, self._heartbeat), options.device, lease_id, self.worker.node
         )
         self._heartbeat.ready = True
-        self._room, self._telling, self._leaving = Room(), Lock(), Lock()
+        self._room, self._telling = Room(), Lock()
+        self._tried = Tried(self.output, lease_id, self.worker.node)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._samples = lru_cache(TARS_KEPT)(tar_samples)
 
@@ -79,7 +78,7 @@ class RestoreAndCommit:
         # What ended its process may do so again, which must not count as another's doing.
         try:
             with self._room.entered(alone=bool(before)):
-                found = self._finished(item, before, {})
+                found = self._finished(item, bool(before))
         except SourceError as error:
             raise SourceError(f"{error}; give the same command again") from error
         shared = {
@@ -98,52 +97,18 @@ class RestoreAndCommit:
         self.metrics.alive()
         board.put(self.lease_id, crew.TOPIC, self.worker.name, state)
 
-    def _finished(self, item: Item, before: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
-        """The item's rows, once they are in the output; those in `done` are known to be there.
+    def _finished(self, item: Item, begun: bool) -> list[Row]:
+        """The item's rows, once they are in the output. begun: before, by a process that ended."""
+        done = self._committed(item.shard.name) if begun else {}
 
-        before: tries that did not end.
-        An item that took its process down again and again is done row by row, and a row that did is an error.
-        """
-        number = len(before) + 1
-        tries.note(self.output, item, number, Try(self.worker.node))
-        done = self._committed(item.shard.name) if before else done
-        alive = {self.worker.node, *(node["NodeID"] for node in nodes.alive())} if before else set()
-        try:
-            if not tries.is_deadly(before, alive):
-                found = list(self._restored(item, done))
-                nodes.absolve(self.lease_id, self.worker.node)
-            elif len(item.wanted) > 1:
-                found = [
-                    row
-                    for single in item.rows_alone()
-                    for row in self._finished(single, tries.before(self.output, single), done)
-                ]
-            else:
-                found = self._condemned(item, tries.deaths(before, alive), done)
-        except Exception as error:
-            if devices.is_fault(error):
-                self._leave(item, number, describe(error))
-            raise
-        tries.end(self.output, item, number)
-        return found
+        def condemned(single: Item, message: str) -> Row:
+            (row,) = single.checked(sources.bare_rows(single.shard, single.flags))  # its picture may end us
+            if row.key in done:
+                return done[row.key]
+            (told,) = self._commit(single.shard.name, [self.restorer.failed(row, message)])
+            return told
 
-    def _condemned(self, item: Item, deaths: Sequence[Try], done: Mapping[str, Row]) -> list[Row]:
-        """An error for the item's one row, unless it is in `done`."""
-        causes = [one.cause for one in deaths if one.cause]
-        message = "; ".join([f"ended its process: {len(deaths)} times", *causes[-1:]])
-        (row,) = item.checked(sources.bare_rows(item.shard, item.flags))  # its picture may be what ends them
-        if row.key in done:
-            return [done[row.key]]
-        return self._commit(item.shard.name, [self.restorer.failed(row, message)])
-
-    def _leave(self, item: Item, number: int, message: str) -> NoReturn:
-        """Ends this process, whose device failed, before it commits; Ray begins the item again elsewhere."""
-        self._leaving.acquire()  # for good: what the other thread meets now is the same fault
-        log.error("device failed", extra={"error": message})
-        with suppress(Exception):  # of a store or of Ray: this process ends in any case
-            tries.note(self.output, item, number, Try(self.worker.node, message))
-            nodes.blame(self.lease_id, self.worker.node, item.id, message)
-        os._exit(devices.FAILED)
+        return self._tried.rows(item, lambda part: list(self._restored(part, done)), condemned)
 
     def _committed(self, shard: str) -> dict[str, Row]:
         """Rows of a shard's commits, by key, that need not be restored again."""

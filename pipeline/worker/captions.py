@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import islice
 
@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from p2l_engine.priors.captioner import Captioner, load_captioner
-from pipeline.cluster import devices
+from pipeline.cluster import board, crew, devices
+from pipeline.cluster.heartbeat import Heartbeat
 from pipeline.cluster.starting import started
 from pipeline.config import JobConfig
 from pipeline.config.caption import CaptionConfig
@@ -24,10 +25,11 @@ from pipeline.output.columns import Row
 from pipeline.output.folder import OutputFolder
 from pipeline.pictures.images import ImageError
 from pipeline.stores import retries, storage_options
-from pipeline.worker.items import Work
+from pipeline.worker.items import Item, Work
 from pipeline.worker.measure import prepare, shown
 from pipeline.worker.options import ActorOptions
 from pipeline.worker.receipts import Worker
+from pipeline.worker.tries import Tried
 
 SHARDS_HELD = 2  # whose captions are in memory: an actor's next item is mostly of the same shard
 TOGETHER = 16  # pictures that the model sees at a time
@@ -43,23 +45,35 @@ class CaptionShards:
         assert config.caption
         self.config, self.lease_id = config, lease_id
         self.output = OutputFolder(config.output)
-        self.metrics = ActorMetrics(config.fingerprint, options.device)
+        self.metrics, self.worker = ActorMetrics(config.fingerprint, options.device), Worker()
+        self._tried = Tried(self.output, lease_id, self.worker.node)
+        self._heartbeat = Heartbeat(self.metrics.stepped)
+        self._heartbeat.watch(partial(board.put, lease_id, crew.TOPIC, self.worker.name))
         load_it = partial(load, config.caption, options.device)
-        self.captioner = started(load_it, options.device, lease_id, Worker().node)
+        self.captioner = started(load_it, options.device, lease_id, self.worker.node)
+        self._heartbeat.ready = True
 
     @retries.patient()
-    @devices.ending_the_process()
     def __call__(self, block: pa.Table) -> pa.Table:
         work = Work.of(block.to_pylist()[0])
         lease.check(self.output, self.lease_id)  # before work that could not be written
-        rows = sources.rows(work.shard, [True] * work.rows)
-        found = list[Row]()
-        for batch in captioned(rows, self.config, self.captioner):
-            found += batch
-            self.metrics.stepped(len(found), work.rows)
+        found = self._tried.rows(work.to_caption(), self._captioned, self._condemned)
         lease.check(self.output, self.lease_id)
         captions.write(self.output, work.shard.name, found, self.config.fingerprint)
         return pa.table({"shard": [work.shard.name], "rows": [len(found)]})
+
+    def _captioned(self, item: Item) -> list[Row]:
+        """Key, caption and error of each row, a few read and captioned at a time."""
+        rows, found = sources.rows(item.shard, item.flags), list[Row]()
+        while batch := list(islice(rows, TOGETHER)):
+            with self._heartbeat.restoring(0):  # of whose rows nothing is in a receipt, or will be
+                found += captioned(batch, self.config, self.captioner)
+                self._heartbeat.step(len(found), len(item.wanted))
+        return found
+
+    def _condemned(self, item: Item, message: str) -> Row:
+        (row,) = sources.bare_rows(item.shard, item.flags)
+        return {"key": row.key, "error": readable(message)}
 
 
 def stored(config: JobConfig) -> Callable[[InputRow], str] | None:
@@ -89,17 +103,12 @@ def load(config: CaptionConfig, device: str) -> Captioner:
     return retries.retried(load_it, f"model {config.model}") if "://" in config.model else load_it()
 
 
-def captioned(rows: Iterable[InputRow], config: JobConfig, captioner: Captioner) -> Iterator[list[Row]]:
-    """key, caption and error of each row, in order, a few at a time.
-
-    An error where its picture cannot be had or captioned.
-    """
-    left = iter(rows)
-    while batch := list(islice(left, TOGETHER)):
-        pictures = [_picture(row, config) for row in batch]
-        texts = iter(_texts([one for one in pictures if not isinstance(one, str)], captioner))
-        made = [{"error": readable(one)} if isinstance(one, str) else next(texts) for one in pictures]
-        yield [{"key": row.key} | one for row, one in zip(batch, made, strict=True)]
+def captioned(rows: Sequence[InputRow], config: JobConfig, captioner: Captioner) -> list[Row]:
+    """key, caption and error of each row; an error where its picture cannot be had or captioned."""
+    pictures = [_picture(row, config) for row in rows]
+    texts = iter(_texts([one for one in pictures if not isinstance(one, str)], captioner))
+    made = [{"error": readable(one)} if isinstance(one, str) else next(texts) for one in pictures]
+    return [{"key": row.key} | one for row, one in zip(rows, made, strict=True)]
 
 
 def _picture(row: InputRow, config: JobConfig) -> np.ndarray | str:

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,11 @@ class Work:
         shard = Shard(item["name"], item["kind"], item["url"], tuple(map(tuple, item["files"])), reading)
         return Work(shard, item["rows"], item["wanted"], item["left"], item["hashes"])
 
+    def to_caption(self) -> Item:
+        """All rows of the shard."""
+        hashes = tuple(np.frombuffer(self.hashes, np.uint64).tolist())
+        return Item(self.shard, self.rows, tuple(range(self.rows)), hashes, stage="captions-")
+
     def items(self, size: Callable[[int], int]) -> Iterator[Item]:
         """The wanted rows in order, at most `size(rows taken before)` to an item.
 
@@ -66,18 +71,19 @@ class Work:
 class Item:
     """What an actor takes at a time: wanted rows of one shard.
 
-    rows: in the shard. wanted: their numbers. hashes: of their keys, when the run began.
+    rows: in the shard. wanted: their numbers. hashes: of their keys, when the run began. stage: of the run.
     """
 
     shard: Shard
     rows: int
     wanted: tuple[int, ...]
     hashes: tuple[int, ...]
+    stage: Literal["", "captions-"] = ""
 
     @property
     def id(self) -> str:
-        """20 hexadecimal digits; another for each item of a shard."""
-        return hashlib.sha256(repr((self.shard.files, self.wanted)).encode()).hexdigest()[:20]
+        """The stage, and 20 hexadecimal digits; another for each item of a shard."""
+        return self.stage + hashlib.sha256(repr((self.shard.files, self.wanted)).encode()).hexdigest()[:20]
 
     @property
     def flags(self) -> list[bool]:

@@ -7,13 +7,23 @@ how it ended. Ray repeats what a lost machine or process had in work without end
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence, Set
+import logging
+import os
+from collections.abc import Callable, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count, takewhile
+from threading import Lock
+from typing import NoReturn
 
+from pipeline.cluster import devices, nodes
+from pipeline.messages import describe
+from pipeline.output.columns import Row
 from pipeline.output.folder import OutputFolder
 from pipeline.stores import storage
 from pipeline.worker.items import Item
+
+log = logging.getLogger(__name__)
 
 DEADLY = 3  # deaths of an item after which it is done row by row, and of a row after which it is an error
 ANYWHERE = 10  # as many, where each took its whole machine along: hardly another's doing any more
@@ -52,6 +62,57 @@ def deaths(before: Sequence[Try], alive: Set[str]) -> list[Try]:
 def is_deadly(before: Sequence[Try], alive: Set[str]) -> bool:
     """Whether the item took down so many processes that it is not tried as a whole again."""
     return len(deaths(before, alive)) >= DEADLY
+
+
+class Tried:
+    """How a worker does items: each to its end, however many processes and machines it takes.
+
+    node: of this process.
+    """
+
+    def __init__(self, output: OutputFolder, lease_id: str, node: str) -> None:
+        self._output, self._lease_id, self._node = output, lease_id, node
+        self._leaving = Lock()
+
+    def rows(
+        self, item: Item, make: Callable[[Item], list[Row]], condemn: Callable[[Item, str], Row]
+    ) -> list[Row]:
+        """The rows of an item, by `make`, once they are made. condemn: the row of one that ends processes.
+
+        An item that took processes down again and again is done row by row, and a row that did is condemned.
+        """
+        earlier = before(self._output, item)
+        number = len(earlier) + 1
+        note(self._output, item, number, Try(self._node))
+        alive = {self._node, *(node["NodeID"] for node in nodes.alive())} if earlier else set()
+        try:
+            if not is_deadly(earlier, alive):
+                found = make(item)
+                nodes.absolve(self._lease_id, self._node)
+            elif len(item.wanted) > 1:
+                found = [row for single in item.rows_alone() for row in self.rows(single, make, condemn)]
+            else:
+                found = [condemn(item, _ended(deaths(earlier, alive)))]
+        except Exception as error:
+            if devices.is_fault(error):
+                self._leave(item, number, describe(error))
+            raise
+        end(self._output, item, number)
+        return found
+
+    def _leave(self, item: Item, number: int, message: str) -> NoReturn:
+        """Ends this process, whose device failed; Ray begins the item again elsewhere."""
+        self._leaving.acquire()  # for good: what another thread meets now is the same fault
+        log.error("device failed", extra={"error": message})
+        with suppress(Exception):  # of a store or of Ray: this process ends in any case
+            note(self._output, item, number, Try(self._node, message))
+            nodes.blame(self._lease_id, self._node, item.id, message)
+        os._exit(devices.FAILED)
+
+
+def _ended(deaths: Sequence[Try]) -> str:
+    causes = [one.cause for one in deaths if one.cause]
+    return "; ".join([f"ended its process: {len(deaths)} times", *causes[-1:]])
 
 
 def _url(output: OutputFolder, item: Item, number: int) -> str:

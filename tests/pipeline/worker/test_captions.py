@@ -13,18 +13,20 @@ import pytest
 from p2l_engine.priors.captioner import Captioner
 from p2l_engine.restore import Restored
 from pipeline.config import JobConfig
+from pipeline.input.keys import key_hash
 from pipeline.input.rows import InputRow
 from pipeline.input.sources import list_shards
+from pipeline.observe.prometheus import ActorMetrics
 from pipeline.output import captions, lease
-from pipeline.output.columns import Row
 from pipeline.output.folder import OutputFolder
 from pipeline.pictures.images import decode_image
-from pipeline.worker import restore
+from pipeline.worker import restore, tries
 from pipeline.worker.captions import CaptionShards, captioned, load
 from pipeline.worker.items import Work
 from pipeline.worker.measure import measurements, prepare, shown
 from pipeline.worker.options import ActorOptions
 from pipeline.worker.restore import Restorer
+from pipeline.worker.tries import Try
 from tests.pipeline.small_jobs import job, picture, png, write_parquet
 
 P2L: dict[str, Any] = {
@@ -42,10 +44,6 @@ def captioned_job(folder: Path, captioner: Path, source: str = "original", **cha
 
 def restorer(config: JobConfig) -> Restorer:
     return Restorer(config, ActorOptions("cpu", 4, 1))
-
-
-def all_captioned(rows: Sequence[InputRow], config: JobConfig, captioner: Captioner) -> list[Row]:
-    return [row for batch in captioned(rows, config, captioner) for row in batch]
 
 
 def pixels(cell: dict[str, bytes]) -> np.ndarray:
@@ -70,7 +68,7 @@ def test_the_captioner_is_shown_what_the_solver_gets(
         assert (shown(prepare(given, config), config) == pixels(row["measurement"])).all()
     made = captioned_job(tmp_path, captioner_folder, "measurement", operator=operator, noise=0.2)
     assert made.caption
-    found = all_captioned(ROWS, made, load(made.caption, "cpu"))
+    found = captioned(ROWS, made, load(made.caption, "cpu"))
     expected = load(made.caption, "cpu")([pixels(row["measurement"]) for row in rows])
     assert [row["caption"] for row in found] == expected
 
@@ -89,7 +87,7 @@ def test_originals_are_shown_as_they_are_fitted(tmp_path: Path, captioner_folder
     config = captioned_job(tmp_path, captioner_folder, size=32)
     assert config.caption
     captioner = load(config.caption, "cpu")
-    (found,) = all_captioned(ROWS[:1], config, captioner)
+    (found,) = captioned(ROWS[:1], config, captioner)
     assert found == {"key": "0", "caption": captioner([prepare(ROWS[0], config).pixels])[0]}
 
 
@@ -99,7 +97,7 @@ def test_a_bad_picture_has_no_caption_and_its_neighbours_have_theirs(
     config = captioned_job(tmp_path, captioner_folder)
     assert config.caption
     captioner = load(config.caption, "cpu")
-    fine = [row["caption"] for row in all_captioned(ROWS, config, captioner)]
+    fine = [row["caption"] for row in captioned(ROWS, config, captioner)]
     genuine, second = Captioner.__call__, prepare(ROWS[1], config).pixels
 
     def exhausted(self: Captioner, pictures: Sequence[np.ndarray]) -> list[str]:
@@ -109,7 +107,7 @@ def test_a_bad_picture_has_no_caption_and_its_neighbours_have_theirs(
 
     monkeypatch.setattr(Captioner, "__call__", exhausted)
     rows = [InputRow("bad", "shard", b"junk"), *ROWS, InputRow("none", "shard", None)]
-    found = all_captioned(rows, config, captioner)
+    found = captioned(rows, config, captioner)
     assert [row["key"] for row in found] == ["bad", "0", "1", "2", "none"]
     assert [row.get("caption") for row in found] == [None, fine[0], None, fine[2], None]
     assert found[0]["error"].startswith("cannot decode the image")
@@ -124,11 +122,32 @@ def test_each_batch_that_is_captioned_counts_as_a_step(
     monkeypatch.setattr("pipeline.worker.captions.TOGETHER", 2)
     (shard,) = list_shards([str(write_parquet(tmp_path / "a.parquet", {key: png(0, 64) for key in "abc"}))])
     config, steps = captioned_job(tmp_path, captioner_folder), list[tuple[int, int]]()
+    monkeypatch.setattr(ActorMetrics, "stepped", lambda self, done, of: steps.append((done, of)))
     with lease.hold(OutputFolder(config.output), take_over=False, lost=print, say=print) as lease_id:
         one = CaptionShards(config, ActorOptions("cpu", 1, 1), lease_id)
-        monkeypatch.setattr(one.metrics, "stepped", lambda done, of: steps.append((done, of)))
         one(pa.Table.from_pylist([Work(shard, 3, b"", 3, b"").item()]))
     assert steps == [(2, 3), (3, 3)]
+
+
+def test_a_picture_that_ended_three_processes_has_no_caption_and_its_neighbours_have_theirs(
+    tmp_path: Path, captioner_folder: Path
+) -> None:
+    keys = ("a", "b", "c")
+    (shard,) = list_shards([str(write_parquet(tmp_path / "s.parquet", {key: png(0, 64) for key in keys}))])
+    config = captioned_job(tmp_path, captioner_folder)
+    output = OutputFolder(config.output)
+    work = Work(shard, 3, b"", 3, np.array([key_hash(key) for key in keys], np.uint64).tobytes())
+    whole = work.to_caption()
+    with lease.hold(output, take_over=False, lost=print, say=print) as lease_id:
+        one = CaptionShards(config, ActorOptions("cpu", 1, 1), lease_id)
+        for number in range(1, 4):
+            for item in (whole, whole.rows_alone()[1]):
+                tries.note(output, item, number, Try(one.worker.node))
+        one(pa.Table.from_pylist([work.item()]))
+    found = captions.by_key(output, "s")
+    assert [found[key]["caption"] is None for key in keys] == [False, True, False]
+    assert found["b"]["error"] == "ended its process: 3 times"
+    assert tries.before(output, whole) == []
 
 
 def test_a_caption_is_the_prompt_of_a_row_without_its_own(
