@@ -31,3 +31,9 @@ def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_form
     """Of convolutions' weights: channels last, which kernels on CPUs take, and on GPUs in half types."""
     half_on_gpu = device.type == "cuda" and dtype.itemsize < torch.float32.itemsize
     return torch.channels_last if device.type == "cpu" or half_on_gpu else torch.contiguous_format
+
+
+def bytes_of(*networks: torch.nn.Module) -> int:
+    """Of all their weights."""
+    weights = (weight for network in networks for weight in network.parameters())
+    return sum(weight.numel() * weight.element_size() for weight in weights)

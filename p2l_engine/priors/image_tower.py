@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from p2l_engine.priors import fetch
+from p2l_engine.priors.computing import bytes_of
+from p2l_engine.priors.layout import refuse_absent
 from p2l_engine.priors.load import without_progress_bars
 from p2l_engine.priors.published import IMAGE_TOWERS
 
@@ -31,8 +33,7 @@ class ImageTower:
 
     def __init__(self, network: "CLIPVisionModelWithProjection") -> None:
         self._network = network
-        weights = list(network.parameters())
-        self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+        self.weight_bytes = bytes_of(network)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in about [-1, 1], squeezed into the tower's own square, to (B, D)."""
@@ -79,8 +80,7 @@ def load_tower(name: str, device: torch.device, dtype: torch.dtype) -> ImageTowe
             network, report = CLIPVisionModelWithProjection.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
-        if absent := sorted(report["missing_keys"]):
-            raise ValueError(f"tower {name!r}: its weights lack {len(absent)} tensors, such as {absent[0]}")
+        refuse_absent(f"tower {name!r}: its weights", report["missing_keys"])
     return ImageTower(network.to(device, dtype).eval().requires_grad_(False))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from p2l_engine.priors import layout
-from p2l_engine.priors.computing import check_device, check_dtype, memory_format
+from p2l_engine.priors.computing import bytes_of, check_device, check_dtype, memory_format
 from p2l_engine.priors.networks import half
 from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
 from p2l_engine.priors.networks.frozen import keep_less
@@ -87,11 +87,7 @@ class LatentDiffusion:
             network.to(memory_format=memory_format(self.device, self.dtype))
             keep_less(network)
         self._tokenizer: Any = tokenizer
-        self.weight_bytes = sum(
-            weight.numel() * weight.element_size()
-            for network in (self._vae, self._unet, self._text_encoder)
-            for weight in network.parameters()
-        )
+        self.weight_bytes = bytes_of(self._vae, self._unet, self._text_encoder)
         self._scaling_factor: float = vae.config.scaling_factor
 
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)

@@ -9,7 +9,7 @@ imports torch.
 import fnmatch
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -229,6 +229,15 @@ def check_folder(folder: Path, wanted: Layout | None = None) -> list[str]:
         except json.JSONDecodeError as error:
             problems = [f"a configuration is not JSON ({error}); fetch it again"]
     return [f"model folder {str(folder)!r}: {problem}" for problem in problems]
+
+
+def refuse_absent(weights: str, absent: Iterable[str]) -> None:
+    """Raises ValueError for weights that lack tensors, which would be left at random values."""
+    if names := sorted(absent):
+        raise ValueError(
+            f"{weights} lack {len(names)} tensors that its configuration asks for, such as {names[0]}; fetch "
+            "or convert it again"
+        )
 
 
 def check_configs(layout: Layout, configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -119,11 +119,7 @@ def read_network(
         local_files_only=True,
         output_loading_info=True,
     )
-    if absent := sorted(report["missing_keys"]):  # they would be left at random values
-        raise ValueError(
-            f"model {model_id!r}: the weights of {name} lack {len(absent)} tensors that its "
-            f"configuration asks for, such as {absent[0]}; fetch or convert it again"
-        )
+    layout.refuse_absent(f"model {model_id!r}: the weights of {name}", report["missing_keys"])
     return loaded
 
 

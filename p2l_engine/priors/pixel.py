@@ -13,7 +13,7 @@ from torch import Tensor
 
 from p2l_engine.priors import layout
 from p2l_engine.priors.architecture import LINEAR_BETAS
-from p2l_engine.priors.computing import check_device, check_dtype, memory_format
+from p2l_engine.priors.computing import bytes_of, check_device, check_dtype, memory_format
 from p2l_engine.priors.networks import half
 from p2l_engine.priors.networks.checkpointing import checkpoint_blocks
 from p2l_engine.priors.networks.frozen import keep_less
@@ -63,7 +63,7 @@ class PixelDiffusion:
         self._unet: Any = unet.eval().requires_grad_(False)
         self._unet.to(memory_format=memory_format(self.device, self.dtype))
         keep_less(self._unet)
-        self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in self._unet.parameters())
+        self.weight_bytes = bytes_of(self._unet)
         self._outer_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.classes: int | None = unet.config.num_class_embeds
         self.image_multiple: int = 2 ** (len(unet.config.block_out_channels) - 1)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from p2l_engine.priors import fetch
-from p2l_engine.priors.computing import memory_format
+from p2l_engine.priors.computing import bytes_of, memory_format
+from p2l_engine.priors.layout import refuse_absent
 from p2l_engine.priors.networks import half
 from p2l_engine.priors.published import SMALL_DECODERS
 
@@ -75,16 +76,14 @@ def load_small_decoder(name: str, device: torch.device, dtype: torch.dtype) -> A
             local_files_only=True,
             output_loading_info=True,
         )
-        if absent := sorted(report["missing_keys"]):
-            raise ValueError(f"{name!r}: its weights lack {len(absent)} tensors, such as {absent[0]}")
+        refuse_absent(f"{name!r}: its weights", report["missing_keys"])
     torch.nn.Module.to(network, device, dtype)  # diffusers' own warns of what it keeps in float32: nothing
     return network.to(memory_format=memory_format(device, dtype)).eval().requires_grad_(False)
 
 
 def weight_bytes(name: str, prior: Any) -> int:
     """Of the decoder of that name beside a prior; it is loaded."""
-    weights = _loaded(name, prior).parameters()
-    return sum(weight.numel() * weight.element_size() for weight in weights)
+    return bytes_of(_loaded(name, prior))
 
 
 def _loaded(name: str, prior: Any) -> Any:
