@@ -14,6 +14,7 @@ from typing import Any
 from jobs.tables import counted, plots
 from jobs.tables.figures import line
 from jobs.tables.grid import Cell, Grid, Part
+from p2l_engine import methods, operators
 from p2l_engine.priors.architecture import read_architecture
 from p2l_engine.priors.load import Model, without_weights
 from pipeline.results.compare import PairedMean, paired_runs
@@ -42,9 +43,7 @@ WAYS: dict[str, Part] = {
     "total variation": _way("tv"),
     FIRST: Part({"method": {"name": "p2l", "preset": "tiny"}}),
     "P2L, K=3": _way(prompt_tuning={"iterations": 3}),
-    LONG: _way(  # each step goes a 50th as far as one of the preset's 20, also in tuning the prompt
-        steps=1000, guidance={"for_steps": 20}, prompt_tuning={"iterations": 3, "learning_rate": 0.002}
-    ),
+    LONG: _way(steps=1000, guidance={"for_steps": 20}, prompt_tuning={"iterations": 3}),
     "P2L, K=0": _way(**NO_TUNING),
     "K=0, half the steps": _way(steps=10, guidance={"for_steps": 20}, **NO_TUNING),
     "K=0, gradient in z_0": _way(**IN_Z0, **NO_TUNING),
@@ -61,6 +60,19 @@ WAYS: dict[str, Part] = {
     "LATINO, P2L's prompt": _way("latino", prompt_tuning={"iterations": 1, "learning_rate": 0.05}),
     "LATINO-PRO": _way("latino_pro"),
 }
+
+
+def tuned_slowly(tasks: Mapping[str, Block]) -> dict[str, Block]:
+    """What `LONG` has by column: each of its steps tunes a 50th as far as one of the preset's 20.
+
+    tasks: the `operator:` block of each column.
+    """
+    found = {}
+    for name, block in tasks.items():
+        solver = methods.build("p2l", "tiny", operators.from_block(block).column)
+        rate = solver.model_dump()["prompt_tuning"]["learning_rate"] * 20 / 1000
+        found[name] = {"method": {"prompt_tuning": {"learning_rate": rate}}}
+    return found
 
 
 @dataclass(frozen=True)
@@ -90,8 +102,8 @@ def _folders(grid: Grid, row: str, out: str, seeds: int) -> list[str]:
 
 def teraflop(grid: Grid, row: str, prior: Model, side: int = COUNTED[1]) -> float:
     """An image of so many pixels a side by a row's method with another prior, the mean over the tasks."""
-    methods = [grid.job(Cell(row, column, 0), "counted").method for column in grid.columns]
-    return fmean(counted.teraflop(prior, method, (side, side)) for method in methods)
+    solvers = [grid.job(Cell(row, column, 0), "counted").method for column in grid.columns]
+    return fmean(counted.teraflop(prior, solver, (side, side)) for solver in solvers)
 
 
 def frontier(found: Sequence[Point], metric: str = "psnr") -> list[str]:

@@ -1,5 +1,6 @@
 """Quality against cost: every way is a job, the curve is that of the best, dearer ways count as dearer."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def test_every_way_is_a_job_for_every_task(way: str) -> None:
     grid = quality.grid(list(quality.TASKS), {way: pareto.WAYS[way]}, "images")
     for task in quality.TASKS:
         grid.job(Cell(way, task, seed=0), "out")
+
+
+def test_a_thousand_steps_go_no_further_than_twenty() -> None:
+    """In the latent and, at the rate that each task has, in the prompt."""
+    slowly = pareto.tuned_slowly(quality.TASKS)
+    rows = {
+        "slowly": replace(pareto.WAYS[pareto.LONG], by_column=slowly),
+        pareto.FIRST: pareto.WAYS[pareto.FIRST],
+    }
+    grid = quality.grid(list(quality.TASKS), rows, "images")
+    for task in quality.TASKS:
+        slow, first = (grid.job(Cell(row, task, 0), "out").method.model_dump() for row in rows)
+        assert slow["prompt_tuning"]["iterations"] == 3 and slow["guidance"]["for_steps"] == first["steps"]
+        rates = [solver["prompt_tuning"]["learning_rate"] * solver["steps"] for solver in (slow, first)]
+        assert rates[0] == pytest.approx(rates[1])
 
 
 def test_what_leaves_out_parts_of_a_step_counts_as_cheaper() -> None:
