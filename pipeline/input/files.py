@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from fsspec.utils import glob_translate
 
@@ -77,7 +77,7 @@ def files_of(url: str) -> Files:
 
 def by_kind(found: Files) -> ByKind:
     """What the files are; the first bytes of those whose name does not say are read."""
-    names: dict[Kind, list[str]] = {"parquet": [], "tar": [], "images": []}
+    names: dict[Kind, list[str]] = {kind: [] for kind in get_args(Kind)}
     sidecars, passed, unknown = list[str](), list(found.passed), list[str]()
     for name in found.names:
         if not found.alone and (reason := kinds.by_convention(name)):
