@@ -9,6 +9,7 @@ from jobs.tables.grid import Part
 RHO = (1.0, 3.0, 8.0, 15.0, 45.0)
 ADAM_RHO = (0.02, 0.05, 0.15)
 EVERY = (1, 2, 3)
+LONG_EVERY = (50, 5, 1)  # of a thousand steps
 FRESH = (0.0, 0.5, 1.0)
 PIXEL_STEPS = (20, 50)
 STEPS = (20, 8, 50, 100)  # the first is what the others are compared with
@@ -36,6 +37,11 @@ GRIDS: dict[str, list[Point]] = {
     ],
     "steps": [("p2l", {**K0, "steps": steps}) for steps in STEPS]
     + [("p2l", {**K0, "guidance": None, "steps": steps}) for steps in STEPS],
+    "long": [("p2l", K0)]
+    + [
+        ("p2l", {**K0, "steps": 1000, "guidance": {"for_steps": 20}, "projection": {"every": every}})
+        for every in LONG_EVERY
+    ],
     "finish": [
         (name, {**tuning, **finish})
         for name, tuning in (("p2l", K0), ("ldps", {}))
