@@ -43,7 +43,9 @@ WAYS: dict[str, Part] = {
     "total variation": _way("tv"),
     FIRST: Part({"method": {"name": "p2l", "preset": "tiny"}}),
     "P2L, K=3": _way(prompt_tuning={"iterations": 3}),
-    LONG: _way(steps=1000, guidance={"for_steps": 20}, prompt_tuning={"iterations": 3}),
+    LONG: _way(  # as many projections as in the preset's 20 steps: `tune long`
+        steps=1000, guidance={"for_steps": 20}, projection={"every": 50}, prompt_tuning={"iterations": 3}
+    ),
     "P2L, K=0": _way(**NO_TUNING),
     "K=0, half the steps": _way(steps=10, guidance={"for_steps": 20}, **NO_TUNING),
     "K=0, gradient in z_0": _way(**IN_Z0, **NO_TUNING),
