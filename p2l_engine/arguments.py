@@ -1,6 +1,5 @@
 """What `restore` refuses before any network runs, each with what was got, what is allowed, and a way out."""
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from p2l_engine.operators import LinearOperator
+from p2l_engine.operators.base import is_deviation
 from p2l_engine.priors.base import canvas
 
 SURE_OF_MEAN = 8  # standard errors: noise alone takes a mean this far in one of 10^13 measurements
@@ -40,7 +40,7 @@ def check_measurements(A: LinearOperator, y: Tensor, sigma: float) -> None:
     if bad := _where(~y.isfinite().flatten(1).all(1)):
         raise ValueError(f"y: got not-a-number or infinity in measurement {bad}; allowed: finite numbers")
     _check_range(A, A.observed(y))
-    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+    if not is_deviation(sigma):
         raise ValueError(
             f"sigma: got {sigma!r}; allowed: a finite number of at least 0, in units of [-1, 1], for all"
         )

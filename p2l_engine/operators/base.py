@@ -15,6 +15,11 @@ ImageShape = tuple[int, int, int]  # (channels, height, width) of one image
 Shape = tuple[int, ...]
 
 
+def is_deviation(sigma: object) -> bool:
+    """Whether it is a finite number of at least 0."""
+    return isinstance(sigma, int | float) and not isinstance(sigma, bool) and 0 <= sigma < math.inf
+
+
 class LinearOperator(ABC):
     """A linear map from images x (B, 3, H, W) to measurements y (B, *measurement).
 
@@ -105,7 +110,7 @@ class LinearOperator(ABC):
         n is drawn in float32 on the CPU from each image's own generator: the same on every device, in every
         batch. ValueError for a negative or infinite sigma, or another number of generators than images.
         """
-        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+        if not is_deviation(sigma):
             raise ValueError(f"noise sigma: got {sigma!r}; allowed: a finite number of at least 0")
         if not isinstance(generators, Sequence) or len(generators) != len(x):
             got = len(generators) if isinstance(generators, Sequence) else type(generators).__name__

@@ -37,12 +37,11 @@ def write(asked: Request, shards: Sequence[str]) -> dict[str, Any]:
     found = list(_sets(asked, shards))
     known = {(one["name"], one["against"]) for one in found}
     same = {name for name in kept if weights[name] == kept[name]}
+    counts = {name: _images(asked.output, name) for name in same if NETWORKS[name].frechet}
     earlier = [
         one
         for one in (before["sets"] if same else [])
-        if NAMES[one["name"]] in same
-        and (one["name"], one["against"]) not in known
-        and one["images"] == _images(asked.output, NAMES[one["name"]])
+        if counts.get(NAMES[one["name"]]) == one["images"] and (one["name"], one["against"]) not in known
     ]
     errors = _errors(asked, shards)
     content = {
