@@ -90,6 +90,7 @@ AUTHORS_TREG: dict[str, Settings] = {
 }
 
 TINY_STEPS, PIXEL_STEPS = 20, 50
+MEAN: Settings = {"samples": 8, "toward": "total_variation"}
 # The proximal map to the noise of y at every step, with the noise beside it drawn anew.
 EVERY_STEP: Settings = {"every": 1, "weight": "discrepancy", "fresh_noise": 1.0}
 # Methods with a loop of their own, alike for every operator.
@@ -178,11 +179,11 @@ AUTHORS = {
 
 OF_SHIPPED: dict[str, dict[str, dict[str, Settings]]] = {  # chosen on the shipped model
     "tiny": TINY,
-    # Algorithm 3; and the mean of eight restorations, whose prompts are tuned for holes, where they end by
-    # total variation.
+    # Algorithm 3; and the mean of eight restorations, drawn toward total variation, whose prompts are tuned
+    # for holes, where they end by it.
     "tiny_adam": _with_p2l(TINY, guidance=_adam(0.1) | {"step_schedule": "alpha_bar"}),
-    "tiny_psnr": _with_p2l(TINY, samples=8, finish={"by": "total_variation"})
-    | _with_p2l(WITHOUT_HOLES, samples=8, prompt_tuning=None),
+    "tiny_psnr": _with_p2l(TINY, **MEAN, finish={"by": "total_variation"})
+    | _with_p2l(WITHOUT_HOLES, **MEAN, prompt_tuning=None),
     # By what they cost an image with Stable Diffusion at 512: docs/speed.md.
     "fast": _cheaper(TINY, 3),
     "balanced": _cheaper(TINY, 1),

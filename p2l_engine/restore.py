@@ -16,13 +16,16 @@ from p2l_engine.operators.cropped import Cropped
 from p2l_engine.priors.base import canvas
 from p2l_engine.solvers import LatentState, Problem, Progress, Sampler, Solution, Solver, solve
 from p2l_engine.solvers.base import limited
+from p2l_engine.solvers.parts.shrinkage import shrunk
+from p2l_engine.solvers.parts.total_variation import total_variation
 
 
 @dataclass(frozen=True)
 class Restored:
     """What `restore` returns for B images; rows of an image that failed hold not-a-number.
 
-    images: (B, 3, H, W), RGB in [-1, 1], float32 (float64 for a float64 model); the mean of several samples.
+    images: (B, 3, H, W), RGB in [-1, 1], float32 (float64 for a float64 model); the mean of several samples,
+        drawn `toward` another where the method says so.
     latents: (B, C, h, w), the last z_0 of the canvas (H and W rounded up to `model.image_multiple`);
         None for a solver without latents.
     prompt_embeddings: (B, L, D), as tuned at the last step; None for a solver without text. These two are of
@@ -107,6 +110,8 @@ def restore(
     A = A.to(y.device, y.dtype)
     images = torch.stack([_images(solution, A, y) for solution in solutions])
     mean = images.mean(dim=0) if samples > 1 else images[0]
+    if samples > 1 and solver.toward is not None:
+        mean = shrunk(images, limited(total_variation(A, y, problem.noise_level)))
     state, places = solutions[0].state, solutions[0].places
     latent = isinstance(state, LatentState)
     return Restored(

@@ -230,13 +230,15 @@ class Sampler(Solver, Grown):
 
     preset: where the settings come from. steps: one to as many as the prior was trained with.
     samples: restorations of each image, from seeds of their own; the result is their mean.
+    toward: what the mean is drawn to where they disagree (`parts.shrinkage`); null, the mean itself.
     finish: of each of them; null, as in the paper, leaves what the prior gave.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"samples", "finish"})
+    later: ClassVar[frozenset[str]] = frozenset({"samples", "toward", "finish"})
     preset: str | None = None
     steps: int = Field(default=1000, ge=1)
     samples: int = Field(default=1, ge=1, le=1000)
+    toward: Literal["total_variation"] | None = None
     finish: Finish | None = None
 
     def schedule(self, prior: Prior) -> Sequence[Step]:
@@ -251,7 +253,10 @@ class Sampler(Solver, Grown):
         return x if self.finish is None else self.finish.applied(problem, x)
 
     def doubts(self) -> list[str]:
-        return super().doubts() + doubted(self.steps, finish=self.finish)
+        found = super().doubts() + doubted(self.steps, finish=self.finish)
+        if self.toward is not None and self.samples == 1:
+            found.append(f"toward is {self.toward!r}, but one sample is drawn, and no mean made")
+        return found
 
 
 class LatentSampler(Sampler):
@@ -262,7 +267,7 @@ class LatentSampler(Sampler):
     """
 
     prior: ClassVar[Literal["latent"]] = "latent"
-    later: ClassVar[frozenset[str]] = frozenset({"samples", "finish", "patches", "small_decoder"})
+    later: ClassVar[frozenset[str]] = Sampler.later | {"patches", "small_decoder"}
     patches: Patches | None = None
     small_decoder: str | None = Field(default=None, min_length=1, description=f"{ALLOWED}, or null")
 

@@ -129,6 +129,12 @@ MUTATIONS = (
     ),
     # What comes out
     Mutation(
+        "p2l_engine/solvers/parts/shrinkage.py",
+        "samples.var(dim=0)",
+        "samples.std(dim=0)",
+        _in(f"{_ENGINE}/solvers/samples", "drawn_toward"),
+    ),
+    Mutation(
         "p2l_engine/restore.py",
         "_spread(state.z, places",
         "_spread(state.z * 0, places",

@@ -12,6 +12,7 @@ from p2l_engine import methods, operators, restore
 from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.schedule import Step
 from p2l_engine.solvers import Problem, Solver
+from p2l_engine.solvers.parts.shrinkage import shrunk
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,51 @@ def test_samples_are_restorations_from_seeds_of_their_own(random_model: LatentDi
     assert torch.allclose(alone.images, two.images[1:], atol=1e-9)
 
 
+def test_the_mean_is_drawn_toward_total_variation_as_far_as_samples_disagree(
+    random_model: LatentDiffusion,
+) -> None:
+    A = operators.build("super_resolution", factor=4)
+    y = torch.rand(2, 3, 4, 4, dtype=torch.float64) * 2 - 1
+    mean, drawn = (
+        restore(random_model, A, y, methods.build("ldps", steps=3, samples=3, toward=toward), sigma=0.1)
+        for toward in (None, "total_variation")
+    )
+    tv = restore(None, A, y, "tv", sigma=0.1).images
+    assert mean.deviation is not None and drawn.deviation is not None
+    assert torch.equal(mean.deviation, drawn.deviation) and mean.nfe == drawn.nfe
+    s, d = mean.deviation.square().mean(dim=1), (mean.images - tv).square().mean(dim=1)
+    share = (d / (d + s))[:, None]
+    assert torch.allclose(drawn.images, share * mean.images + (1 - share) * tv, atol=1e-9)
+    assert torch.allclose(drawn.residual, (y - A(drawn.images)).square().mean(dim=(1, 2, 3)).sqrt())
+    assert float(share.min()) < 0.3 and float(share.max()) > 0.7
+
+
+def test_where_samples_agree_their_mean_stands_and_where_they_do_not_it_gives_way() -> None:
+    x = torch.zeros(1, 3, 2, 2)
+    samples = torch.ones(2, 1, 3, 2, 2)
+    samples[0, ..., 0, 0], samples[1, ..., 0, 0] = 11.0, -9.0  # the same mean
+    samples[..., 1, 1] = 0.0
+    result = shrunk(samples, x)
+    assert result[0, :, 0, 1].eq(1).all() and result[0, :, 1, 1].eq(0).all()
+    assert torch.allclose(result[0, :, 0, 0], torch.full((3,), 1 / 201))
+
+
+def test_a_sample_that_failed_is_not_filled_in(random_model: LatentDiffusion) -> None:
+    samples = torch.ones(2, 2, 3, 2, 2)
+    samples[0, 1] = torch.nan
+    result = shrunk(samples, torch.zeros(2, 3, 2, 2))
+    assert result[0].isfinite().all() and result[1].isnan().all()
+
+
+def test_one_sample_is_drawn_toward_nothing_and_it_is_said(random_model: LatentDiffusion) -> None:
+    A, y = operators.build("denoising"), torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    plain, drawn = (methods.build("ldps", steps=2, toward=toward) for toward in (None, "total_variation"))
+    assert "toward is 'total_variation', but one sample is drawn, and no mean made" in drawn.doubts()
+    assert plain.doubts() == [] == methods.build("p2l", preset="tiny_psnr", operator="denoising").doubts()
+    images = [restore(random_model, A, y, solver).images for solver in (plain, drawn)]
+    assert torch.equal(*images)
+
+
 def test_progress_goes_through_all_samples(random_model: LatentDiffusion) -> None:
     seen: list[tuple[int, int]] = []
     restore(
@@ -80,7 +126,7 @@ def test_progress_goes_through_all_samples(random_model: LatentDiffusion) -> Non
 
 def test_one_sample_is_no_other_run_than_before_there_were_several() -> None:
     """The fingerprint is made of this."""
-    assert "samples" not in methods.build("p2l").model_dump()
+    assert not {"samples", "toward"} & methods.build("p2l").model_dump().keys()
     assert methods.build("p2l", samples=4).model_dump()["samples"] == 4
     with pytest.raises(ValueError, match="samples: got 0"):
         methods.build("p2l", samples=0)
