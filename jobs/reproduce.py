@@ -38,7 +38,10 @@ def reproduce(
         int | None, typer.Option(min=0, help="From 0, of all images; where the prior in pixels asks for one.")
     ] = None,
     captioner: Annotated[
-        str | None, typer.Option(help="The captioning model of table 1: an id, folder or URL.")
+        str | None,
+        typer.Option(
+            help="The captioning model of table 1: an id, folder or URL. Default with tiny: shipped."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,

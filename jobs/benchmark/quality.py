@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.tables import held_out
-from jobs.tables.grid import PROMPTED, Grid, Part
+from jobs.tables.grid import CAPTIONED, PROMPTED, Grid, Part
 from pipeline.stores import storage
 
 TASKS: dict[str, dict[str, Any]] = {  # `operator:` blocks
@@ -26,10 +26,9 @@ KINDS: dict[str, Callable[[int], list[held_out.Example]]] = {
 }
 
 
-def _row(name: str, against: str | None, *, captioned: bool = False, **settings: Any) -> Part:
+def _row(name: str, against: str | None, **settings: Any) -> Part:
     """A method with the settings of preset tiny, where it has any, and of those given."""
-    method = {"method": {"name": name, "preset": "tiny", **settings}}
-    return Part({**method, **PROMPTED} if captioned else method, against)
+    return Part({"method": {"name": name, "preset": "tiny", **settings}}, against)
 
 
 def _p2l(against: str, iterations: int, **settings: Any) -> Part:
@@ -47,7 +46,8 @@ ROWS = {
     "P2L, mean of 8, drawn toward TV": _row("p2l", BEST_WITHOUT, preset="tiny_psnr"),
     "P2L, K=1": _p2l(PLAIN, 1),
     "P2L, K=3": _p2l(PLAIN, 3),
-    "P2L, K=0, right caption": _p2l(PLAIN, 0, captioned=True),
+    "P2L, K=0, right caption": Part({**_p2l(PLAIN, 0).settings, **PROMPTED}, PLAIN),
+    "P2L, K=0, caption of y": Part({**_p2l(PLAIN, 0).settings, **CAPTIONED}, PLAIN),
     "P2L, K=0, no gradient": _p2l(PLAIN, 0, guidance=None),
     "P2L, K=0, no last step": _p2l(PLAIN, 0, finish=None),
     "P2L, K=0, by Adam": _p2l(PLAIN, 0, preset="tiny_adam"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2l_engine import methods
+from p2l_engine.priors.fetch import CAPTIONER
 from pipeline.cluster.session import ray_session
 from pipeline.config import JobConfig, load_config
 from pipeline.output.folder import SUMMARY
@@ -21,6 +22,8 @@ from pipeline.stores import storage
 Settings = Mapping[str, Any]
 # Each image's own caption instead of the empty prompt.
 PROMPTED: Settings = {"columns": {"prompt": "caption"}}
+# What the shipped captioner makes of the measurement, as the shipped model knows captions.
+CAPTIONED: Settings = {"caption": {"model": CAPTIONER, "from": "measurement", "template": "{caption}"}}
 
 
 @dataclass(frozen=True)

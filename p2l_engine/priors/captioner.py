@@ -57,7 +57,8 @@ def load_captioner(
 ) -> Captioner:
     """Loads an image-to-text model in float32.
 
-    model_id: a hub id, a folder, or an fsspec URL of one (see `fetch`). revision: of a hub id.
+    model_id: "tiny-captioner", a hub id, a folder, or an fsspec URL of one (see `fetch`).
+    revision: of a hub id.
 
     Raises ValueError, before any weights are read, when there is no such model or device or it is of another
     kind; ConnectionError when it cannot be fetched.

@@ -2,6 +2,7 @@
 
 An id is one of
 - `tiny`, `tiny-pixel`: the small models inside this package, over latents and over pixels;
+- `tiny-captioner`, where a captioner is wanted: that inside this package;
 - a folder on this machine, in diffusers' layout, or in transformers' where a captioner is wanted;
 - an fsspec URL of a folder (gs://, s3://, file://, memory://), copied once into the cache folder;
 - `owner/name`: a repository of the Hugging Face hub, kept in the hub's own cache.
@@ -29,15 +30,20 @@ from p2l_engine.priors import layout
 
 logger = logging.getLogger(__name__)
 
-SHIPPED = {"tiny": ("tiny", "weights"), "tiny-pixel": ("tiny", "pixel", "weights")}  # inside this package
+CAPTIONER = "tiny-captioner"
+SHIPPED = {  # inside this package
+    "tiny": ("tiny", "weights"),
+    "tiny-pixel": ("tiny", "pixel", "weights"),
+    CAPTIONER: ("tiny", "weights", "captioner"),
+}
 TRAINING = "training.json"  # beside the weights of shipped models
 ALLOWED = (
     "allowed are 'tiny', 'tiny-pixel', a hub id (owner/name), a folder in diffusers' layout, "
     "or an fsspec URL of one (gs://bucket/folder)"
 )
 ALLOWED_CAPTIONER = (
-    "allowed are a hub id (owner/name) of a transformers image-to-text model, a folder of one, "
-    "or an fsspec URL of one (gs://bucket/folder)"
+    "allowed are 'tiny-captioner', a hub id (owner/name) of a transformers image-to-text model, a folder of "
+    "one, or an fsspec URL of one (gs://bucket/folder)"
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -52,14 +58,16 @@ def check_model_id(
     """
     kind = _kind(model_id)
     problems = []
-    if kind == "file":
+    if model_id in SHIPPED and (model_id == CAPTIONER) is not (wanted is layout.CAPTIONER):
+        problems = [f"model: got {model_id!r}, {_allowed(wanted)}"]
+    elif kind == "file":
         problems = [_single_file(model_id, wanted)]
     elif kind == "unknown":
         problems = [f"model: got {model_id!r}, {_allowed(wanted)}{_hint(model_id)}"]
     elif kind == "url":
         problems = check_scheme(model_id)
     elif kind == "local":
-        problems = layout.check_folder(_local_folder(model_id), wanted)
+        problems = layout.check_folder(local_folder(model_id), wanted)
     if revision is not None and kind in ("local", "url"):
         problems.append(f"revision: got {revision!r}, allowed only with a hub id; {model_id!r} has none")
     return problems
@@ -77,7 +85,7 @@ def resolve(model_id: str, revision: str | None = None, wanted: layout.Layout | 
         raise Mistakes(problems)
     kind = _kind(model_id)
     if kind == "local":
-        return _local_folder(model_id)
+        return local_folder(model_id)
     folder = _from_url(model_id, wanted) if kind == "url" else _from_hub(model_id, revision, wanted)
     problems = layout.check_folder(folder, wanted)
     if problems:
@@ -98,7 +106,7 @@ def is_local(model_id: str) -> bool:
 @cache
 def training_of(model_id: str) -> int | None:
     """How many steps a shipped model was trained for, which tells its weights from others; None elsewhere."""
-    return trained_steps(_local_folder(model_id)) if model_id in SHIPPED else None
+    return trained_steps(local_folder(model_id)) if model_id in SHIPPED else None
 
 
 def trained_steps(folder: Path) -> int:
@@ -123,7 +131,7 @@ def read_configs(
         names: Collection[str] = _listed(model_id)[1]
     else:
         local = kind == "local"
-        folder = _local_folder(model_id) if local else snapshot(model_id, revision, _configs(wanted))
+        folder = local_folder(model_id) if local else snapshot(model_id, revision, _configs(wanted))
         names = layout.listing(folder)
     found = layout.layout_of(names, wanted)
     if missing := [name for name in found.configs if name not in names]:
@@ -171,7 +179,8 @@ def _kind(model_id: str) -> str:
     return "hub" if _HUB_ID.fullmatch(model_id) else "unknown"
 
 
-def _local_folder(model_id: str) -> Path:
+def local_folder(model_id: str) -> Path:
+    """Of a shipped model inside this package, or as it is given."""
     if model_id in SHIPPED:
         return Path(str(importlib.resources.files("p2l_engine").joinpath(*SHIPPED[model_id])))
     return Path(model_id).expanduser()
@@ -245,7 +254,7 @@ def snapshot(repository: str, revision: str | None, names: Collection[str], what
 
 def beside_tiny(part: str) -> Path:
     """The folder of a network that is shipped with the small model, beside its own parts."""
-    return _local_folder("tiny") / part
+    return local_folder("tiny") / part
 
 
 def component(name: str, files: Sequence[str], allowed: str, shipped: str) -> Path:

@@ -20,7 +20,9 @@ class CaptionConfig(Settings):
     model_config = ConfigDict(serialize_by_alias=True)
 
     model: str | None = Field(
-        None, min_length=1, description="a hub id, a folder or a URL of a transformers image-to-text model"
+        None,
+        min_length=1,
+        description="tiny-captioner, or a hub id, a folder or a URL of a transformers image-to-text model",
     )
     revision: str | None = Field(None, description="a hub revision, or null")
     source: str = Field(

@@ -19,14 +19,18 @@ ABSENT = "(absent)"
 
 
 def settings(config: JobConfig) -> dict[str, Any]:
-    """Those that change results, flat: {"method.steps": 1000, ...}, and which weights a shipped model has."""
+    """Those that change results, flat: {"method.steps": 1000, ...}, and which weights shipped models have."""
     values = config.model_dump(mode="json", include=set(OF_RESULT))
     for name in ("device", "compile"):
         values["model"].pop(name, None)
     trained = training_of(config.model.id)
     if config.method.prior and trained is not None:
         values["model"]["trained_steps"] = trained
-    return flat(values | config.model_dump(mode="json", include=set(OF_INPUT), exclude_defaults=True))
+    values |= config.model_dump(mode="json", include=set(OF_INPUT), exclude_defaults=True)
+    captioner = config.caption.model if config.caption else None
+    if captioner and (trained := training_of(captioner)) is not None:
+        values["caption"]["trained_steps"] = trained
+    return flat(values)
 
 
 def of(settings: Mapping[str, Any]) -> str:

@@ -41,6 +41,9 @@ def table_1(world: World) -> PaperTable:
     tuned = {name: _optimized(world, name, column) for name, column in columns.items()}
     rows["prompt optimization"] = Part(ldps, "no prompt", tuned)
     rows |= {f"captions of {of}": Part({**ldps, **s}, "no prompt") for of, s in world.captions.items()}
+    if world.optimized is None and "y" in world.captions:
+        from_captions = Part({**ldps, **world.captions["y"]}, "captions of y", tuned)
+        rows["prompt optimization from captions of y"] = from_captions
     lacking = [f"captions of {of}: no captioning model is given" for of in "xy" if of not in world.captions]
     if world.optimized and "y" not in world.captions:
         lacking.append("prompt optimization from captions of y, as in the paper for SR x8: from a fixed text")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.tables import held_out
-from jobs.tables.grid import PROMPTED
+from jobs.tables.grid import CAPTIONED, PROMPTED
 from p2l_engine.presets import SD_TREG
 from p2l_engine.priors.architecture import LatentArchitecture, read_architecture
 from p2l_engine.priors.image_tower import check_tower
@@ -48,7 +48,7 @@ class World:
 
 def tiny(out: str, images: int, captioner: str | None = None) -> World:
     """The shipped models on held-out images: scenes for the narrow data set, photographs for the wide."""
-    of_y = {"y": _captions(captioner, "measurement")} if captioner else {}
+    of_y = _captions(captioner, "measurement") if captioner else CAPTIONED
     return World(
         settings={"model": "tiny", "size": 64, "noise": 0.01},
         pixel={"model": "tiny-pixel"},
@@ -58,7 +58,7 @@ def tiny(out: str, images: int, captioner: str | None = None) -> World:
             DIV2K: _shards(out, "large photographs", held_out.photographs(images, side=128)),
         },
         presets=dict.fromkeys((FFHQ, IMAGENET, DIV2K), "tiny"),
-        captions={"x": PROMPTED} | of_y,
+        captions={"x": PROMPTED, "y": of_y},
         pixel_preset="tiny",
         optimized=None,
         texts={},

@@ -18,6 +18,7 @@ from jobs.tables.paper import beside, world
 from jobs.tables.paper.drawn import FIGURES
 from jobs.tables.paper.tables import TABLES, Definition, PaperTable, table_4
 from p2l_engine.presets import PRESETS
+from p2l_engine.priors.fetch import CAPTIONER
 from pipeline.config import read_back
 
 SHIPPED = Path(p2l_engine.__file__).parent / "tiny"
@@ -115,10 +116,27 @@ def test_an_equals_sign_can_be_part_of_a_url(given: str, url: str) -> None:
     assert reproduce._data([given], (world.IMAGENET,), "out", None) == {world.IMAGENET: url}
 
 
-def test_captions_of_the_measurement_come_from_the_captioner_that_is_given(tmp_path: Path) -> None:
-    table = made("1", world.tiny(str(tmp_path), 2, "captioner"))
-    block = table.grid.rows["captions of y"].settings["caption"]
-    assert block == {"model": "captioner", "from": "measurement"} and table.left_out == ()
+@pytest.mark.parametrize(
+    ("given", "captioner"),
+    [("captioner", {"model": "captioner"}), (None, {"model": CAPTIONER, "template": "{caption}"})],
+)
+def test_captions_of_the_measurement_come_from_the_captioner_that_is_given_or_the_shipped_one(
+    tmp_path: Path, given: str | None, captioner: dict[str, str]
+) -> None:
+    table = made("1", world.tiny(str(tmp_path), 2, given))
+    assert table.grid.rows["captions of y"].settings["caption"] == captioner | {"from": "measurement"}
+    assert table.left_out == ()
+
+
+def test_with_the_shipped_model_captions_are_optimized_too_and_held_beside_themselves(tmp_path: Path) -> None:
+    table = made("1", world.tiny(str(tmp_path), 2))
+    name = "prompt optimization from captions of y"
+    for column in table.grid.columns:
+        rows = ("captions of y", name, "prompt optimization")
+        captions, both, alone = (table.grid.job(Cell(row, column, seed=0), "out") for row in rows)
+        assert both.method == alone.method and both.caption == captions.caption
+    assert table.grid.rows[name].against == "captions of y"
+    assert name not in made("1", PAPER).grid.rows
 
 
 def test_the_paper_s_figures_stand_beside_ours() -> None:

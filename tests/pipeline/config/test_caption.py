@@ -57,8 +57,8 @@ def test_mistakes_are_told_in_the_words_of_the_file(captioner_folder: Path) -> N
         "run; did you mean measurement?"
     ]
     assert mistakes(caption={}) == [
-        "caption.model: is missing; allowed: a hub id, a folder or a URL of a transformers image-to-text "
-        "model"
+        "caption.model: is missing; allowed: tiny-captioner, or a hub id, a folder or a URL of a "
+        "transformers image-to-text model"
     ]
 
 
@@ -67,8 +67,13 @@ def test_what_is_no_captioner_is_refused_with_the_job(pixel_folder: Path) -> Non
     assert problem.startswith(
         f"caption.model folder '{pixel_folder}': its network is of type None, allowed: "
     )
-    (problem,) = mistakes(caption={"model": "no-such-folder"})
-    assert problem.startswith("caption.model: got 'no-such-folder', allowed are a hub id (owner/name) of a ")
+    for name in ("no-such-folder", "tiny"):
+        (problem,) = mistakes(caption={"model": name})
+        assert problem.startswith(
+            f"caption.model: got '{name}', allowed are 'tiny-captioner', a hub id (owner"
+        )
+    (problem,) = mistakes(model="tiny-captioner")
+    assert problem.startswith("model: got 'tiny-captioner', allowed are 'tiny', 'tiny-pixel', a hub id")
     (problem,) = mistakes(caption={"from": "gs://bucket/earlier", "model": "owner/name"})
     assert problem.startswith("caption.model: got 'owner/name' beside the captions of gs://bucket/earlier")
     (problem,) = mistakes(caption={"model": "gs://b/m?X-Goog-Signature=abc"})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2l_engine.priors.fetch import training_of
+from p2l_engine.priors.fetch import CAPTIONER, training_of
 from pipeline.config import changed_settings, fingerprint, load_config, read_back
 
 TRAINED = "model.trained_steps"
@@ -34,6 +34,14 @@ def test_a_shipped_model_is_told_by_its_training_where_the_method_asks_it(
 ) -> None:
     settings = load_config(PLACES | {"model": model, "method": method, "size": 64}).settings
     assert settings.get(TRAINED) == (training_of(model) if told else None)
+
+
+@pytest.mark.parametrize(
+    ("block", "told"), [({"model": CAPTIONER}, True), ({"from": "gs://bucket/a"}, False)]
+)
+def test_a_shipped_captioner_is_told_by_its_training(block: dict, told: bool) -> None:
+    settings = load_config(PLACES | {"model": "tiny", "size": 64, "caption": block}).settings
+    assert settings.get("caption.trained_steps") == (training_of(CAPTIONER) if told else None)
 
 
 def test_a_run_with_a_shipped_model_is_not_gone_on_with_when_that_was_trained_further() -> None:
