@@ -97,7 +97,7 @@ def restore(
     model = solver.around(model)
     check_conditions(model, A, y, prompts, seeds, initial_latents, prompt_embeddings)
     solver.schedule(model)  # refuses more steps than there are, before a network runs
-    samples = solver.samples if isinstance(solver, Sampler) else 1
+    samples, toward = (solver.samples, solver.toward) if isinstance(solver, Sampler) else (1, None)
     if samples > 1 and initial_latents is not None:
         raise ValueError(f"initial_latents: got one an image for {samples} samples of each; allowed: seeds")
     problem = pose(model, A, y, prompts, seeds, initial_latents, prompt_embeddings, sigma)
@@ -110,7 +110,7 @@ def restore(
     A = A.to(y.device, y.dtype)
     images = torch.stack([_images(solution, A, y) for solution in solutions])
     mean = images.mean(dim=0) if samples > 1 else images[0]
-    if samples > 1 and solver.toward is not None:
+    if samples > 1 and toward is not None:
         mean = shrunk(images, limited(total_variation(A, y, problem.noise_level)))
     state, places = solutions[0].state, solutions[0].places
     latent = isinstance(state, LatentState)
