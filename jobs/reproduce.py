@@ -54,7 +54,7 @@ def reproduce(
         int | None,
         typer.Option(
             min=2,
-            help="The first N of each data set. Default: all, of the shipped 16; 8 of a figure but 5.",
+            help="The first N of each data set. Default: all, of the shipped 16; of figures but 5 at most 8.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Restorations of each image.")] = 1,
@@ -87,6 +87,8 @@ def reproduce(
         raise BadRequest(f"--captioner: got one with {name}; allowed: with 1, the table that has captions")
     if seeds > 1 and name not in TABLES:
         raise BadRequest(f"--seeds: got {seeds} with {name}; allowed: with {', '.join(TABLES)}")
+    if name not in TABLES and (images or DRAWN) > DRAWN:
+        raise BadRequest(f"--images: got {images} with {name}; allowed: up to {DRAWN}, which it is drawn of")
     pixel = world.pixel_prior(pixel_model, class_label)
     if plan:
         if name not in TABLES or model == "tiny":

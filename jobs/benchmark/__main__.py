@@ -274,8 +274,13 @@ def speed(
     compile: Annotated[
         bool, typer.Option("--compile", help="Transformer blocks, beside the same ones as they are.")
     ] = False,
+    literal: Annotated[
+        bool, typer.Option("--literal", help="Beside P2L of the preset tiny, a plain loop, one at a time.")
+    ] = False,
 ) -> None:
     """Time a method here: its share of the matrix rate, time by part, batches, the pipeline's overhead."""
+    if literal and (model, random_weights, method, preset or "tiny") != ("tiny", False, "p2l", "tiny"):
+        raise typer.BadParameter("allowed: with p2l, the model and preset tiny", param_hint="--literal")
     tuned = [0, 1] if method == "p2l" and preset is None else [None]
     request = speed_benchmark.Request(
         model,
@@ -290,6 +295,7 @@ def speed(
         method,
         preset,
         compile,
+        literal,
     )
     for line in speed_benchmark.run(request):
         print(line, flush=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jobs.benchmark import clock
 from jobs.benchmark.clock import PARTS, Clock, Clocked, Ratio
+from jobs.benchmark.literal import Literal
 from jobs.tables import held_out
 from jobs.tables.figures import line
 from p2l_engine import restore
@@ -24,6 +25,7 @@ from p2l_engine.priors.latent import LatentDiffusion
 from p2l_engine.priors.load import with_random_weights
 from p2l_engine.restore import Restored, pose
 from p2l_engine.solvers import Sampler, solve
+from p2l_engine.solvers.p2l import P2L
 from p2l_engine.tiny.data import to_tensor
 from pipeline.config import JobConfig, load_config
 from pipeline.cost.plan import count
@@ -44,6 +46,7 @@ COLUMNS = (
     "peak memory, GiB",
     "time one at a time / together",
     "time uncompiled / compiled",
+    "time of the literal loop / together",
     "differ by, grey levels",
 )
 GREY_LEVEL = 2 / 255
@@ -58,6 +61,7 @@ class Request:
     model: an id; with random_weights its architecture alone, nothing of which is fetched. dtype: as a job's.
     steps: that are run, None for all of the method's. rounds: of each pair. images: of the pipeline's run, 0
     for none. preset: None for the model's own. compile: transformer blocks, beside the same ones as they are.
+    literal: P2L by the preset `tiny`, beside its second writing in `literal`.
     """
 
     model: str
@@ -72,6 +76,7 @@ class Request:
     method: str = "p2l"
     preset: str | None = None
     compile: bool = False
+    literal: bool = False
 
     @property
     def settings(self) -> str:
@@ -103,9 +108,9 @@ class Cell:
 
     seconds are scaled from the steps that ran by their counted operations. peak_bytes: of the batch with the
     weights, the GPU's own figure, on a CPU counted. shares: of the time, by part. against_alone,
-    against_plain: how many times as long the same images take one at a time, and without compiled blocks;
-    apart: by how many grey levels a pixel of the median image then differs at most; rounding grows along the
-    steps, and sets a few images further apart.
+    against_plain, against_literal: how many times as long the same images take one at a time, without
+    compiled blocks, and one at a time by the literal loop. apart: by how many grey levels a pixel of the
+    median image then differs at most; rounding grows along the steps, and sets a few images further apart.
     """
 
     size: int
@@ -117,6 +122,7 @@ class Cell:
     shares: dict[str, float]
     against_alone: Ratio | None
     against_plain: Ratio | None
+    against_literal: Ratio | None
     apart: float
 
 
@@ -181,6 +187,9 @@ def measure(request: Request, model: LatentDiffusion, size: int, batch: int, ite
         variants["alone"] = lambda: images.update(alone=work.one_at_a_time())
     if request.compile:
         variants["plain"] = lambda: images.update(plain=work.uncompiled())
+    if request.literal:
+        literal = Literal.load(model.dtype, model.device)
+        variants["literal"] = lambda: images.update(literal=work.by_the_literal(literal))
     seconds = clock.timed(variants, request.rounds, clock.reader(model.device))
     apart = max(_apart(images["together"], other) for other in images.values())
     if apart > MOST_APART[model.dtype]:
@@ -199,6 +208,7 @@ def measure(request: Request, model: LatentDiffusion, size: int, batch: int, ite
         shares=work.shares(),
         against_alone=against.get("alone"),
         against_plain=against.get("plain"),
+        against_literal=against.get("literal"),
         apart=apart,
     )
 
@@ -251,6 +261,14 @@ class Work:
         with torch.compiler.set_stance("force_eager"):
             return self.run().images
 
+    def by_the_literal(self, loop: Literal) -> Tensor:
+        """The images (B, 3, H, W), each by a loop of its own."""
+        problem = pose(self.model, self.A, self.y, seeds=range(len(self.y)), prompt_embeddings=self.C)
+        assert isinstance(self.solver, P2L)
+        z = problem.first_latents(self.model)
+        alone = [(problem.select([place]), z[place : place + 1]) for place in range(len(z))]
+        return torch.cat([loop.restore(one, self.solver, first) for one, first in alone])
+
     def shares(self) -> dict[str, float]:
         """Of the time, by part."""
         watch = Clock(clock.reader(self.model.device))
@@ -279,7 +297,10 @@ def _row(cell: Cell, rate: float) -> str:
     """A line of the table of `COLUMNS`."""
     share = cell.teraflop * 1e12 / cell.seconds / rate
     figures = [f"{cell.seconds:.3g}", f"{cell.teraflop:.4g}", f"{share:.0%}", f"{cell.peak_bytes / GIB:.2f}"]
-    pairs = ["" if one is None else str(one) for one in (cell.against_alone, cell.against_plain)]
+    pairs = [
+        "" if one is None else str(one)
+        for one in (cell.against_alone, cell.against_plain, cell.against_literal)
+    ]
     return line([*_setting(cell), *figures, *pairs, f"{cell.apart:.4f}" if any(pairs) else ""])
 
 

@@ -21,6 +21,8 @@ DYNAMICS: tuple[dict[str, Any], ...] = ({"step_size": 5e-4}, {"tau": 0.0141}, {"
 
 Point = tuple[str, dict[str, Any]]  # a method and its settings over those of preset tiny
 K0: dict[str, Any] = {"prompt_tuning": None}
+PAPER = {"preset": "paper"}
+PLAIN_MEAN: dict[str, Any] = {"preset": "tiny_psnr", "toward": None}
 
 OF_PIXELS = {method: {"model": "tiny-pixel"} for method in ("dps", "diffpir", "pigdm", "dds")}
 
@@ -56,12 +58,12 @@ GRIDS: dict[str, list[Point]] = {
     + [("p2l", {"preset": "instant", "warm_start": {"at": at}}) for at in WARM_AT],
     "cheaper": [("p2l", {"preset": preset}) for preset in ("balanced", "fast", "instant")],
     "mean": [("p2l", {**tuning, "samples": 8}) for tuning in (K0, {})],
-    "mean-warm": [("p2l", {"preset": "tiny_psnr"})]
-    + [("p2l", {"preset": "tiny_psnr", "warm_start": {"at": at}}) for at in WARM_AT],
+    "mean-warm": [("p2l", PLAIN_MEAN)]
+    + [("p2l", {**PLAIN_MEAN, "warm_start": {"at": at}}) for at in WARM_AT],
     "dps": [("dps", {"step_size": size}) for size in (12.0, 1.0, 3.0, 6.0, 25.0)],
-    "diffpir": [("diffpir", {"steps": steps}) for steps in PIXEL_STEPS],
+    "diffpir": [("diffpir", {"steps": steps}) for steps in PIXEL_STEPS] + [("diffpir", PAPER)],
     "pigdm": [("pigdm", {"steps": steps}) for steps in PIXEL_STEPS],
-    "dds": [("dds", {"steps": steps}) for steps in PIXEL_STEPS],
+    "dds": [("dds", {"steps": steps}) for steps in PIXEL_STEPS] + [("dds", PAPER)],
     "treg": [("treg", {})]
     + [("treg", {"guidance_scale": scale}) for scale in (4.0, 7.5)]
     + [("treg", {"data": data}) for data in ({"weight": 0.001}, {"weight": 0.1}, {"every": 2})],

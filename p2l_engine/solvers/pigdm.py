@@ -9,8 +9,8 @@
 v needs no inverse of A A^T: A^T (A A^T + c I)^-1 (y - A x) is what the proximal map of weight c adds to x.
 Eq. 52 subtracts its bracket, which points up the likelihood, and leaves out the factors r_t^2 and
 (alpha_bar_{t-1} alpha_bar_t)^1/2 of the authors; without them the last steps, where r_t^2 is 1e-4, diverge.
-The code of the authors' group (in RED-diff's comparison) is for noiseless data, and has eta 0 where the paper
-has 1.
+The code of the authors' group (in RED-diff's comparison) is for noiseless data, starts from A^+ y
+below its noise, and has eta 0 where the paper has 1.
 """
 
 from typing import Literal

@@ -38,8 +38,9 @@ from p2l_engine.solvers.parts.negation import Negation, negate
 class DataConsistency(Settings):
     """Eq. 47 at every `every`-th step, the first included, of the first `until` of all.
 
-    weight: lambda beside |y - A x|^2. iterations: of conjugate gradients from x_0; null: until they converge,
-    which with so small a weight lets the noise of y through where A is weak.
+    weight: lambda beside |y - A x|^2, where Eq. 47 has it beside |y - A x|^2 / (2 sigma^2). iterations: of
+    conjugate gradients from x_0; null: until they converge, which with so small a weight lets the noise of y
+    through where A is weak.
     """
 
     every: int = Field(default=3, ge=1)

@@ -123,12 +123,19 @@ def test_compiled_blocks_are_timed_beside_the_same_ones_as_they_are() -> None:
     assert 0 < counters["frames"]["ok"] == counters["frames"]["total"]
 
 
+def test_the_literal_loop_restores_the_same_images() -> None:
+    """In float64, with prompt tuning and projections; diffusers keeps its schedule in float32."""
+    asked = replace(ASKED, random_weights=False, literal=True, dtype="float64", steps=3)
+    cell = speed.measure(asked, speed.load(asked), SIDE, batch=2, iterations=1)
+    assert cell.against_literal is not None and cell.apart < 1e-3
+
+
 def test_a_row_is_told_when_its_setting_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
 
     def measured(*given: Any) -> speed.Cell:
         done.append(given)
-        return speed.Cell(SIDE, 1, 0, 1.0, 1.0, 1.0, dict.fromkeys(clock.PARTS, 0.0), None, None, 0.0)
+        return speed.Cell(SIDE, 1, 0, 1.0, 1.0, 1.0, dict.fromkeys(clock.PARTS, 0.0), None, None, None, 0.0)
 
     monkeypatch.setattr(speed, "measure", measured)
     asked = replace(ASKED, method="ldps", batches=[1], iterations=[None, None])
@@ -136,6 +143,11 @@ def test_a_row_is_told_when_its_setting_is_done(monkeypatch: pytest.MonkeyPatch)
     machine = next(lines)
     assert f"{clock.processor()}, threads: " in machine and "; ldps, tiny; float32; " in machine
     assert next(told for told in lines if told.startswith("| 16 |")) and len(done) == 1
+
+
+def test_a_literal_loop_is_asked_for_where_there_is_one() -> None:
+    out = CliRunner().invoke(app, ["speed", "--literal", "--method", "ldps"])
+    assert out.exit_code == 2 and "allowed: with p2l, the model and preset tiny" in out.output
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -205,6 +205,7 @@ def test_without_a_model_in_pixels_its_methods_are_left_out_and_it_is_said() -> 
         ),
         (["2", "--model", "sd14", "--plan", "--data", "x"], "--data: got one with --plan"),
         (["2", "--captioner", "x"], "--captioner: got one with 2; allowed: with 1"),
+        (["figure-13", "--images", "9"], "--images: got 9 with figure-13; allowed: up to 8"),
         (["figure-13", "--seeds", "2"], "--seeds: got 2 with figure-13; allowed: with 1, 2, 3"),
         (
             ["2", "--model", str(PIXEL), "--data", "x"],

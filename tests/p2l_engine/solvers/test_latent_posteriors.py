@@ -121,6 +121,15 @@ def test_latino_pros_prompt_goes_to_what_makes_the_measurement_likely(goal: floa
     assert float((moved.abs() - 0.16).abs().sub(0.08).abs().max()) < 1e-12
 
 
+def test_treg_draws_the_prior_where_nothing_is_measured() -> None:
+    """Without a scale of the texts. Each latent's mean to 0.2 of its deviation, the variances to a fourth."""
+    prior, A = prior_of(0.5), operators.build("inpainting", mask="given", masks=torch.zeros(1, 1, 8, 8))
+    y = torch.zeros(1, *SHAPE, dtype=torch.float64)
+    found = samples(prior, A, y, methods.build("treg", steps=40, guidance_scale=1.0))
+    assert float((found.mean(dim=0) - prior.gaussian.mean).square().mean().sqrt()) < 0.2
+    assert 0.75 < float(found.var(dim=0).mean()) < 1.1
+
+
 @pytest.mark.parametrize("iterations", [None, 50])
 def test_tregs_data_step_is_the_minimum_of_equation_47_in_latents(iterations: int | None) -> None:
     """Where the next alpha_bar is nearly 1, the step ends at z_0(y), solved for as a matrix."""
