@@ -22,8 +22,10 @@ def _p2l(guidance: Settings, every: int, weight: float, iterations: int, learnin
     }
 
 
-def _tiny(without: float, rho: float, learning_rate: float, of_dps: float = 12.0) -> dict[str, Settings]:
-    """Every method for the shipped models; rho of gradient steps without projection, with it, and of DPS."""
+def _tiny(
+    without: float, rho: float, learning_rate: float, of_dps: float = 12.0, of_resample: float = 8.0
+) -> dict[str, Settings]:
+    """Every method for the shipped models; rho of steps without projection, with it, and of others."""
     baseline = {"steps": TINY_STEPS, "guidance": _gd(without, "alpha_bar")}
     found: dict[str, Settings] = {
         "p2l": {
@@ -36,6 +38,14 @@ def _tiny(without: float, rho: float, learning_rate: float, of_dps: float = 12.0
         "gml_dps": baseline,
         "psld": baseline,
         "ldir": {"steps": TINY_STEPS, "guidance": _adam(0.05)},
+        "resample": {
+            "steps": TINY_STEPS,
+            "every": 3,
+            "ahead": 2,
+            "guidance": {"step_size": of_resample},
+            "pixel": {"iterations": 50},
+            "latent": {"learning_rate": 0.05, "iterations": 10},
+        },
         "dps": {"steps": PIXEL_STEPS, "step_size": of_dps, "clamp": True},
         **TINY_ELSEWHERE,
     }
@@ -101,14 +111,6 @@ TINY_ELSEWHERE: dict[str, Settings] = {
         "data": {"every": 1, "until": 1.0, "weight": 0.01},
         "negation": {"tower": "tiny"},
     },
-    "resample": {
-        "steps": TINY_STEPS,
-        "every": 3,
-        "ahead": 2,
-        "guidance": {"step_size": 8.0},
-        "pixel": {"iterations": 50},
-        "latent": {"learning_rate": 0.05, "iterations": 10},
-    },
     "daps": {
         "steps": 10,
         "flow_steps": 1,
@@ -122,9 +124,9 @@ TINY_ELSEWHERE: dict[str, Settings] = {
     "pigdm": {"steps": PIXEL_STEPS},
 }
 TINY = {
-    "motion_blur": _tiny(10.0, 1.0, 0.1, of_dps=1.0),
-    "gaussian_blur": _tiny(15.0, 3.0, 0.1, of_dps=1.0),
-    "blur": _tiny(15.0, 3.0, 0.1, of_dps=1.0),
+    "motion_blur": _tiny(10.0, 1.0, 0.1, of_dps=1.0, of_resample=3.0),
+    "gaussian_blur": _tiny(15.0, 3.0, 0.1, of_dps=1.0, of_resample=3.0),
+    "blur": _tiny(15.0, 3.0, 0.1, of_dps=1.0, of_resample=3.0),
     "super_resolution": _tiny(15.0, 8.0, 0.01),
     "super_resolution x8": _tiny(45.0, 15.0, 0.01),
     "inpainting": _tiny(8.0, 5.0, 0.1),
