@@ -26,8 +26,11 @@ from p2l_engine.mistakes import Mistakes, refuse
 from p2l_engine.priors import fetch, layout
 
 FILE = "pytorch_lora_weights.safetensors"  # of a folder or a repository
+SHIPPED = "tiny"  # the id of that beside the small model
+FOLDER = "adapter"  # its folder there
 ALLOWED = (
-    f"allowed: a .safetensors file, a folder that holds {FILE}, a URL of either, or a hub id (owner/name)"
+    f"allowed: {SHIPPED!r}, a .safetensors file, a folder that holds {FILE}, a URL of either, or a hub id "
+    "(owner/name)"
 )
 METADATA = "lora_adapter_metadata"  # of diffusers
 OF_PARTS = ("alpha_pattern", "use_rslora", "use_dora")  # settings that would change the formula
@@ -99,9 +102,9 @@ def check_adapter(lora: str) -> list[str]:
 def read_adapter(lora: str) -> Adapter:
     """The adapter of an id, fetched first where it has to be.
 
-    lora: a .safetensors file, a folder that holds FILE, an fsspec URL of either, copied once into the cache
-    folder, or a hub id. Raises ValueError when there is none, or it has other names or parts; OSError when it
-    cannot be fetched.
+    lora: SHIPPED, a .safetensors file, a folder that holds FILE, an fsspec URL of either, copied once into
+    the cache folder, or a hub id. Raises ValueError when there is none, or it has other names or parts;
+    OSError when it cannot be fetched.
     """
     refuse(check_adapter(lora))
     if "://" in lora:
@@ -115,12 +118,16 @@ def read_adapter(lora: str) -> Adapter:
 
 def is_here(lora: str) -> bool:
     """Whether it is a file or folder on this machine."""
-    return "://" not in lora and Path(lora).expanduser().exists()
+    return "://" not in lora and _path(lora).exists()
+
+
+def _path(lora: str) -> Path:
+    return fetch.beside_tiny(FOLDER) if lora == SHIPPED else Path(lora).expanduser()
 
 
 def _here(lora: str) -> Path | None:
     """The file on this machine; None for a hub id. Raises Mistakes for what is neither."""
-    path = Path(lora).expanduser()
+    path = _path(lora)
     if lora.endswith(layout.PICKLED):
         raise Mistakes([f"lora: got {lora!r}, pickled weights, which can run anything when read; {ALLOWED}"])
     if path.is_dir():

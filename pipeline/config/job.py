@@ -48,7 +48,7 @@ class ModelConfig(Grown):
     lora: str | None = Field(
         None,
         min_length=1,
-        description="a .safetensors file, a folder of one, a URL of either, a hub id, or null",
+        description="tiny, a .safetensors file, a folder of one, a URL of either, a hub id, or null",
     )
     dtype: Literal["auto", "float32", "tf32", "float64", "float16", "bfloat16"] = Field(
         "auto", description="auto, float32, tf32, float64, float16, bfloat16"

@@ -186,7 +186,7 @@ PLAIN = {f"unet.{TO_Q}.lora_A.weight": A, f"unet.{TO_Q}.lora_B.weight": B}
         ),
         ({**PLAIN, f"unet.{TO_Q}.lora_A.weight": torch.tensor(1.0)}, {}, "attn1_to_q is no pair"),
         ({**PLAIN, f"unet.{TO_Q}.lora_B.weight": torch.ones(8, 2, 3, 3)}, {}, "attn1_to_q is no pair"),
-        ({}, {}, "an empty file; allowed: a .safetensors file"),
+        ({}, {}, "an empty file; allowed: 'tiny', a .safetensors file"),
         (PLAIN, {"unet.use_rslora": True}, "with use_rslora; allowed: one alpha"),
         (PLAIN, ["alpha"], "which is no safetensors file"),
     ],
