@@ -72,6 +72,7 @@ GRIDS: dict[str, list[Point]] = {
         for settings in (
             {},
             {"guidance": {"step_size": 3.0}},
+            {"guidance": {"step_size": 8.0}},
             {"every": 1},
             {"spread": 4.0},
             {"pixel": {"iterations": 200}, "latent": {"iterations": 40}},
