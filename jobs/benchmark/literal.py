@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from p2l_engine.priors.fetch import local_folder
 from p2l_engine.solvers.base import Problem
@@ -36,7 +36,8 @@ class Literal:
     @staticmethod
     def load(dtype: torch.dtype, device: torch.device) -> Literal:
         vae, unet, _ = read_snapshot(local_folder("tiny"), str(device))
-        vae, unet = (part.eval().requires_grad_(False).to(dtype) for part in (vae, unet))
+        for part in (vae, unet):  # not by diffusers' own, which warns of parts that there are none of
+            nn.Module.to(part.eval().requires_grad_(False), dtype)
         return Literal(vae, unet, new_scheduler())
 
     def encode(self, x: Tensor) -> Tensor:
