@@ -25,10 +25,15 @@ LONG = "P2L, K=3, 1000 steps"  # which is done only where it is asked for
 PERCEPTUAL = "perceptual_efficientnet"
 
 
-def _way(name: str = "p2l", lora: str | None = None, **settings: Any) -> Part:
-    """lora: the adapter of the shipped model."""
-    model = {} if lora is None else {"model": {"id": "tiny", "lora": lora}}
-    return Part({**model, "method": {"name": name, "preset": "tiny", **settings}}, FIRST)
+def _way(name: str = "p2l", **settings: Any) -> Part:
+    return Part({"method": {"name": name, "preset": "tiny", **settings}}, FIRST)
+
+
+def _distilled(**settings: Any) -> Part:
+    """LATINO by the shipped model with its adapter, at the timesteps of its training."""
+    return Part(
+        {"model": {"id": "tiny", "lora": "tiny"}, **_way("latino", grid=25, **settings).settings}, FIRST
+    )
 
 
 PRESETS = ("fast", "balanced", "instant")
@@ -40,7 +45,6 @@ SKETCHED: Block = {"small_decoder": "auto"}
 NO_TUNING: Block = {"prompt_tuning": None}
 ALONE: Block = {"guidance": None, **NO_TUNING}
 PROMPT: Block = {"prompt_tuning": {"iterations": 1, "learning_rate": 0.05}}
-DISTILLED, ON_GRID = "tiny", {"grid": 25}
 
 WAYS: dict[str, Part] = {
     "bicubic": _way("bicubic"),
@@ -64,8 +68,8 @@ WAYS: dict[str, Part] = {
     **{f"preset {name}": Part({"method": {"name": "p2l", "preset": name}}, FIRST) for name in PRESETS},
     "LATINO": _way("latino"),
     "LATINO, P2L's prompt": _way("latino", **PROMPT),
-    "LATINO, distilled": _way("latino", DISTILLED, **ON_GRID),
-    "LATINO, distilled, P2L's prompt": _way("latino", DISTILLED, **ON_GRID, **PROMPT),
+    "LATINO, distilled": _distilled(),
+    "LATINO, distilled, P2L's prompt": _distilled(**PROMPT),
     "LATINO-PRO": _way("latino_pro"),
 }
 
